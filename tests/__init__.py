@@ -1,1 +1,1 @@
-"""Tests of the project. Folders follow the packages of ``src``; helpers are in ``tests.support``."""
+"""Tests. Folders mirror the packages of ``src``. Helpers are in tests.support."""

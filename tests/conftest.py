@@ -16,9 +16,10 @@ from otel_progress import config
 from otel_progress.testing import Recorder, recording
 from tests.support.server_threads import SERVING
 
-# Why: with `nohup scripts/test &` and in some CI runners the parent process ignores SIGINT, and every child inherits that. Tests that
-# interrupt a child would wait until their timeout. A handler, in contrast to an ignored signal, is reset to the default in the child.
-# SIGHUP stays ignored, because the run has to survive the end of its terminal. SIGPIPE is reset by `subprocess` itself.
+# Why: with `nohup scripts/test &` and in some CI runners the parent process ignores SIGINT, and
+# every child inherits that. Tests that interrupt a child would wait until their timeout. A handler,
+# in contrast to an ignored signal, is reset to the default in the child. SIGHUP stays ignored,
+# because the run must survive the end of its terminal. `subprocess` itself resets SIGPIPE.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from otel_progress.config import configure
     from otel_progress.instrument.batch import OperationBatch
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
-    from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.queries import (
         add_callback,
         get_active_operations,
@@ -73,7 +72,6 @@ __all__ = [
     "Pause",
     "ProgressError",
     "ProgressSampler",
-    "ProgressSpanProcessor",
     "ProgressTracer",
     "Runtime",
     "Stage",
@@ -110,7 +108,6 @@ _LAZY_MODULES = {
     "OperationSnapshot": "operations",
     "OverallProgress": "operations",
     "ProgressSampler": "sampling",
-    "ProgressSpanProcessor": "processor",
     "Runtime": "runtime.runtime",
     "add_callback": "queries",
     "configure": "config",

@@ -16,10 +16,7 @@ from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 
 MAX_ENDS: Final = 100
-"""Newest end times in a tally.
-
-Older ones are dropped and do not count for the throughput.
-"""
+"""Newest end times in a tally. Older ones are dropped and do not count for the throughput."""
 
 
 MAX_LISTED: Final = 100

@@ -37,9 +37,8 @@ from otel_progress.operations import BatchSnapshot, Condition, Event, OperationS
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
 SCHEMA: Final = "otel-progress/1"
-"""Name and version of the documents, in the field ``schema``.
-
-The version changes when a field changes its meaning.
+"""Name and version of the documents, in the field ``schema``. The version changes when a field
+changes its meaning.
 """
 
 

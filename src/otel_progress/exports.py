@@ -14,9 +14,8 @@ from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.text import escape_controls
 
 _UNSAFE: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""Characters that JSON allows unescaped but that may harm a terminal.
-
-They occur only in strings, where an escape has the same meaning.
+"""Characters that JSON allows unescaped but that may harm a terminal. They occur only in strings,
+where an escape has the same meaning.
 """
 
 

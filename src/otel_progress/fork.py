@@ -16,9 +16,8 @@ from threading import Lock, RLock
 from typing import Any, Final, TypeVar, overload
 
 IMPORT_WAIT_S: Final = 5.0
-"""Maximum time that a fork waits for imports by other threads, in seconds.
-
-After it, the fork happens anyway.
+"""Maximum time that a fork waits for imports by other threads, in seconds. After it, the fork
+happens anyway.
 """
 
 
@@ -33,21 +32,16 @@ class ForkPhase(IntEnum):
     """
 
     LOCKS = 0
-    """Locks that are held for a few instructions.
-
-    The fork acquires them last and releases them first.
+    """Locks that are held for a few instructions. The fork acquires them last and releases them
+    first.
     """
     IMPORTS = 1
-    """Imports by threads of the package.
-
-    The fork waits for them up to ``IMPORT_WAIT_S``.
-    """
+    """Imports by threads of the package. The fork waits for them up to ``IMPORT_WAIT_S``."""
     CACHES = 2
     """Values that the child computes again."""
     JOURNAL = 3
-    """Connections to the journal.
-
-    The fork waits for their users before other phases, because that may take long.
+    """Connections to the journal. The fork waits for their users before other phases, because that
+    may take long.
     """
     OUTPUTS = 4
     """Terminals and servers. The child closes its copies."""
@@ -91,9 +85,8 @@ _hooks: list[_Hook] = []
 
 
 _running: list[tuple[_Hook, tuple[Any, ...]]] = []
-"""Hooks of the current fork with their arguments, in the order after the fork.
-
-References their owners.
+"""Hooks of the current fork with their arguments, in the order after the fork. References their
+owners.
 """
 
 

@@ -90,19 +90,15 @@ class Instance:
 
 
 EtaState: TypeAlias = Literal["estimated", "holding", "stalled", "unknown"]
-"""State of an estimate.
-
-``estimated`` counts down. ``holding`` waits for an advance that is due. ``stalled`` has only a
-lower bound, ``low_s``. ``unknown`` has no figures.
+"""State of an estimate. ``estimated`` counts down. ``holding`` waits for an advance that is due.
+``stalled`` has only a lower bound, ``low_s``. ``unknown`` has no figures.
 """
 
 
 EtaBasis: TypeAlias = Literal["history", "rate", "parallel", "durations", "expected", "none"]
-"""Main input of an estimate.
-
-``history`` are curves of past runs, ``rate`` the rate of this run, ``parallel`` a simulation of the
-remaining children, ``durations`` the durations of past runs (the total is unknown), ``expected``
-the declared duration of an opaque step, ``none`` no input.
+"""Main input of an estimate. ``history`` are curves of past runs, ``rate`` the rate of this run,
+``parallel`` a simulation of the remaining children, ``durations`` the durations of past runs (the
+total is unknown), ``expected`` the declared duration of an opaque step, ``none`` no input.
 """
 
 

@@ -22,16 +22,14 @@ from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.model import Instance
 
 HEARTBEAT_TIMEOUT_S: Final = 15.0
-"""Age of the last heartbeat beyond which an unverifiable process is dead, in seconds.
-
-A process of another host or container cannot be verified.
+"""Age of the last heartbeat beyond which an unverifiable process is dead, in seconds. A process of
+another host or container cannot be verified.
 """
 
 
 UNVERIFIED_TIMEOUT_S: Final = 600.0
-"""The same age for a process whose id exists here but whose start time is unknown, in seconds.
-
-The id may have been reused.
+"""The same age for a process whose id exists here but whose start time is unknown, in seconds. The
+id may have been reused.
 """
 
 

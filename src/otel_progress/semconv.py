@@ -255,7 +255,6 @@ InternalErrorPlace: TypeAlias = Literal[
     "ticker",
 ]
 """Component in which an internal error occurred: label ``sink`` of ``progress.sink.errors``.
-
 Internal errors of a sink have the place that :func:`get_sink_place` returns.
 """
 
@@ -285,9 +284,8 @@ RejectionReason: TypeAlias = Literal[
 
 
 DropReason: TypeAlias = Literal["callback", "event"]
-"""What was dropped outside of sinks: label ``reason`` of ``progress.events.dropped``.
-
-Drops of a sink have its name.
+"""What was dropped outside of sinks: label ``reason`` of ``progress.events.dropped``. Drops of a
+sink have its name.
 """
 
 

@@ -48,9 +48,8 @@ _END_S: Final = 30.0
 VOLATILE_ATTRIBUTES: Final = frozenset(
     {semconv.SEQUENCE, semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST}
 )
-"""Attributes that :func:`span_trees` leaves out.
-
-They depend on the number of snapshots and predictions, not on the work.
+"""Attributes that :func:`span_trees` leaves out. They depend on the number of snapshots and
+predictions, not on the work.
 """
 
 

@@ -132,7 +132,9 @@ def test_figures_of_answers_with_one_second_error() -> None:
     runs = [steady(number) for number in range(4)]
 
     def answer(points: Any, elapsed: float, history: Any, parallel: Any = None) -> Eta:  # noqa: ARG001 - as estimate
-        return make_estimate(11.0 - elapsed, 10.0 - elapsed if elapsed < 5.0 else 10.5 - elapsed, 12.0 - elapsed)
+        return make_estimate(
+            11.0 - elapsed, 10.0 - elapsed if elapsed < 5.0 else 10.5 - elapsed, 12.0 - elapsed
+        )
 
     results = replay_series(Series(runs), [BY_NAME["history"]], answer)
     ours = score(results["history", "job", OURS])

@@ -38,7 +38,9 @@ def store(tmp_path: Path) -> str:
         BatchDeclaration("evil", EVIL, EVIL, None, now - 20, now - 15, 1),
     )
     journal = SqliteJournal(tmp_path / "progress.db")
-    journal.write(make_change_set(running, done, failed, batches=declared, instance=here, at=now, clock=clock))
+    journal.write(
+        make_change_set(running, done, failed, batches=declared, instance=here, at=now, clock=clock)
+    )
     journal.close()
     return url_of(tmp_path / "progress.db")
 

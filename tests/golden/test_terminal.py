@@ -15,8 +15,8 @@ from tests.support.golden.files import Golden
 from tests.support.golden.sample_journal import (
     CLOCK,
     WALL,
-    batch,
     ended,
+    make_change_set,
     open_scene_journal,
     other_operations,
     write_scene,
@@ -32,10 +32,12 @@ def test_live_display_equals_golden_file(golden: Golden, tmp_path: Path, width: 
     terminal, clock = Terminal(width, 40), Clock()
     with open_scene_journal(tmp_path / "progress.db") as journal:
         console = LiveConsole(journal, terminal, clock=clock, size=terminal.size)
-        console.write(batch(at=WALL + 120.0, clock=CLOCK + 120.0))
+        console.write(make_change_set(at=WALL + 120.0, clock=CLOCK + 120.0))
         first = terminal.lines()
         clock.now += 10.0
-        console.write(batch(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0))
+        console.write(
+            make_change_set(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0)
+        )
         console.close()
     second = terminal.lines()
     raw = "".join(terminal.writes).replace("\x1b", "\\e").replace("\r", "\\r")
@@ -50,7 +52,9 @@ def test_plain_lines_equal_golden_file(golden: Golden, tmp_path: Path) -> None:
         console = PlainConsole(journal, stream, clock=clock)
         for _ in range(3):
             console.write(
-                batch(ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0)
+                make_change_set(
+                    ended(name="Sunday"), *other_operations(), at=WALL + 120.0, clock=CLOCK + 120.0
+                )
             )
             clock.now += 10.0
         console.close()

@@ -120,7 +120,9 @@ def test_items_are_summed_by_types_and_outcome() -> None:
 def test_predictions_are_rated_at_the_end() -> None:
     """The first prediction, the one at half of the duration and the last are rated."""
     totals = Totals()
-    totals.write(make_change_set(predicting_snapshot(10, 90.0, 10.0, 95.0)))  # 40 s too late of 60: 0.667, and covered
+    totals.write(
+        make_change_set(predicting_snapshot(10, 90.0, 10.0, 95.0))
+    )  # 40 s too late of 60: 0.667, and covered
     totals.write(make_change_set(predicting_snapshot(12, 1.0)))  # not rated
     # current at half of the duration: 3 s too early, 0.05, and missed
     totals.write(make_change_set(predicting_snapshot(29, 28.0, 20.0, 30.0)))

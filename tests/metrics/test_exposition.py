@@ -69,10 +69,7 @@ def render_with_client(collector: ProgressCollector, accept: str) -> tuple[bytes
 
 @pytest.mark.parametrize("accept", FORMATS)
 def test_exposition_equals_that_of_the_client(accept: str) -> None:
-    """All formats and escaping schemes have the same families.
-
-    Gauges come first.
-    """
+    """All formats and escaping schemes have the same families. Gauges come first."""
     body, content_type = render_exposition(build_full_collector(), accept)
     expected, expected_type = render_with_client(build_full_collector(), accept)
     assert content_type == expected_type

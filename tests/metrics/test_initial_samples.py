@@ -32,7 +32,9 @@ def test_finished_operation_increments_only_its_counter() -> None:
     collector = ProgressCollector(Shelf(), totals=totals)
     totals.write(make_change_set(operation("one", "render").root))
     totals.write(
-        make_change_set(operation("one", "render", status=Status.COMPLETED).root, operation("two", "render").root)
+        make_change_set(
+            operation("one", "render", status=Status.COMPLETED).root, operation("two", "render").root
+        )
     )
     assert values(collector, semconv.OPERATIONS_FINISHED) == {
         ("render", "completed"): 1.0,

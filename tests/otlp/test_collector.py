@@ -133,7 +133,9 @@ def test_events_arrive_with_all_fields(received: Receiver) -> None:
             replace(song, sequence=2, current=4, ratio=0.4),
             events=[replace(item, error=Failure("OSError", "gone"))],
         ),
-        make_change_set(3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))),
+        make_change_set(
+            3.0, ended(replace(song, sequence=3), 3.0, Status.FAILED, error=Failure("OSError", "gone"))
+        ),
         make_change_set(9.0, ended(replace(root, sequence=4), 9.0)),
     ]
     reported = RecordedEvents()

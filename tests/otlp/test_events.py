@@ -30,7 +30,9 @@ def events(emitter: RecordedEvents) -> OtlpEvents:
     return OtlpEvents(emitter)
 
 
-def test_start_and_end_within_a_tick_have_their_own_times(events: OtlpEvents, emitter: RecordedEvents) -> None:
+def test_start_and_end_within_a_tick_have_their_own_times(
+    events: OtlpEvents, emitter: RecordedEvents
+) -> None:
     """The time of the tick is not used."""
     root = level(clock=5.0, started=1.0)
     events.write(make_change_set(5.0, ended(root, 4.0)))
@@ -40,7 +42,9 @@ def test_start_and_end_within_a_tick_have_their_own_times(events: OtlpEvents, em
     ]
 
 
-def test_updates_are_sent_once_per_second_with_the_last_value(events: OtlpEvents, emitter: RecordedEvents) -> None:
+def test_updates_are_sent_once_per_second_with_the_last_value(
+    events: OtlpEvents, emitter: RecordedEvents
+) -> None:
     """After the last change, its value follows within a second."""
     root = level()
     events.write(make_change_set(0.0, root))
@@ -146,7 +150,9 @@ def test_failed_item_is_an_error_event_of_its_level(events: OtlpEvents, emitter:
     assert event.body == "audio096.wav failed (OSError: no such file)"
 
 
-def test_item_of_an_unknown_level_has_its_operation_and_path(events: OtlpEvents, emitter: RecordedEvents) -> None:
+def test_item_of_an_unknown_level_has_its_operation_and_path(
+    events: OtlpEvents, emitter: RecordedEvents
+) -> None:
     """The level started and ended between two ticks."""
     item = Event(
         "friday-42", "setlist", "run-1", "song:9", "song", semconv.EVENT_ITEM, 1, WALL, "x", Outcome.COMPLETED
@@ -172,7 +178,9 @@ def test_stall_is_reported_once_until_the_next_advance(emitter: RecordedEvents) 
     assert emitter.names().count(semconv.EVENT_STALLED) == 2
 
 
-def test_heartbeat_is_sent_per_instance_while_operations_run(events: OtlpEvents, emitter: RecordedEvents) -> None:
+def test_heartbeat_is_sent_per_instance_while_operations_run(
+    events: OtlpEvents, emitter: RecordedEvents
+) -> None:
     """Without running operations there is no heartbeat."""
     for clock in range(65):
         roots = [level(run=f"run-{number}") for number in range(3)] if clock == 0 else []
@@ -218,7 +226,9 @@ def test_sink_after_the_end_of_operations_holds_no_levels(emitter: RecordedEvent
     assert not events._waiting
 
 
-def test_late_snapshot_of_a_finished_operation_is_no_new_start(events: OtlpEvents, emitter: RecordedEvents) -> None:
+def test_late_snapshot_of_a_finished_operation_is_no_new_start(
+    events: OtlpEvents, emitter: RecordedEvents
+) -> None:
     """The level is not stored."""
     events.write(make_change_set(1.0, ended(level(), 1.0)))
     events.write(make_change_set(2.0, level("song:1")))
@@ -226,7 +236,9 @@ def test_late_snapshot_of_a_finished_operation_is_no_new_start(events: OtlpEvent
     assert events._level_count == 0
 
 
-def test_finished_event_of_a_failure_is_an_error_with_its_reason(events: OtlpEvents, emitter: RecordedEvents) -> None:
+def test_finished_event_of_a_failure_is_an_error_with_its_reason(
+    events: OtlpEvents, emitter: RecordedEvents
+) -> None:
     """The end of a cancelled level is not an error."""
     events.write(
         make_change_set(

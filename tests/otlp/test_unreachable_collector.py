@@ -27,9 +27,8 @@ EXPORTER_TIMEOUT_S = 240
 """Timeout of the exporters, in seconds. No call here may take a fraction of it."""
 
 BUSY_MACHINE_S = 1.0
-"""Processor time that other tests may take from a process.
-
-The budget itself has exact tests with a fake clock.
+"""Processor time that other tests may take from a process. The budget itself has exact tests with a
+fake clock.
 """
 
 

@@ -1,5 +1,4 @@
-"""The language of the project: no banned phrases or function names, short first lines of
-docstrings.
+"""Language of the project: no banned phrases or names, short first lines of docstrings.
 
 ``python tests/support/language/language_rules.py PATH`` lists the findings of a file or folder.
 """
@@ -19,7 +18,6 @@ from tests.support.language.language_rules import (
     check_file,
     find_phrases,
     project_files,
-    read_allowances,
     read_phrases,
 )
 
@@ -27,15 +25,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 FILES = [path for path in project_files(PROJECT) if path.suffix != ".json"]
 
 
-def test_project_files_have_no_more_findings_than_allowed() -> None:
-    """Every file follows the rules. Files that are not rewritten yet have an allowance."""
-    allowances = read_allowances()
-    violations = []
-    for path in FILES:
-        found = [str(finding) for finding in check_file(path) if finding.kind in ENFORCED]
-        if len(found) > allowances.get(path.relative_to(PROJECT).as_posix(), 0):
-            violations += found
-    assert violations == []
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_project_file_follows_the_writing_rules(path: Path) -> None:
+    assert [str(finding) for finding in check_file(path) if finding.kind in ENFORCED] == []
 
 
 def help_texts(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
@@ -48,7 +40,7 @@ def help_texts(command: click.Command, context: click.Context) -> Iterator[tuple
             yield from help_texts(inner, click.Context(inner, parent=context, info_name=name))
 
 
-def test_command_help_has_no_more_findings_than_allowed() -> None:
+def test_command_help_follows_the_writing_rules() -> None:
     """The rendered ``--help`` of every command follows the rules."""
     texts = list(help_texts(cli, click.Context(cli, info_name="otel-progress")))
     assert len(texts) > 10
@@ -57,7 +49,7 @@ def test_command_help_has_no_more_findings_than_allowed() -> None:
         for name, text in texts
         for finding in find_phrases(Path(), Prose(1, text))
     ]
-    assert len(found) <= read_allowances().get("otel-progress --help", 0), found
+    assert found == []
 
 
 @pytest.mark.parametrize(

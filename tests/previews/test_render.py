@@ -252,7 +252,9 @@ def test_json_is_copied_and_redacted(recorder: Recorder) -> None:
 
 def test_text_with_a_secret_is_redacted(recorder: Recorder) -> None:
     """A text has the same rules as a message."""
-    assert b"hunter2" not in content_of(recorder, store_one(recorder, "connect to postgres://me:hunter2@db/x"))
+    assert b"hunter2" not in content_of(
+        recorder, store_one(recorder, "connect to postgres://me:hunter2@db/x")
+    )
 
 
 def test_function_is_called_on_another_thread_only_when_due(recorder: Recorder) -> None:

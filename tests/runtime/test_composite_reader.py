@@ -151,7 +151,9 @@ def test_reader_returns_the_newest_run_of_an_id(recorder: Recorder, url: str) ->
     newer = snapshot(operation_id="x", run="elsewhere", started_at=WALL + 100.0)
     with closing(open_journal(url)) as journal:
         journal.write(
-            make_change_set(newer, events=(event(1, operation_id="x", run="elsewhere", name="third"),), at=WALL + 100.0)
+            make_change_set(
+                newer, events=(event(1, operation_id="x", run="elsewhere", name="third"),), at=WALL + 100.0
+            )
         )
     assert recorder.runtime.get_operation("x").run == "elsewhere"  # type: ignore[union-attr]
     assert [event.name for event in recorder.runtime.get_events("x")] == ["third"]

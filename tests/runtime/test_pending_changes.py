@@ -17,7 +17,9 @@ def test_pending_changes_merge_change_sets() -> None:
     """The newest snapshot of a level wins. Events and items add up."""
     pending = PendingChanges()
     assert pending.drain() is None
-    pending.add(make_change_set(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0))
+    pending.add(
+        make_change_set(snapshot("a:1", 5), events=[event(1)], items={("o", "a", "completed"): 2}, clock=10.0)
+    )
     pending.add(
         make_change_set(
             snapshot("", 7),
@@ -57,7 +59,10 @@ def test_trajectories_and_previews_beyond_limit_drop_the_oldest() -> None:
     assert [entry.run for entry in merged.trajectories] == ["a", "b"]
     assert [preview.number for preview in merged.previews] == [1, 2]
     bounded = PendingChanges(PendingLimits(trajectories=2, previews=1))
-    many = make_change_set(trajectories=[make_trajectory_entry(str(n)) for n in range(5)], previews=[preview(n) for n in range(1, 4)])
+    many = make_change_set(
+        trajectories=[make_trajectory_entry(str(n)) for n in range(5)],
+        previews=[preview(n) for n in range(1, 4)],
+    )
     assert bounded.add(many) == 3 + 2
     left = bounded.drain()
     assert left is not None
@@ -89,9 +94,13 @@ def test_logs_samples_and_batches_are_merged() -> None:
     info = BatchDeclaration("b", "thumbnails", "batch", 500, WALL, None, 1)
     closed = BatchDeclaration("b", "thumbnails", "batch", None, WALL, WALL + 9.0, 2)
     pending.add(
-        make_change_set(logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,))
+        make_change_set(
+            logs=[record(1)], sample=sample(1.0), resources={"a": use(1), "b": use(1)}, batches=(info,)
+        )
     )
-    pending.add(make_change_set(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,)))
+    pending.add(
+        make_change_set(logs=[record(2)], sample=sample(2.0), resources={"a": use(2)}, batches=(closed,))
+    )
     pending.add(make_change_set(logs=[record(3)]))
     merged = pending.drain()
     assert merged is not None
@@ -141,7 +150,9 @@ def test_tick_submits_change_set_with_a_single_record_immediately(
     recorder.tick()
     wait_until(lambda: len(written) == 1, 60.0)
     monkeypatch.setattr(
-        recorder.runtime._store, "collect", lambda: make_change_set(clock=recorder.clock.monotonic(), **fields)
+        recorder.runtime._store,
+        "collect",
+        lambda: make_change_set(clock=recorder.clock.monotonic(), **fields),
     )
     recorder.tick()
     wait_until(lambda: len(written) == 2, 60.0)

@@ -106,7 +106,9 @@ def test_sink_worker_after_recovery_writes_rejected_records(sink: Sink) -> None:
     worker = SinkWorker("sink", sink, on_error=errors.append, on_recovered=recovered.set)
     sink.failing = True
     worker.submit(
-        make_change_set(snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1})
+        make_change_set(
+            snapshot("a:1", 1), snapshot("a:2", 2), events=[event(1)], items={("o", "a", "failed"): 1}
+        )
     )
     assert worker.flush(60.0) is False
     worker.submit(make_change_set(snapshot("a:1", 3), events=[event(2)], items={("o", "a", "failed"): 1}))

@@ -23,10 +23,8 @@ resource = pytest.importorskip("resource")
 
 SLOW, SILENT, HALF = 500, 250, 250
 GROWTH = 256 * 1024 * 1024
-"""Allowed growth of the process, in bytes.
-
-500 clients with 64 KiB buffers, two pieces each, and their tasks need 120 MiB. Without limits they
-would need that much per second.
+"""Allowed growth of the process, in bytes. 500 clients with 64 KiB buffers, two pieces each, and
+their tasks need 120 MiB. Without limits they would need that much per second.
 """
 
 

@@ -81,7 +81,9 @@ def fill(path: Path) -> None:
         current=6, total=6, ratio=1.0, message="+1", ended_at=now - 30, instance=here.id,
     )  # fmt: skip
     journal.write(make_change_set(failed, done, instance=here, at=now, clock=clock))
-    journal.write(make_change_set(snapshot(run="r4", operation_id="lost", id="lost", ratio=0.1), at=now - 3600.0))
+    journal.write(
+        make_change_set(snapshot(run="r4", operation_id="lost", id="lost", ratio=0.1), at=now - 3600.0)
+    )
     journal.close()
 
 

@@ -1,14 +1,17 @@
-"""Documents of the project: their fenced blocks as programs to run, and their links.
+"""Documents of the project: fenced blocks as programs, and links.
 
-A Python block that imports otel_progress starts a program. The Python and shell blocks after it continue the program, up to
-the next such block. A text block directly after a block is its expected output, with ``…`` for text that varies.
+A Python block that imports otel_progress starts a program. The Python and shell blocks after it
+continue the program, up to the next such block. A text block directly after a block is its expected
+output, with ``…`` for text that varies.
 
 A comment directly before a block changes how it is run:
 
 - ``<!-- not run: REASON -->``: the block is not run.
-- ``<!-- file: NAME -->``: the block is written to the file NAME of the working folder, for the blocks that follow. A Python
-  file that imports otel_progress starts a program too, unless only files precede it in the current one.
-- ``<!-- needs: MODULE, MODULE -->``: the program runs only where these modules are installed; elsewhere it is only compiled.
+- ``<!-- file: NAME -->``: the block is written to the file NAME of the working folder, for the
+  blocks that follow. A Python file that imports otel_progress starts a program too, unless only
+  files precede it in the current one.
+- ``<!-- needs: MODULE, MODULE -->``: the program runs only where these modules are installed.
+  Elsewhere it is only compiled.
 """
 
 from __future__ import annotations
@@ -64,7 +67,10 @@ class Program:
 
 
 def blocks(document: Path) -> Iterator[Block]:
-    """Yield the fenced blocks of a document. A text block belongs to the block before it."""
+    """Yield the fenced blocks of a document.
+
+    A text block belongs to the block before it.
+    """
     text = document.read_text(encoding="utf-8")
     matches = list(_BLOCK.finditer(text))
     for number, match in enumerate(matches):
@@ -123,7 +129,7 @@ def excused() -> Iterator[tuple[str, Block]]:
 
 
 def links(document: Path) -> Iterator[str]:
-    """Yield the targets of a document's links and pictures that are files of the project, code left out."""
+    """Yield the local targets of a document's links and pictures, outside of code."""
     text = re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", document.read_text(encoding="utf-8")))
     for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
         if not re.match(r"[a-z]+:", target):

@@ -51,7 +51,7 @@ def echo_error(message: str) -> None:
 
 
 def echo_json(document: object) -> None:
-    """Write a document as one line of JSON that is safe for every encoding and every terminal."""
+    """Write a document as one line of JSON, escaped for stdout's encoding."""
     text = encode_json_line(document)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

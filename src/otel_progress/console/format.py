@@ -48,10 +48,7 @@ _MIN_SHOWN_S: Final = 0.1
 
 
 _MAX_SHOWN_S: Final = 1e15
-"""Longest duration shown.
-
-A longer one is unknown, because its digits would fill a line.
-"""
+"""Longest duration shown. A longer one is unknown, because its digits would fill a line."""
 
 
 _MIN_LOWER_BOUND_S: Final = 1.0

@@ -44,10 +44,7 @@ _WIDE_CELLS: Final = 100
 
 
 _MIN_BOUNDS_CELLS: Final = 120
-"""Width from which intervals are shown.
-
-On a narrower terminal the message has priority.
-"""
+"""Width from which intervals are shown. On a narrower terminal the message has priority."""
 
 
 _MIN_BAR_CELLS: Final = 8

@@ -25,9 +25,8 @@ from rich.cells import cell_len
 from otel_progress.fork import ForkPhase, on_fork
 
 _FRAME_START: Final = "\x1b[?25l\x1b[?7l"
-"""Hides the cursor and disables line wrapping.
-
-A character of unknown width then keeps the block intact.
+"""Hides the cursor and disables line wrapping. A character of unknown width then keeps the block
+intact.
 """
 
 

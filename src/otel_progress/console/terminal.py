@@ -26,24 +26,15 @@ from otel_progress.protocols import ChangeSet, Reader
 from otel_progress.settings.parsing import ConsoleMode
 
 REFRESH_S: Final = 0.1
-"""Shortest time between two frames.
-
-Changes in between are drawn with the next frame.
-"""
+"""Shortest time between two frames. Changes in between are drawn with the next frame."""
 
 
 MAX_DRAWING_RATIO: Final = 0.03
-"""Largest share of wall time for drawing.
-
-After a slow frame the next one is delayed.
-"""
+"""Largest share of wall time for drawing. After a slow frame the next one is delayed."""
 
 
 _TOLERANCE_S: Final = 0.01
-"""Time by which a tick may be early and still draw.
-
-Otherwise every second frame would be lost.
-"""
+"""Time by which a tick may be early and still draw. Otherwise every second frame would be lost."""
 
 
 class LiveConsole:

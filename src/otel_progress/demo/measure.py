@@ -11,17 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 ERRORS: Final = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, tokenize.TokenError)
-"""Exceptions of :func:`measure_source` for files that do not compile.
-
-Causes include null bytes, unknown encodings and deep nesting.
+"""Exceptions of :func:`measure_source` for files that do not compile. Causes include null bytes,
+unknown encodings and deep nesting.
 """
 
 
 MIN_COPY_LINES: Final = 8
-"""Shortest function that can be a copy.
-
-Shorter functions are often equal by chance.
-"""
+"""Shortest function that can be a copy. Shorter functions are often equal by chance."""
 
 
 _Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"

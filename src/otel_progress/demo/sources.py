@@ -18,10 +18,7 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.text import escape_controls
 
 MAX_ENTRIES: Final = 500_000
-"""Directory entries read per root.
-
-Beyond that the walk stops, so ``demo /`` finishes.
-"""
+"""Directory entries read per root. Beyond that the walk stops, so ``demo /`` finishes."""
 
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
@@ -33,10 +30,7 @@ MAX_DEPTH: Final = 3
 
 
 FULL_BYTES: Final = 32 * 1024 * 1024
-"""Source examined of the interpreter, about half a minute.
-
-Further files are omitted.
-"""
+"""Source examined of the interpreter, about half a minute. Further files are omitted."""
 
 
 QUICK_BYTES: Final = 2 * 1024 * 1024

@@ -11,10 +11,7 @@ from otel_progress.eta.ensemble import NO_ERRORS, Errors, blend_forecast, sum_sq
 from otel_progress.eta.predictors import Forecast, HistoryAlignment, build_forecast
 
 SAMPLES_PER_RUN: Final = 20
-"""Number of equal parts of a run's duration.
-
-A forecast is made at the end of each but the last.
-"""
+"""Number of equal parts of a run's duration. A forecast is made at the end of each but the last."""
 
 
 SPARSE_ABOVE: Final = 10

@@ -55,10 +55,7 @@ MAX_LATEST_POINTS: Final = 16
 
 
 MAX_SECONDS: Final = 1e15
-"""Maximum time, in seconds (thirty million years).
-
-It keeps sums and quotients finite.
-"""
+"""Maximum time, in seconds (thirty million years). It keeps sums and quotients finite."""
 
 
 ROUNDING_TOLERANCE: Final = 1e-9

@@ -9,24 +9,15 @@ from typing import Final, NamedTuple, TypeAlias
 from otel_progress.eta.predictors import OWN_RATE, PREDICTOR_COUNT, Forecast, compute_relative_error
 
 BUCKETS: Final = 10
-"""Number of equal parts of a run.
-
-Errors are averaged over a part and its neighbours.
-"""
+"""Number of equal parts of a run. Errors are averaged over a part and its neighbours."""
 
 
 PRIOR: Final = 50.0
-"""Weight of past runs, in lookbacks of this run.
-
-A typical run does not change the weights.
-"""
+"""Weight of past runs, in lookbacks of this run. A typical run does not change the weights."""
 
 
 DECAY: Final = 0.5
-"""Factor by which each earlier lookback counts less.
-
-A large recent error soon dominates.
-"""
+"""Factor by which each earlier lookback counts less. A large recent error soon dominates."""
 
 
 MIN_RELATIVE_ERROR: Final = 1e-3
@@ -34,10 +25,7 @@ MIN_RELATIVE_ERROR: Final = 1e-3
 
 
 DEFAULT_ERRORS: Final = (0.1, 0.2, 0.2, 0.2)
-"""Relative errors of the predictors without a backtest.
-
-Scaling by the whole rate is best.
-"""
+"""Relative errors of the predictors without a backtest. Scaling by the whole rate is best."""
 
 
 DEFAULT_WEIGHT: Final = 10.0
@@ -48,10 +36,7 @@ _CELLS: Final = BUCKETS * PREDICTOR_COUNT
 
 
 ErrorSums: TypeAlias = "Sequence[float]"
-"""Sums of squared errors of one run by bucket and predictor, then their counts.
-
-Runs add up.
-"""
+"""Sums of squared errors of one run by bucket and predictor, then their counts. Runs add up."""
 
 
 def sum_squared_errors(duration: float, forecasts: Iterable[Forecast]) -> ErrorSums:

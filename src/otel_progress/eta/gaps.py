@@ -12,10 +12,7 @@ from otel_progress.eta.predictors import MIN_ADVANCE
 from otel_progress.quantiles import median
 
 PAUSE_FACTOR: Final = 5.0
-"""Minimum ratio of a pause to a usual gap.
-
-A gap that past runs have as well is no pause.
-"""
+"""Minimum ratio of a pause to a usual gap. A gap that past runs have as well is no pause."""
 
 
 MIN_GAPS_PER_PAUSE: Final = 10

@@ -18,10 +18,7 @@ NEIGHBOURHOOD: Final = 0.1
 
 
 SHRINKAGE_RUNS: Final = 8
-"""Weight of the factor 1 in the calibration, in past runs.
-
-A few runs prove little.
-"""
+"""Weight of the factor 1 in the calibration, in past runs. A few runs prove little."""
 
 
 CONFIDENCE_MARGIN: Final = 1e-6

@@ -13,10 +13,7 @@ from otel_progress.model import Eta
 from otel_progress.records import Trajectory
 
 SHARPNESS: Final = 6
-"""Exponent of the curve.
-
-It follows the time within 1.3 % for two thirds of the duration.
-"""
+"""Exponent of the curve. It follows the time within 1.3 % for two thirds of the duration."""
 
 
 MAX_RATIO: Final = 0.99

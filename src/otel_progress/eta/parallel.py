@@ -14,10 +14,7 @@ from otel_progress.eta.curves import MAX_SECONDS, is_seconds
 from otel_progress.eta.survival import GOLDEN_RATIO, fit_lifetimes
 
 SIMULATED_ROUNDS: Final = 2
-"""Number of last children per worker that are simulated.
-
-Earlier ones only delay their start.
-"""
+"""Number of last children per worker that are simulated. Earlier ones only delay their start."""
 
 
 MAX_SIMULATED: Final = 96
@@ -29,10 +26,7 @@ REPEATS: Final = (1, 12)
 
 
 MAX_WORKERS: Final = 128
-"""Maximum number of simulated workers.
-
-More workers are scaled down with their work.
-"""
+"""Maximum number of simulated workers. More workers are scaled down with their work."""
 
 
 TABLE_SIZE: Final = 34

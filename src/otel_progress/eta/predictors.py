@@ -21,17 +21,11 @@ RATE_SHARE: Final = 0.5
 
 
 ENOUGH_STEPS: Final = 8
-"""Number of steps from which their rate is used as it is.
-
-Before, one slow step would dominate.
-"""
+"""Number of steps from which their rate is used as it is. Before, one slow step would dominate."""
 
 
 MIN_WORK: Final = 1e-6
-"""Minimum work for a weighted mean.
-
-Below it, differences of sums are rounding errors.
-"""
+"""Minimum work for a weighted mean. Below it, differences of sums are rounding errors."""
 
 
 MIN_ADVANCE: Final = 1e-12

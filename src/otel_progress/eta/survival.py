@@ -13,10 +13,7 @@ from math import log
 from typing import Final
 
 MAX_DURATIONS: Final = 40
-"""Maximum number of durations in the distribution.
-
-More are sampled, and their mean is kept.
-"""
+"""Maximum number of durations in the distribution. More are sampled, and their mean is kept."""
 
 
 HALF_WEIGHT_COUNT: Final = 2.0
@@ -28,10 +25,7 @@ MAX_SPEED_RATIO: Final = 1000.0
 
 
 MAX_KNOWN_DURATIONS: Final = 8
-"""Maximum number of evenly spaced durations of past runs.
-
-Those of this run soon outweigh them.
-"""
+"""Maximum number of evenly spaced durations of past runs. Those of this run soon outweigh them."""
 
 
 MIN_SURVIVAL: Final = 1e-6

@@ -34,9 +34,8 @@ BATCH_KEY: Final = create_key("otel-progress-batch")
 
 
 span_start_guard: Final = threading.local()
-"""Its ``starting`` is true while this thread starts the span of a level.
-
-The span processor ignores such spans.
+"""Its ``starting`` is true while this thread starts the span of a level. The span processor ignores
+such spans.
 """
 
 

@@ -83,10 +83,7 @@ def _get_started_node(level: LevelHandle) -> Node:
 
 
 def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
-    """Add a node to the live store.
-
-    Returns None if the level was rejected.
-    """
+    """Add a node to the live store. Returns None if the level was rejected."""
     if arguments.kind == "stage":
         return _open_stage(backend, arguments, parent)
     return backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))

@@ -27,23 +27,20 @@ if TYPE_CHECKING:
 
 
 MAX_METADATA_ATTRIBUTES: Final = 64
-"""Metadata keys per span. Further keys are left out.
-
-By default an SDK keeps 128 attributes per span and drops the oldest ones.
+"""Metadata keys per span. Further keys are left out. By default an SDK keeps 128 attributes per
+span and drops the oldest ones.
 """
 
 
 SAFE_ATTRIBUTES: Final = 30
 """Attributes that every SDK keeps. Beyond it the identity attributes are written again at the end.
-
 Limits below 32 are not in use.
 """
 
 
 MAX_EVENTS: Final = 8
-"""Events per span, including the exception. Further events are left out.
-
-Some back ends keep at most 8.
+"""Events per span, including the exception. Further events are left out. Some back ends keep at
+most 8.
 """
 
 

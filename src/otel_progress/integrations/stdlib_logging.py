@@ -29,19 +29,14 @@ if TYPE_CHECKING:
 
 
 MAX_ATTRIBUTES: Final = 32
-"""Maximum number of attributes (``extra=``) per log record.
-
-Further attributes are dropped.
-"""
+"""Maximum number of attributes (``extra=``) per log record. Further attributes are dropped."""
 
 
 _MAX_SEVERITY: Final = 2**31 - 1
 
 
 _OWN_LOGGERS: Final = ("otel_progress", "opentelemetry.exporter", "opentelemetry.sdk")
-"""Loggers of this package and of the exporters.
-
-Capturing them would export their records forever.
+"""Loggers of this package and of the exporters. Capturing them would export their records forever.
 """
 
 

@@ -34,10 +34,7 @@ ETA: Final = (
     "counts_down_s",
     "stalls_after_s",
 )
-"""Order of an estimate in its array.
-
-Schema versions before 3 do not have the last two.
-"""
+"""Order of an estimate in its array. Schema versions before 3 do not have the last two."""
 
 
 _OPTIONAL_FIELDS: Final = tuple(field for field in fields(LevelSnapshot) if field.default is not MISSING)
@@ -185,7 +182,10 @@ def _decode_extra(text: str) -> tuple[Any, ...]:
 
 
 def _check_extra_value(value: Any, types: frozenset[type], default: Any) -> Any:
-    """Return a value of a type its field may have. Unknown numbers have the default, and counts are at least 0."""
+    """Return a value of an optional field.
+
+    Unknown numbers become the default, and counts are at least 0. Raises TypeError for other types.
+    """
     if value is None:
         return default
     if type(value) not in types and not (float in types and type(value) is int):

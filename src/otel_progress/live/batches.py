@@ -27,9 +27,8 @@ from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.model import LevelSnapshot, Status
 
 MAX_BATCHES: Final = 200
-"""Batches in memory.
-
-Beyond it, the oldest finished ones are evicted first, and never one with an active operation.
+"""Batches in memory. Beyond it, the oldest finished ones are evicted first, and never one with an
+active operation.
 """
 
 

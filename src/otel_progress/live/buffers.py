@@ -117,16 +117,11 @@ MAX_LOGS_PER_LEVEL: Final = 200
 
 
 MAX_LOGS_PER_OPERATION: Final = 1_000
-"""Log records per operation in memory.
-
-Beyond it, the oldest of the operation are evicted.
-"""
+"""Log records per operation in memory. Beyond it, the oldest of the operation are evicted."""
 
 
 MAX_LOGS: Final = 20_000
-"""Log records of all operations in memory, ended ones included.
-
-Beyond it, the oldest are evicted.
+"""Log records of all operations in memory, ended ones included. Beyond it, the oldest are evicted.
 """
 
 

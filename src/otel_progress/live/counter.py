@@ -53,9 +53,8 @@ class GilCounter:
         self.count_one: Callable[[], object] = self._left.__next__
         """Counts one unit. A C function that takes about 20 ns."""
         self._start: tuple[Number, Number] = _ZERO
-        """A count, and the value of the C counter at that count.
-
-        One tuple, so that both change at once.
+        """A count, and the value of the C counter at that count. One tuple, so that both change at
+        once.
         """
         self._steps: deque[Number] | None = None
         self._sum: Callable[[], Number] | None = None

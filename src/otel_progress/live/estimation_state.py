@@ -48,9 +48,8 @@ class EstimationState:
         self.points: list[tuple[float, float]] = []
         """Points of the curve: active seconds since ``origin``, and ratio."""
         self.origin = 0.0
-        """Start of the curve in active seconds since the level's start.
-
-        It is later than 0 for resumed work.
+        """Start of the curve in active seconds since the level's start. It is later than 0 for
+        resumed work.
         """
         self.restart_pending = False
         """True when the next point restarts the curve, because work was resumed."""
@@ -63,10 +62,8 @@ class EstimationState:
         """True when there is new data since the last estimate."""
         self.predictions = Predictions()
         self.recent_worker_counts: deque[int] = deque(maxlen=_MAX_WORKER_COUNTS)
-        """Numbers of running children at the last ticks.
-
-        Their maximum is the number of workers, because at each tick some workers are between two
-        children.
+        """Numbers of running children at the last ticks. Their maximum is the number of workers,
+        because at each tick some workers are between two children.
         """
 
     def add_point(self, active_s: float, ratio: float) -> None:

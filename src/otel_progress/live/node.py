@@ -121,18 +121,12 @@ class Operation:
         self.stall_after = stall_after
         self.root: Node | None = None
         self.start_delivered = False
-        """True when the callbacks have received its start.
-
-        They receive updates only after it.
-        """
+        """True when the callbacks have received its start. They receive updates only after it."""
         self.orphaned = False
         """True when a handle of its nodes was garbage-collected since the last check."""
         self.sequence = 0
         self.next_number: Callable[[], int] = count(1).__next__
-        """Returns the number of the next event.
-
-        A C function, so threads need no lock for it.
-        """
+        """Returns the number of the next event. A C function, so threads need no lock for it."""
         self.next_log: Callable[[], int] = count(1).__next__
         """Returns the number of the next log record."""
         self.ended: EndedLevels | None = None
@@ -142,15 +136,11 @@ class Operation:
         self.estimated_levels = 0
         """Number of its levels with an estimation state."""
         self.trajectories: dict[TrajectoryKey, deque[Trajectory]] | None = None
-        """Trajectories of completed levels, for their siblings and later runs.
-
-        None until the first one.
+        """Trajectories of completed levels, for their siblings and later runs. None until the first
+        one.
         """
         self.resumed_units: dict[str, Number] | None = None
-        """Units that an earlier session completed, by path.
-
-        None when this run resumed nothing.
-        """
+        """Units that an earlier session completed, by path. None when this run resumed nothing."""
         self.overdue_after: float | None = None
         """Active seconds after which the operation is overdue."""
         self.previews = 0

@@ -6,9 +6,7 @@ from bisect import bisect_right
 from typing import Final
 
 MAX_PAUSES: Final = 1_000
-"""Pauses of an operation in memory.
-
-Beyond it, the two oldest become one of the same total length.
+"""Pauses of an operation in memory. Beyond it, the two oldest become one of the same total length.
 """
 
 

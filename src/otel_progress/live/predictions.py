@@ -11,9 +11,8 @@ MAX_REMEMBERED: Final = 16
 
 
 OVERDUE_FRACTION: Final = 0.25
-"""A run is overdue this fraction of its expected time after its interval.
-
-The margin is needed because one ordinary run in ten ends a little after its interval.
+"""A run is overdue this fraction of its expected time after its interval. The margin is needed
+because one ordinary run in ten ends a little after its interval.
 """
 
 

@@ -149,7 +149,7 @@ class LiveReader:
         return None if batch is None else self._summarise_batch(batch)
 
     def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
-        """Return the batches of this process: unfinished ones first, then newest first, then by id."""
+        """Return the batches of this process: unfinished ones first, then the newest."""
         self._state.end_orphans()
         with self._state.lock:
             batches = self._state.batches.list_newest_locked(query.after)[: query.limit]

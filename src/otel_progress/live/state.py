@@ -18,10 +18,7 @@ from otel_progress.model import Failure, Instance, Status
 from otel_progress.records import ResourceSample
 
 MAX_SAMPLES: Final = 3_600
-"""Resource samples in memory: one hour at one per second.
-
-Beyond it, the oldest are dropped.
-"""
+"""Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
 
 
 REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"

@@ -74,9 +74,8 @@ class LiveStore:
             listener=self._listener,
         )
         self.end_level = self._state.end_level
-        """Ends a level, see ``StoreState.end_level``.
-
-        Bound once because every end of a level calls it.
+        """Ends a level, see ``StoreState.end_level``. Bound once because every end of a level calls
+        it.
         """
         self.reader = LiveReader(self._state)
         """Reader of the current state. Stays valid after ``restart``."""

@@ -76,9 +76,8 @@ class Tree:
         self.items: dict[tuple[str, str, str], Number] = {}
         """Units by operation type, level type and outcome that no change set has reported."""
         self.late_rejections: list[tuple[RejectionReason, str]] = []
-        """Reason and text of what was rejected while the lock was held.
-
-        The store reports them without it.
+        """Reason and text of what was rejected while the lock was held. The store reports them
+        without it.
         """
         self._instance = instance
         self._limits = limits

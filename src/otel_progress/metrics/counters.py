@@ -32,10 +32,7 @@ from otel_progress.semconv import (
 )
 
 MAX_OPERATION_TYPES: Final = 100
-"""Maximum number of operation types with own series.
-
-The others share the label ``other``.
-"""
+"""Maximum number of operation types with own series. The others share the label ``other``."""
 
 
 MAX_ITEM_TYPES: Final = 500
@@ -57,9 +54,8 @@ BOUNDS: Final[Mapping[Metric, tuple[float, ...]]] = {
     semconv.ETA_ERROR: (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5),
     semconv.TICK_DURATION: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
 }
-"""Upper bounds of the histogram buckets.
-
-Durations reach from 0.1 s to a day, errors from 1 % to 500 % of the duration, ticks from 0.5 ms.
+"""Upper bounds of the histogram buckets. Durations reach from 0.1 s to a day, errors from 1 % to
+500 % of the duration, ticks from 0.5 ms.
 """
 
 

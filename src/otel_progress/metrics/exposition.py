@@ -36,10 +36,7 @@ _format_number: Final[Callable[[Number], str]] = floatToGoString
 
 
 _COMPRESSION_LEVEL: Final = 1
-"""Level of gzip.
-
-Repetitive text grows by a third compared to the default, five times as fast.
-"""
+"""Level of gzip. Repetitive text grows by a third compared to the default, five times as fast."""
 
 
 def render_exposition(collector: ProgressCollector, accept: str = "") -> tuple[bytes, str]:

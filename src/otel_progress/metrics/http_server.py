@@ -38,10 +38,7 @@ REQUEST_TIMEOUT_S: Final = 10.0
 
 
 MAX_CONNECTIONS: Final = 32
-"""Maximum number of connections.
-
-One more is closed at once, which bounds the number of threads.
-"""
+"""Maximum number of connections. One more is closed at once, which bounds the number of threads."""
 
 
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

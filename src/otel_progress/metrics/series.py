@@ -44,10 +44,7 @@ _CONDITIONS: Final = tuple((condition, condition.value) for condition in Conditi
 
 
 _MAX_CLOCK_STEP_S: Final = 2 * 3600.0
-"""Maximum difference of wall and monotonic time, in seconds.
-
-Beyond it the machine rebooted.
-"""
+"""Maximum difference of wall and monotonic time, in seconds. Beyond it the machine rebooted."""
 
 
 @dataclass(frozen=True, slots=True)

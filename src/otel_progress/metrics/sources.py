@@ -13,10 +13,7 @@ PublicUrl: TypeAlias = "str | Callable[[], str | None] | None"
 
 
 JournalSize: TypeAlias = "Callable[[], int | None] | None"
-"""Function that returns the size of the journal in bytes, or None.
-
-Any thread may call it.
-"""
+"""Function that returns the size of the journal in bytes, or None. Any thread may call it."""
 
 
 _Value = TypeVar("_Value", str, int)

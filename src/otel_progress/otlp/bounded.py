@@ -85,9 +85,8 @@ class ExportMonitor(Generic[T]):
         self._stop = stop
         self._on_error = on_error
         self._in_flight: list[int] = []
-        """Holds the id of this process during an export.
-
-        The thread that removes it reports the outcome.
+        """Holds the id of this process during an export. The thread that removes it reports the
+        outcome.
         """
         self._stopped = False
         self._in_outage = False

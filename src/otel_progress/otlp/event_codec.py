@@ -14,10 +14,7 @@ from otel_progress.protocols import ChangeSet
 from otel_progress.records import Preview
 
 MAX_METADATA: Final = 32
-"""Maximum number of metadata entries of the caller per event.
-
-Further entries are dropped.
-"""
+"""Maximum number of metadata entries of the caller per event. Further entries are dropped."""
 
 
 MAX_BODY: Final = 256

@@ -28,10 +28,7 @@ HEARTBEAT_S: Final = 30.0
 
 
 MAX_LEVELS: Final = 10_000
-"""Maximum number of running levels with updates.
-
-Other levels have only start and end events.
-"""
+"""Maximum number of running levels with updates. Other levels have only start and end events."""
 
 
 _MAX_FINISHED_LEVELS: Final = 4096

@@ -47,17 +47,12 @@ CAPS: Final = Caps(operations=300, levels=1900)
 
 
 INTERVAL_S: Final = 10.0
-"""Default of ``OTEL_METRIC_EXPORT_INTERVAL``, in seconds.
-
-The standard minute is long for progress.
+"""Default of ``OTEL_METRIC_EXPORT_INTERVAL``, in seconds. The standard minute is long for progress.
 """
 
 
 MAX_POINTS: Final = 2000
-"""Maximum number of points per request.
-
-It keeps requests below the 4 MB limit of gRPC servers.
-"""
+"""Maximum number of points per request. It keeps requests below the 4 MB limit of gRPC servers."""
 
 
 _INTERVAL: Final = "OTEL_METRIC_EXPORT_INTERVAL"

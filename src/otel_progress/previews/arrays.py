@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 MAX_WHOLE_BYTES: Final = 4 * 1024 * 1024
-"""Maximum size of an array that is copied whole on the caller's thread.
-
-Others lose rows.
-"""
+"""Maximum size of an array that is copied whole on the caller's thread. Others lose rows."""
 
 
 MAX_ROW_BYTES: Final = 6 * 1024 * 1024
@@ -33,17 +30,11 @@ MAX_THINNED_BYTES: Final = 15 * 256 * 1024
 
 
 MAX_SCATTERED_PIXELS: Final = 300_000
-"""Maximum number of pixels of a copy from an array with gaps.
-
-Each pixel is copied alone.
-"""
+"""Maximum number of pixels of a copy from an array with gaps. Each pixel is copied alone."""
 
 
 MAX_UNBUFFERED_BYTES: Final = 1024 * 1024
-"""Maximum size of a copy without a buffer.
-
-Allocating memory takes longer than the copy.
-"""
+"""Maximum size of a copy without a buffer. Allocating memory takes longer than the copy."""
 
 
 MAX_RETURNED_BYTES: Final = 64 * 1024 * 1024

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 MAX_PIXELS: Final = 50_000_000
-"""Maximum number of pixels of an encoded image.
-
-Larger ones are refused before decoding.
-"""
+"""Maximum number of pixels of an encoded image. Larger ones are refused before decoding."""
 
 
 MAX_ENCODED_BYTES: Final = 32 * 1024 * 1024

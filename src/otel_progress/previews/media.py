@@ -80,9 +80,8 @@ def is_folder(text: str) -> bool:
 
 
 MAX_ADDRESS: Final = 2048
-"""Maximum length of a URL, in characters.
-
-Browsers and proxies refuse longer ones, so none is built.
+"""Maximum length of a URL, in characters. Browsers and proxies refuse longer ones, so none is
+built.
 """
 
 

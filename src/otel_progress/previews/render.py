@@ -21,10 +21,7 @@ from otel_progress.previews.media import RenderedPreview
 from otel_progress.text import escape_controls, truncate
 
 TEXT_SUFFIXES: Final = (".txt", ".log", ".md", ".csv")
-"""Suffixes of text files.
-
-A file with ``.json`` is JSON, and any other must be an image.
-"""
+"""Suffixes of text files. A file with ``.json`` is JSON, and any other must be an image."""
 
 
 def read_file(path: str, limit: int) -> bytes:

@@ -27,18 +27,13 @@ from otel_progress.settings.defaults import DEFAULT_PREVIEW_EDGE_PIXELS, DEFAULT
 from otel_progress.text import escape_controls, truncate
 
 Outcome: TypeAlias = Literal["stored", "unchanged", "dropped", "refused", "failed"]
-"""Outcome of a preview.
-
-An unchanged preview is not stored again. A preview is dropped if the level is busy or the queue is
-full. Invalid values are refused.
+"""Outcome of a preview. An unchanged preview is not stored again. A preview is dropped if the level
+is busy or the queue is full. Invalid values are refused.
 """
 
 
 MAX_RUNS: Final = 1_000
-"""Maximum number of runs whose previews are thinned out.
-
-Older runs keep what they have.
-"""
+"""Maximum number of runs whose previews are thinned out. Older runs keep what they have."""
 
 
 MAX_NAMES: Final = 100

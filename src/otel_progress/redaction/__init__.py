@@ -17,10 +17,8 @@ from otel_progress.model import LevelSnapshot, MetadataValue
 from otel_progress.text import MAX_TEXT, truncate
 
 Hook: TypeAlias = Callable[[str, str], str]
-"""Function of the application that redacts a text. Arguments are a key and the text.
-
-The key is that of metadata or of a log attribute, or one of ``message``, ``error``, ``details``
-and ``log``.
+"""Function of the application that redacts a text. Arguments are a key and the text. The key is
+that of metadata or of a log attribute, or one of ``message``, ``error``, ``details`` and ``log``.
 """
 
 
@@ -67,10 +65,7 @@ class Redactor:
         return clean
 
     def redact_metadata(self, metadata: Mapping[K, MetadataValue]) -> dict[K, MetadataValue]:
-        """Return metadata with redacted texts.
-
-        All values of sensitive keys are replaced.
-        """
+        """Return metadata with redacted texts. All values of sensitive keys are replaced."""
         return {key: self._redact_metadata_value(key, value) for key, value in metadata.items()}
 
     def _redact_metadata_value(self, key: str, value: MetadataValue) -> MetadataValue:

@@ -86,9 +86,8 @@ _QUALIFIERS: Final = frozenset(
         "value",
     }
 )
-"""Words that may follow a word that names a secret: ``token_value``.
-
-Any other word changes the meaning: ``token_count``.
+"""Words that may follow a word that names a secret: ``token_value``. Any other word changes the
+meaning: ``token_count``.
 """
 
 

@@ -27,16 +27,14 @@ Callback: TypeAlias = Callable[[CallbackEvent, OperationSnapshot], object]
 
 
 MAX_WAITING: Final = 1_000
-"""Maximum number of starts and ends that wait for a slow callback.
-
-Beyond it the oldest are dropped and counted.
+"""Maximum number of starts and ends that wait for a slow callback. Beyond it the oldest are dropped
+and counted.
 """
 
 
 _NEVER: Final = float("-inf")
-"""Time of the last delivery before the first one.
-
-Why not 0: the monotonic clock may have started less than an interval ago, with the machine.
+"""Time of the last delivery before the first one. Why not 0: the monotonic clock may have started
+less than an interval ago, with the machine.
 """
 
 

@@ -19,9 +19,8 @@ from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.settings.defaults import DEFAULT_TICK_S
 
 MAX_TIME_SHARE: Final = 0.09
-"""Maximum share of the time for ticks and writes. Beyond it the pauses become longer.
-
-It is below the documented tenth, because threads cost more than they can measure.
+"""Maximum share of the time for ticks and writes. Beyond it the pauses become longer. It is below
+the documented tenth, because threads cost more than they can measure.
 """
 
 

@@ -23,9 +23,8 @@ SINCE_PATTERN: Final = (
     r"|[1-9][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
     r"([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9]))$"
 )
-"""Times that are always valid, for the OpenAPI document.
-
-The 29th to 31st are accepted too if the month has them.
+"""Times that are always valid, for the OpenAPI document. The 29th to 31st are accepted too if the
+month has them.
 """
 
 

@@ -36,10 +36,7 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Headers of every response.
-
-Without caching headers of its own a response is not cached.
-"""
+"""Headers of every response. Without caching headers of its own a response is not cached."""
 
 
 _OPEN: Final = frozenset({"/healthz", "/login"})

@@ -36,10 +36,7 @@ Sort: TypeAlias = Literal[
     "started", "-started", "ended", "-ended", "name", "-name", "type", "-type",
     "ratio", "-ratio", "elapsed", "-elapsed", "remaining", "-remaining",
 ]  # fmt: skip
-"""Sort orders. ``-`` reverses the order.
-
-Unknown values are last in both directions.
-"""
+"""Sort orders. ``-`` reverses the order. Unknown values are last in both directions."""
 
 
 SORTS: Final[tuple[str, ...]] = get_args(Sort)
@@ -224,10 +221,7 @@ R = TypeVar("R")
 
 
 _MAX_EQUAL: Final = 10_000
-"""Records of one position that a cursor can count.
-
-A cursor with more is not valid.
-"""
+"""Records of one position that a cursor can count. A cursor with more is not valid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,7 @@ BATCH_POLL_S: Final = 1.0
 
 
 IDLE_BATCH_POLL_S: Final = 5.0
-"""The same without changes, in seconds.
-
-A declared batch may have no operation yet.
-"""
+"""The same without changes, in seconds. A declared batch may have no operation yet."""
 
 
 RECONCILE_S: Final = 10.0

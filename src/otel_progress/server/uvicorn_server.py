@@ -43,9 +43,7 @@ GRACE_S: Final = 3
 
 
 _MAX_WS_MESSAGE_BYTES: Final = 1024 * 1024
-"""Larger WebSocket messages close the connection.
-
-Smaller messages that are too long get an error.
+"""Larger WebSocket messages close the connection. Smaller messages that are too long get an error.
 """
 
 

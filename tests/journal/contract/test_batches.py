@@ -46,7 +46,9 @@ def test_batch_with_operations_counts_them_by_status(
     """Active and failed operations are listed newest first."""
     journal = open_another()
     journal.write(
-        make_change_set(*_build_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)])
+        make_change_set(
+            *_build_mixed(), snapshot(), ended(operation_id="x", run="x"), batches=[batch_info(total=10)]
+        )
     )
     fake_time.pass_(10.0)
     found = journal.batch("thumbnails")
@@ -150,7 +152,9 @@ def test_batch_with_many_operations_lists_100_and_counts_all(journal: Journal) -
 
 def test_batch_after_deletion_keeps_counts(journal: Journal, fake_time: FakeTime) -> None:
     """Deleting ended operations changes neither counts nor throughput."""
-    journal.write(make_change_set(*_build_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()}))
+    journal.write(
+        make_change_set(*_build_mixed(), batches=[batch_info(total=10)], resources={"r1": resource_use()})
+    )
     fake_time.pass_(10.0)
     before = journal.batch("thumbnails")
     assert before is not None
@@ -165,7 +169,9 @@ def test_batch_after_deletion_keeps_counts(journal: Journal, fake_time: FakeTime
 def test_declaration_with_invalid_values_is_sanitized(journal: Journal) -> None:
     """The rest of the change set is stored."""
     journal.write(
-        make_change_set(snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()])
+        make_change_set(
+            snapshot(current=3), batches=[batch_info("b\ud800", name="n\udfff", total=2**70), batch_info()]
+        )
     )
     assert {found.id for found in journal.batches()} == {"b\\ud800", "thumbnails"}
     odd = journal.batch("b\ud800")

@@ -125,7 +125,9 @@ def test_delete_with_ended_runs_removes_all_their_records(journal: Journal) -> N
             )
         )
     journal.write(
-        make_change_set(ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")])
+        make_change_set(
+            ended(run="x", operation_id="other"), events=[event(1, run="x", operation_id="other")]
+        )
     )
     running = snapshot(run="run-3", batch="thumbnails")
     journal.write(
@@ -204,7 +206,9 @@ def test_writer_after_deletion_inserts_operation_again(open_another: Callable[..
     worker.write(make_change_set(ended(), ended("song:1"), instance=instance()))
     assert server.delete("friday-42") == 1
     worker.write(
-        make_change_set(snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6))
+        make_change_set(
+            snapshot(run="run-2", sequence=5, current=2), snapshot("song:1", run="run-2", sequence=6)
+        )
     )
     worker.write(make_change_set(snapshot(run="run-2", sequence=7, current=3)))
     found = server.get("friday-42")
@@ -236,7 +240,9 @@ def test_read_only_journal_rejects_requests_and_deletion(open_another: Callable[
     """The error says how to open the journal."""
     worker = open_another()
     worker.write(
-        make_change_set(snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()])
+        make_change_set(
+            snapshot(), ended(operation_id="o2", run="r2"), sample=sample(), batches=[batch_info()]
+        )
     )
     worker.write(make_change_set(resources={"run-1": resource_use()}))
     reader = open_another(read_only=True)

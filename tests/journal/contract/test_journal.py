@@ -139,8 +139,12 @@ def test_eviction_removes_level_with_subtree_only(journal: Journal) -> None:
         "song:_",
         "song:%",
     ]
-    journal.write(make_change_set(snapshot(), *(snapshot(name, order=order) for order, name in enumerate(names))))
-    journal.write(make_change_set(evicted=[("run-1", "song:1"), ("run-1", "song:_"), ("no-such-run", "song:10")]))
+    journal.write(
+        make_change_set(snapshot(), *(snapshot(name, order=order) for order, name in enumerate(names)))
+    )
+    journal.write(
+        make_change_set(evicted=[("run-1", "song:1"), ("run-1", "song:_"), ("no-such-run", "song:10")])
+    )
     found = journal.get("friday-42")
     assert found is not None
     assert {level.path for level in found.levels} == {"song:10", "song:1-b", "song:1.c", "Song:1", "song:%"}
@@ -151,7 +155,9 @@ def test_level_evicted_and_started_in_one_tick_is_stored(journal: Journal) -> No
     journal.write(make_change_set(snapshot(), snapshot("song:1"), snapshot("song:1/action:a")))
     again = snapshot("song:1", sequence=7, attempt=2)
     journal.write(make_change_set(again, evicted=[("run-1", "song:1")]))
-    journal.write(make_change_set(replace(again, sequence=8, current=1), snapshot("song:1/action:a", sequence=9)))
+    journal.write(
+        make_change_set(replace(again, sequence=8, current=1), snapshot("song:1/action:a", sequence=9))
+    )
     found = journal.get("friday-42")
     assert found is not None
     assert [(level.info.attempt, level.sequence) for level in found.levels] == [(2, 8), (1, 9)]
@@ -161,7 +167,9 @@ def test_retried_level_replaces_constant_values(journal: Journal) -> None:
     """The level keeps its position and has the new attempt."""
     first = snapshot("song:1")
     journal.write(make_change_set(snapshot(), first))
-    journal.write(make_change_set(replace(first, sequence=2, status=Status.FAILED, ended_at=WALL, duration_s=1.0)))
+    journal.write(
+        make_change_set(replace(first, sequence=2, status=Status.FAILED, ended_at=WALL, duration_s=1.0))
+    )
     journal.write(make_change_set(snapshot("song:1", sequence=3, attempt=2, name="again")))
     found = journal.get("friday-42")
     assert found is not None
@@ -184,7 +192,9 @@ def test_operation_with_two_runs_returns_the_newest(journal: Journal) -> None:
 def test_active_and_history_are_separate_and_sorted(journal: Journal) -> None:
     """History is filtered by type and limited."""
     journal.write(
-        make_change_set(*(snapshot(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}") for n in range(4)))
+        make_change_set(
+            *(snapshot(operation_id=f"o{n}", run=f"r{n}", operation_type=f"type{n % 2}") for n in range(4))
+        )
     )
     journal.write(make_change_set(snapshot("song:1", operation_id="o3", run="r3")))
     assert [operation.operation_id for operation in journal.active()] == ["o3", "o2", "o1", "o0"]
@@ -206,7 +216,9 @@ def test_levels_of_child_process_before_root_are_kept(open_another: Callable[...
     child, parent = open_another(), open_another()
     helper = instance("child")
     child.write(
-        make_change_set(snapshot("song:1/block:1", instance="child"), instance=helper, events=[event(1, "song:1")])
+        make_change_set(
+            snapshot("song:1/block:1", instance="child"), instance=helper, events=[event(1, "song:1")]
+        )
     )
     assert child.get("friday-42") is None
     assert list(child.active()) == []

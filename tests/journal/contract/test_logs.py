@@ -121,7 +121,9 @@ def test_log_limit_of_operation_deletes_the_oldest_records(journal: Journal) -> 
     """Many levels together reach the limit of the operation."""
     records = [log(number, f"song:{number % 20}") for number in range(1, MAX_LOGS_PER_OPERATION + 1_001)]
     journal.write(
-        make_change_set(snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")])
+        make_change_set(
+            snapshot(), snapshot(operation_id="o2", run="r2"), logs=[log(operation_id="o2", run="r2")]
+        )
     )
     for start in range(0, len(records), 2_500):
         journal.write(make_change_set(logs=records[start : start + 2_500]))

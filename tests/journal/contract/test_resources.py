@@ -81,7 +81,9 @@ def test_sample_limit_deletes_oldest_samples_of_process(journal: Journal) -> Non
 def test_resource_use_is_in_every_result(open_another: Callable[..., Journal]) -> None:
     """It is in get, active, watch and history."""
     journal = open_another()
-    journal.write(make_change_set(snapshot(), resources={"run-1": resource_use(), "no-such-run": resource_use()}))
+    journal.write(
+        make_change_set(snapshot(), resources={"run-1": resource_use(), "no-such-run": resource_use()})
+    )
     use = resource_use(
         sample(1.0, gpu_ratio=0.25, gpu_memory_bytes=7),
         samples=11,

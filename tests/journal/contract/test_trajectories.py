@@ -87,7 +87,9 @@ def test_trajectory_of_expired_operation_is_kept(
     """Deleting the operation deletes its trajectory at any time."""
     journal = open_another(retention_s=60.0)
     journal.write(make_change_set(ended(), trajectories=[make_trajectory_entry()]))
-    journal.write(make_change_set(ended(operation_id="o2", run="r2"), trajectories=[make_trajectory_entry("r2", 70.0)]))
+    journal.write(
+        make_change_set(ended(operation_id="o2", run="r2"), trajectories=[make_trajectory_entry("r2", 70.0)])
+    )
     fake_time.pass_(3600.0)
     for _ in range(2):
         journal.write(make_change_set(at=fake_time.now))
@@ -104,10 +106,15 @@ def test_delete_removes_trajectories_of_all_runs(journal: Journal) -> None:
         journal.write(
             make_change_set(
                 ended(run=f"r{number}"),
-                trajectories=[make_trajectory_entry(f"r{number}"), make_trajectory_entry(f"r{number}", key=history_key("song"))],
+                trajectories=[
+                    make_trajectory_entry(f"r{number}"),
+                    make_trajectory_entry(f"r{number}", key=history_key("song")),
+                ],
             )
         )
-    journal.write(make_change_set(ended(operation_id="o2", run="x"), trajectories=[make_trajectory_entry("x", 5.0)]))
+    journal.write(
+        make_change_set(ended(operation_id="o2", run="x"), trajectories=[make_trajectory_entry("x", 5.0)])
+    )
     assert journal.delete("friday-42") == 3
     assert (read_durations(journal), read_durations(journal, history_key("song"))) == ([5.0], [])
 
@@ -118,7 +125,9 @@ def test_trajectory_limit_deletes_least_recently_extended_keys(
     """Whole keys are deleted."""
     journal = open_another(limits=JournalLimits(trajectories=10))
     for number in range(14):
-        write_entries(journal, make_trajectory_entry(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12))))
+        write_entries(
+            journal, make_trajectory_entry(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12)))
+        )
     kept = {key: read_durations(journal, history_key(eta_key=str(key))) for key in range(12)}
     assert [key for key, found in kept.items() if found] == [0, 1, *range(4, 12)]
     assert (kept[0], kept[1]) == ([13.0], [14.0])

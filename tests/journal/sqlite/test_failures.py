@@ -114,7 +114,9 @@ def test_watch_after_file_was_replaced_yields_the_new_content(
 def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
     """Writing works after the file was moved away."""
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-    journal.write(make_change_set(snapshot(), *(snapshot(f"song:{n}", message="x" * 500) for n in range(300))))
+    journal.write(
+        make_change_set(snapshot(), *(snapshot(f"song:{n}", message="x" * 500) for n in range(300)))
+    )
     journal.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -137,7 +139,9 @@ def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
 
 def test_rows_of_other_programs_are_omitted(journal: SqliteJournal, path: Path) -> None:
     """Other rows are returned."""
-    journal.write(make_change_set(*(snapshot(f"song:{n}") for n in range(2, 9)), events=[event(1), event(2), event(3)]))
+    journal.write(
+        make_change_set(*(snapshot(f"song:{n}") for n in range(2, 9)), events=[event(1), event(2), event(3)])
+    )
     other = sqlite3.connect(path)
     changes = {
         2: ("levels", "info", "{}"),

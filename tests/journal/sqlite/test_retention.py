@@ -39,7 +39,9 @@ def test_ended_operations_are_deleted_after_retention(path: Path, fake_time: Fak
     journal = _open_journal(path, fake_time, retention_s=3600.0)
     journal.write(make_change_set(ended(), ended("song:1"), events=[event(1), event(2, "song:1")]))
     fake_time.pass_(1800.0)
-    journal.write(make_change_set(ended(operation_id="later", run="r2", ended_at=fake_time.now), at=fake_time.now))
+    journal.write(
+        make_change_set(ended(operation_id="later", run="r2", ended_at=fake_time.now), at=fake_time.now)
+    )
     fake_time.pass_(1900.0)
     journal.write(make_change_set(at=fake_time.now))
     assert [operation.operation_id for operation in journal.history()] == ["later"]
@@ -75,10 +77,14 @@ def test_process_whose_operation_was_deleted_writes_it_again(path: Path, fake_ti
     janitor.write(make_change_set(instance=other, at=fake_time.now))
     fake_time.pass_(60.0)
     janitor.write(
-        make_change_set(snapshot(operation_id="o2", run="r2", instance="other"), instance=other, at=fake_time.now)
+        make_change_set(
+            snapshot(operation_id="o2", run="r2", instance="other"), instance=other, at=fake_time.now
+        )
     )
     assert [operation.operation_id for operation in janitor.active()] == ["o2"]
-    worker.write(make_change_set(snapshot(sequence=2, current=5), snapshot("song:1", sequence=3), at=fake_time.now))
+    worker.write(
+        make_change_set(snapshot(sequence=2, current=5), snapshot("song:1", sequence=3), at=fake_time.now)
+    )
     found = janitor.get("friday-42")
     assert found is not None
     assert (found.root.current, len(found.levels)) == (5, 1)
@@ -114,7 +120,9 @@ def test_endless_operation_keeps_its_newest_events(path: Path, fake_time: FakeTi
     journal.write(make_change_set(snapshot(), instance=me))
     for start in range(0, 30_000, 500):
         fake_time.pass_(2.0)
-        journal.write(make_change_set(instance=me, events=[event(start + n, name="x" * 100) for n in range(500)]))
+        journal.write(
+            make_change_set(instance=me, events=[event(start + n, name="x" * 100) for n in range(500)])
+        )
     assert path.stat().st_size < 1.5 * MIB
     kept = [item.number for item in journal.events("friday-42", EventQuery(limit=100_000))]
     assert kept == list(range(30_000 - len(kept), 30_000))
@@ -127,7 +135,9 @@ def test_retention_pass_is_bounded_and_continues(path: Path, fake_time: FakeTime
     """Many rows are deleted over many ticks."""
     journal = _open_journal(path, fake_time, retention_s=60.0, limits=JournalLimits(rows_per_pass=100))
     journal.write(
-        make_change_set(ended(), *(ended(f"song:{n}") for n in range(250)), events=[event(n) for n in range(450)])
+        make_change_set(
+            ended(), *(ended(f"song:{n}") for n in range(250)), events=[event(n) for n in range(450)]
+        )
     )
     fake_time.pass_(3600.0)
     left = []

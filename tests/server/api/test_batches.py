@@ -68,7 +68,9 @@ def test_batch_that_starts_or_ends_between_pages_moves_no_other(client: Any, jou
         journal.write(make_change_set(batches=[batch_info(f"new-{number}", started_at=after, total=None)]))
         for id_ in (f"open-{number - 1}", f"open-{6 - number}"):
             journal.write(
-                make_change_set(batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)])
+                make_change_set(
+                    batches=[batch_info(id_, sequence=9, started_at=WALL, total=None, ended_at=after)]
+                )
             )
 
     assert [id_ for page in walk(client, 2, change_batches) for id_ in page] == expected

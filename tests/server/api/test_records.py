@@ -101,7 +101,9 @@ def test_records_with_equal_numbers_are_listed_once(client: Any, journal: Sqlite
     """Processes that share a run number their records independently."""
     for writer in "abc":
         journal.write(
-            make_change_set(instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)])
+            make_change_set(
+                instance=instance(writer), events=[event(20, name=writer), event(21, name=writer)]
+            )
         )
     seen, cursor = [], None
     while not seen or cursor:

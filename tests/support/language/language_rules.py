@@ -1,7 +1,6 @@
 """Checker of the writing rules in CONTRIBUTING.md. It needs only the standard library.
 
     python tests/support/language/language_rules.py [PATH ...]    list every finding
-    python tests/support/language/language_rules.py --update      lower the allowances
 
 A finding is printed as ``file:line: what -> replacement``. Without a path, all files are checked.
 The phrases are in ``banned_phrases.csv``: one regular expression and one replacement per line.
@@ -19,7 +18,6 @@ import os
 import re
 import sys
 import tokenize
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,7 +25,6 @@ from typing import Final, NamedTuple
 
 HERE: Final = Path(__file__).resolve().parent
 PHRASES_FILE: Final = HERE / "banned_phrases.csv"
-ALLOWANCES_FILE: Final = HERE / "allowances.csv"
 
 BANNED_FUNCTION_NAMES: Final = frozenset(
     ["take", "look", "keep", "show", "tell", "of", "place", "made", "found", "one"]
@@ -50,9 +47,7 @@ _CHECKED_FOLDERS: Final = (
     ".ci",
     ".github",
 )
-_EXEMPT_NAMES: Final = frozenset(
-    {"language_rules.py", "test_language.py", PHRASES_FILE.name, ALLOWANCES_FILE.name, "LICENSE"}
-)
+_EXEMPT_NAMES: Final = frozenset({"language_rules.py", "test_language.py", PHRASES_FILE.name, "LICENSE"})
 _EXEMPT_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "golden", "traces", "images"})
 _PLAIN_TEXT_SUFFIXES: Final = frozenset({".sh", ".yml", ".yaml", ".toml", ".cfg", ".css", ".txt"})
 _SCRIPT_SUFFIXES: Final = frozenset({".js", ".ts", ".mjs", ".jsx"})
@@ -319,45 +314,9 @@ def project_files(project: Path) -> Iterator[Path]:
     yield from sorted(path for path in project.iterdir() if path.is_file())
 
 
-def count_findings(project: Path) -> Counter[str]:
-    """Return the number of enforced findings by path, without files that have none."""
-    counts: Counter[str] = Counter()
-    for path in project_files(project):
-        if number := sum(found.kind in ENFORCED for found in check_file(path)):
-            counts[path.relative_to(project).as_posix()] = number
-    return counts
-
-
-def read_allowances(path: Path = ALLOWANCES_FILE) -> dict[str, int]:
-    """Return the findings that are still allowed by path. A missing file allows none."""
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["path"]: int(row["findings"]) for row in csv.DictReader(file)}
-
-
-def update_allowances(project: Path) -> str:
-    """Write today's counts as allowances unless the total grew. Return a message."""
-    counts, allowed = count_findings(project), read_allowances()
-    counts.update(
-        {path: number for path, number in allowed.items() if path.endswith("--help")}
-    )  # counted by the test
-    total, budget = sum(counts.values()), sum(allowed.values())
-    if allowed and total > budget:
-        return f"Not updated: {total} findings exceed the {budget} that are allowed."
-    with ALLOWANCES_FILE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "findings"))
-        writer.writerows(sorted(counts.items()))
-    return f"{total} findings in {len(counts)} files (before: {budget})."
-
-
 def main(arguments: list[str]) -> int:
     """Print the findings of the given paths; exit code 1 if any of them is enforced."""
     project = HERE.parents[2]
-    if arguments == ["--update"]:
-        print(update_allowances(project))
-        return 0
     missing = [argument for argument in arguments if not Path(argument).exists()]
     if missing or any(argument.startswith("-") for argument in arguments):
         print(

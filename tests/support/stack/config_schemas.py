@@ -266,10 +266,8 @@ COLLECTOR: Final = {
     "extensions": {"health_check": _object("endpoint", endpoint=_ENDPOINT, path=_TEXT)},
 }
 """The components of the contrib distribution that may be used here, by kind and type, with their
-options.
-
-All are in distributions/otelcol-contrib/manifest.yaml of its release. The exporters were named
-``otlp`` and ``otlphttp`` before 0.144; these names are deprecated aliases now.
+options. All are in distributions/otelcol-contrib/manifest.yaml of its release. The exporters were
+named ``otlp`` and ``otlphttp`` before 0.144; these names are deprecated aliases now.
 ``add_metric_suffixes`` and ``resource_to_telemetry_conversion`` are deprecated too and therefore
 omitted.
 """

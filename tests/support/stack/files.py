@@ -27,11 +27,10 @@ PROGRAMS: Final = {
     "redis": {"redis-cli"},
     "otel/opentelemetry-collector-contrib": set[str](),
 }
-"""The program in each image that can check its service's health, by its Dockerfile.
-
-Prometheus and Alertmanager are based on busybox (distroless variants have another tag), Grafana and
-Redis on Alpine. Tempo (from 3.0) and Loki (from 3.6.5) are distroless and have a flag ``-health``.
-The Collector's image is made from scratch and has none.
+"""The program in each image that can check its service's health, by its Dockerfile. Prometheus and
+Alertmanager are based on busybox (distroless variants have another tag), Grafana and Redis on
+Alpine. Tempo (from 3.0) and Loki (from 3.6.5) are distroless and have a flag ``-health``. The
+Collector's image is made from scratch and has none.
 """
 BUNDLED_PLUGINS: Final = {
     *(

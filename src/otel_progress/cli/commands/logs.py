@@ -23,10 +23,7 @@ from otel_progress.records import SEVERITIES, LogRecord
 from otel_progress.text import escape_controls
 
 _MAX_RECORDS_PER_POLL: Final = 10_000
-"""Records read per poll with ``--follow``.
-
-Of more than these only the newest are written.
-"""
+"""Records read per poll with ``--follow``. Of more than these only the newest are written."""
 
 
 @click.command(

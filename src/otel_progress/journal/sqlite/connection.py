@@ -52,16 +52,14 @@ GRACE_S: Final = 0.2
 
 
 PATIENCE_S: Final = 5.0
-"""Maximum time that a fork waits for a use of the journal, in seconds.
-
-A disk may hang. After this time the child is forked, but it cannot use the journal.
+"""Maximum time that a fork waits for a use of the journal, in seconds. A disk may hang. After this
+time the child is forked, but it cannot use the journal.
 """
 
 
 _BUSY_SLICE_S: Final = 0.05
-"""Time that SQLite itself waits for another process, in seconds.
-
-After each such wait a fork can stop the statement.
+"""Time that SQLite itself waits for another process, in seconds. After each such wait a fork can
+stop the statement.
 """
 
 
@@ -397,10 +395,7 @@ class ManagedConnection:
 
 
 _never_closed: Final[list[sqlite3.Connection | None]] = []
-"""Inherited connections.
-
-Closing one would change the locks and files of the parent.
-"""
+"""Inherited connections. Closing one would change the locks and files of the parent."""
 
 
 def _to_journal_error(exc: sqlite3.Error, path: Path) -> JournalError:

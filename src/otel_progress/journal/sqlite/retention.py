@@ -162,16 +162,13 @@ KEPT_RECORDS_PER_OPERATION: Final = 1_000
 
 
 BYTES_PER_TRAJECTORY: Final = 16 * 1024
-"""Size limit per trajectory: the number of trajectories is the size limit by this.
-
-A trajectory mostly needs 1 KiB, so all of them need less than a tenth of the file.
+"""Size limit per trajectory: the number of trajectories is the size limit by this. A trajectory
+mostly needs 1 KiB, so all of them need less than a tenth of the file.
 """
 
 
 TARGET_RATIO: Final = 0.9
-"""Fraction of the size limit to which a larger file is reduced.
-
-The rest lets the next writes fit.
+"""Fraction of the size limit to which a larger file is reduced. The rest lets the next writes fit.
 """
 
 

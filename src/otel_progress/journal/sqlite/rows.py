@@ -53,9 +53,8 @@ ADVANCE: Final = (
     "advanced_clock",
     "stall_after_s",
 )
-"""Columns of ``states`` that nearly every change updates.
-
-Why separate: the cost of an UPDATE depends on the number of bound values.
+"""Columns of ``states`` that nearly every change updates. Why separate: the cost of an UPDATE
+depends on the number of bound values.
 """
 
 

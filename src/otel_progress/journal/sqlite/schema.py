@@ -117,10 +117,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX previews_by_location ON previews (location)",
     ),
 )
-"""Step n migrates version n to version n + 1 (``PRAGMA user_version``).
-
-Only append steps.
-"""
+"""Step n migrates version n to version n + 1 (``PRAGMA user_version``). Only append steps."""
 
 
 # Why one statement: a migration by another process is either complete or not visible.

@@ -28,9 +28,8 @@ MAX_POINTS: Final = 64
 
 
 MAX_TEXT_CHARS: Final = 8 * 1024
-"""Characters of an encoded trajectory. Beyond it, the stages are dropped.
-
-The points need some 1,200.
+"""Characters of an encoded trajectory. Beyond it, the stages are dropped. The points need some
+1,200.
 """
 
 

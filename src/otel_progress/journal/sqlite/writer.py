@@ -27,10 +27,7 @@ MAX_LOGS_PER_LEVEL: Final = 1_000
 
 
 MAX_LOGS_PER_OPERATION: Final = 10_000
-"""Newest log records stored per operation with all its levels.
-
-Older ones are deleted.
-"""
+"""Newest log records stored per operation with all its levels. Older ones are deleted."""
 
 
 MAX_SAMPLES_PER_INSTANCE: Final = 3_600
@@ -98,17 +95,11 @@ _Record = TypeVar("_Record", Event, LogRecord, Preview)
 
 
 MAX_SNAPSHOTS_PER_CHUNK: Final = 1_000
-"""Levels written by one set of statements.
-
-More are split, which limits the memory.
-"""
+"""Levels written by one set of statements. More are split, which limits the memory."""
 
 
 MAX_CACHED_LEVELS: Final = 250_000
-"""Levels in the cache.
-
-Beyond it, the whole cache is dropped, which makes one write slower.
-"""
+"""Levels in the cache. Beyond it, the whole cache is dropped, which makes one write slower."""
 
 
 def _assign(columns: Sequence[str]) -> str:

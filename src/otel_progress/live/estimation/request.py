@@ -21,16 +21,13 @@ from otel_progress.model import Eta, Status
 from otel_progress.records import Trajectory
 
 MIN_OWN_RATE_S: Final = 1.0
-"""Seconds of work before a run's own rate is used.
-
-Until then, the durations of past runs predict better.
+"""Seconds of work before a run's own rate is used. Until then, the durations of past runs predict
+better.
 """
 
 
 MAX_CHILDREN: Final = 1_000
-"""Children of a level with parallel children that are included, the newest.
-
-Older ones are ignored.
+"""Children of a level with parallel children that are included, the newest. Older ones are ignored.
 """
 
 

@@ -17,9 +17,7 @@ from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, Estimat
 from otel_progress.live.node import Node
 
 TIME_DEPENDENT_BASES: Final = frozenset({"durations", "expected"})
-"""Bases of estimates that change with time alone.
-
-Such estimates are repeated without an advance.
+"""Bases of estimates that change with time alone. Such estimates are repeated without an advance.
 """
 
 

@@ -35,16 +35,12 @@ MAX_CANDIDATES_PER_TICK: Final = 1_000
 
 
 MAX_ESTIMATED_LEVELS_PER_OPERATION: Final = 1_000
-"""Tracked levels of one operation.
-
-Beyond it, levels get no estimate and leave no trajectory.
-"""
+"""Tracked levels of one operation. Beyond it, levels get no estimate and leave no trajectory."""
 
 
 MAX_ESTIMATED_LEVELS: Final = 10_000
-"""Tracked levels of all operations, without the operations themselves.
-
-Beyond it, levels get no estimate.
+"""Tracked levels of all operations, without the operations themselves. Beyond it, levels get no
+estimate.
 """
 
 

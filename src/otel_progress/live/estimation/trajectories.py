@@ -27,10 +27,7 @@ MAX_TRAJECTORIES_PER_KEY: Final = 20
 
 
 MAX_KEYS_PER_QUERY: Final = 64
-"""Keys that are loaded at once.
-
-The other keys are loaded after later writes of the journal.
-"""
+"""Keys that are loaded at once. The other keys are loaded after later writes of the journal."""
 
 
 MAX_KEYS_PER_OPERATION: Final = 64
@@ -53,9 +50,8 @@ class _CacheEntry:
         self.base: tuple[Trajectory, ...] = ()
         self.own: dict[int, TrajectoryEntry] = {}
         self.persisted: set[int] = set()
-        """Keys of ``own`` that the journal has stored.
-
-        The next load returns them as part of ``base``.
+        """Keys of ``own`` that the journal has stored. The next load returns them as part of
+        ``base``.
         """
         self.known: tuple[Trajectory, ...] = ()
         """The newest trajectories of ``base`` and ``own``."""

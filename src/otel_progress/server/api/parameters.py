@@ -11,10 +11,7 @@ from otel_progress.server.filters import METADATA_PREFIX, SINCE_PATTERN
 from otel_progress.server.problems import Problem, describe, quote_text
 
 MAX_RECORDS: Final = 5_000
-"""Maximum of events, log records or samples per response.
-
-A higher limit is rejected with 422.
-"""
+"""Maximum of events, log records or samples per response. A higher limit is rejected with 422."""
 
 
 MAX_NUMBER: Final = 2**63 - 1

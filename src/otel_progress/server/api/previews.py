@@ -24,10 +24,7 @@ from otel_progress.server.state import AppState, AppStateDep
 from otel_progress.server.static import matches_etag
 
 MAX_SEARCHED: Final = 10_000
-"""Newest previews of an operation that are searched for a number.
-
-Older ones are not found.
-"""
+"""Newest previews of an operation that are searched for a number. Older ones are not found."""
 
 
 _SANDBOX_HEADERS: Final = {

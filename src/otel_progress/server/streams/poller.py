@@ -36,10 +36,7 @@ _PREVIEW_LIMITS: Final = (50,)
 
 
 _REST_FACTOR: Final = 2.0
-"""Pause after a round, as a multiple of its duration.
-
-It bounds the share of time spent polling.
-"""
+"""Pause after a round, as a multiple of its duration. It bounds the share of time spent polling."""
 
 
 @dataclass(frozen=True, slots=True)

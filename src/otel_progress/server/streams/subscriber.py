@@ -259,7 +259,5 @@ _EVERYTHING: Final = Selection()
 
 
 _MOMENTARY_KINDS: Final = ("item", "preview")
-"""Kinds that describe a moment.
-
-Only clients that follow the operation at that moment receive them.
+"""Kinds that describe a moment. Only clients that follow the operation at that moment receive them.
 """

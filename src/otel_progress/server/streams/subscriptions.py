@@ -33,9 +33,8 @@ ENDED_ITEM_POLL_S: Final = 10.0
 
 
 MAX_ITEM_POLLS_PER_S: Final = 100.0
-"""Polls per second for items of all operations without changes.
-
-With more operations each waits longer.
+"""Polls per second for items of all operations without changes. With more operations each waits
+longer.
 """
 
 
@@ -140,9 +139,8 @@ class OperationSubscription:
 
 
 LINGER_S: Final = 60.0
-"""Time for which state is stored without clients, in seconds.
-
-A client that returns in time can resume.
+"""Time for which state is stored without clients, in seconds. A client that returns in time can
+resume.
 """
 
 
