@@ -21,7 +21,7 @@ from otel_progress.metrics import ProgressCollector
 from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from tests.support.factories import WALL as START
-from tests.support.factories import batch
+from tests.support.factories import make_change_set
 from tests.support.metrics_operations import TRACE_ID, Shelf, eta, level, operation
 from tests.support.metrics_scrape import exposition, of_work, samples, values
 
@@ -348,7 +348,9 @@ def test_totals_become_counters_and_histograms() -> None:
     totals = Totals()
     ended = operation(elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals.write(
-        batch(ended.root, items={("render", "frame", "completed"): 41, ("render", "frame", "failed"): 1})
+        make_change_set(
+            ended.root, items={("render", "frame", "completed"): 41, ("render", "frame", "failed"): 1}
+        )
     )
     totals.observe_tick(0.004)
     collector = ProgressCollector(Shelf(), totals=totals)
@@ -372,7 +374,7 @@ def test_totals_become_counters_and_histograms() -> None:
 def test_exemplar_with_an_invalid_trace_id_is_left_out() -> None:
     """OpenMetrics limits the length of an exemplar's labels."""
     totals = Totals()
-    totals.write(batch(operation(status=Status.COMPLETED, trace_id='"}\n' * 100).root))
+    totals.write(make_change_set(operation(status=Status.COMPLETED, trace_id='"}\n' * 100).root))
     assert not any(sample.exemplar for sample in samples(ProgressCollector(Shelf(), totals=totals)))
 
 

@@ -17,7 +17,7 @@ from otel_progress.metrics.counters import Totals
 from otel_progress.model import Status
 from otel_progress.semconv import Metric
 from tests.support.factories import WALL as START
-from tests.support.factories import batch
+from tests.support.factories import make_change_set
 from tests.support.loopback import free_ports, own_host
 from tests.support.metrics_operations import TRACE_ID, Shelf, a_batch, eta, level, operation, use
 from tests.support.metrics_scrape import exposition, samples
@@ -66,9 +66,11 @@ def build_full_scene() -> tuple[Shelf, Totals]:
     ]
     ended = operation("done", "setlist", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals = Totals()
-    totals.write(batch(operation("done", "setlist", ratio=0.5, eta=eta(20.0, 1.0, 40.0)).root))
+    totals.write(make_change_set(operation("done", "setlist", ratio=0.5, eta=eta(20.0, 1.0, 40.0)).root))
     totals.write(
-        batch(ended.root, items={("setlist", "song", "completed"): 7, ("setlist", "song", "failed"): 1})
+        make_change_set(
+            ended.root, items={("setlist", "song", "completed"): 7, ("setlist", "song", "failed"): 1}
+        )
     )
     totals.count_rejected("negative")
     totals.count_sink_error("journal")

@@ -33,7 +33,7 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.server import create_app
 from otel_progress.server.streams.messages import Encoder
 from otel_progress.testing import recording
-from tests.support.factories import batch, operation, snapshot
+from tests.support.factories import make_change_set, operation, snapshot
 
 before = operation(snapshot(probe=7.5))
 document = json.loads(codec.dumps(codec.encode_operation(before)))
@@ -42,7 +42,7 @@ del document["probe"]
 found["older document"] = codec.decode_operation(document).root.probe
 found["stream"] = json.loads(Encoder().encode(before))["probe"]
 journal = SqliteJournal(Path(sys.argv[1]))
-journal.write(batch(before.root))
+journal.write(make_change_set(before.root))
 found["journal"] = journal.get("friday-42").root.probe
 schemas = create_app(journal).openapi()["components"]["schemas"]
 journal.close()

@@ -16,7 +16,7 @@ from otel_progress.errors import ConfigurationError, JournalError, MissingExtraE
 from otel_progress.journal import SqliteJournal, default_path, open_journal
 from otel_progress.journal.sqlite import schema
 from tests.support.factories import ended, make_change_set, preview, snapshot
-from tests.support.journal_processes import PATIENT, read_line, run, running, tell
+from tests.support.journal_processes import PATIENT, read_line, run, running, send_line
 
 
 def test_default_path_is_in_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ for n in range(2):
         for process in processes:
             assert read_line(process) == "ready"
         for process in processes:
-            tell(process, "go")
+            send_line(process, "go")
         assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 6
     journal = SqliteJournal(path, limits=PATIENT)
     assert {operation.operation_id for operation in journal.active()} == {f"p{n}" for n in range(6)}
