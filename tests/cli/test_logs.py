@@ -113,7 +113,7 @@ def test_logs_with_colour_style_severities(logged: str) -> None:
     [
         (
             ("--severity", "loud"),
-            "Invalid severity 'loud' for --severity: expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or ",
+            "Invalid severity 'loud' for --severity: expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
         ),
         (("--severity", "-1"), "Invalid severity '-1'"),
         (("--severity", "9999"), "Invalid severity '9999'"),

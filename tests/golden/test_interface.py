@@ -33,8 +33,10 @@ from tests.support.golden.files import Golden
 
 PACKAGE = Path(otel_progress.__file__).parent
 EXAMPLES = (
-    "", " ", "true", "False", "auto", "0", "1", "4", "30", "2.5", "500ms", "10s", "5m", "24h", "7d", "-1", "65536", "25%,50%",
-    "always", "64KiB", "1GB", "png", "webp", "INFO", "debug", "memory:", "sqlite:", "https://example.org/x", "0123456789abcdef", "x\x1b",
+    "", " ", "true", "False", "auto", "0", "1", "4", "30", "2.5", "500ms", "10s", "5m", "24h", "7d", "-1",
+    "65536", "25%,50%",
+    "always", "64KiB", "1GB", "png", "webp", "INFO", "debug", "memory:", "sqlite:",
+    "https://example.org/x", "0123456789abcdef", "x\x1b",
 )  # fmt: skip
 """Texts that every setting parses."""
 
@@ -145,8 +147,10 @@ def test_fork_hooks_have_golden_order(golden: Golden) -> None:
 
 PROGRAMS = {
     "package": "import otel_progress",
-    "configure": "import otel_progress; otel_progress.configure(store='memory:', console=False, resources=False)",
-    "ls": "import sys\nfrom otel_progress.cli import main\nsys.argv[1:] = ['ls']\ntry:\n    main()\nexcept SystemExit:\n    pass",
+    "configure": "import otel_progress\n"
+    "otel_progress.configure(store='memory:', console=False, resources=False)",
+    "ls": "import sys\nfrom otel_progress.cli import main\nsys.argv[1:] = ['ls']\n"
+    "try:\n    main()\nexcept SystemExit:\n    pass",
     "server": "import otel_progress.server; otel_progress.server.create_app",
 }
 SHOW_MODULES = """

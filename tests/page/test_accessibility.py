@@ -163,7 +163,8 @@ def test_accessibility_tree_with_running_work_has_roles_names_and_values(work: s
     assert (
         page.evaluate(
             "[...document.querySelectorAll('button, a, input, select, [role=progressbar]')]"
-            ".filter(n => n.checkVisibility() && !(n.ariaLabel || n.textContent.trim() || n.labels?.length)).length"
+            ".filter(n => n.checkVisibility())"
+            ".filter(n => !(n.ariaLabel || n.textContent.trim() || n.labels?.length)).length"
         )
         == 0
     )

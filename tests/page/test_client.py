@@ -44,7 +44,11 @@ HOOK = """async (id) => {
     useState(initial) {
       const at = place++;
       if (!(at in slots)) slots[at] = initial;
-      const set = (next) => { if (!Object.is(slots[at], next)) { slots[at] = next; queueMicrotask(render); } };
+      const set = (next) => {
+        if (Object.is(slots[at], next)) return;
+        slots[at] = next;
+        queueMicrotask(render);
+      };
       return [slots[at], set];
     },
     useRef(initial) { const at = place++; return (slots[at] ??= {current: initial}); },
@@ -151,7 +155,8 @@ def test_client_without_subscriptions_sends_no_requests(site: str, tab: Tab) -> 
         number = page.evaluate("seen.snapshots.length")
         op.increment()
         page.evaluate(
-            "() => import('/static/progress-client.js').then(({createProgressClient}) => new Promise((done) => {"
+            "() => import('/static/progress-client.js')"
+            ".then(({createProgressClient}) => new Promise((done) => {"
             "const client = createProgressClient({baseUrl: location.origin});"
             "client.subscribe('client-close', (seen) => seen.current === 1 && done()) }))"
         )
@@ -165,7 +170,10 @@ def test_list_and_get_return_documents_or_errors(site: str, tab: Tab) -> None:
         with progress.operation("listed", id=f"client-listed-{n}"):
             pass
     page.evaluate(START, {"id": "client-listed-0", "options": {}})
-    query = "client.list({type: 'listed', status: ['completed'], limit: 2}).then(({operations, next}) => [operations.length, typeof next])"
+    query = (
+        "client.list({type: 'listed', status: ['completed'], limit: 2})"
+        ".then(({operations, next}) => [operations.length, typeof next])"
+    )
     wait_until(page, f"{query}.then((found) => found[0] === 2)")
     assert page.evaluate(query) == [2, "string"]
     assert page.evaluate(

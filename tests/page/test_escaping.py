@@ -56,16 +56,21 @@ def test_hostile_names_are_shown_as_text(site: str, tab: Tab) -> None:
         expect(page.locator(".recent .item")).to_have_count(1)
         assert (
             page.evaluate(
-                "document.querySelector('.details').scrollWidth - document.querySelector('.details').clientWidth"
+                "document.querySelector('.details').scrollWidth"
+                " - document.querySelector('.details').clientWidth"
             )
             == 0
         )
     rows = page.locator(".row.operation:visible")
     assert len(set(rows.evaluate_all("nodes => nodes.map(node => node.offsetHeight)"))) == 1
     assert rows.evaluate_all(
-        "nodes => nodes.every(node => node.querySelector('.name').getBoundingClientRect().right <= innerWidth)"
+        "nodes => nodes.map(node => node.querySelector('.name').getBoundingClientRect())"
+        ".every(({right}) => right <= innerWidth)"
     )
-    turned = "[...document.querySelector('main').innerText].filter((sign) => /[\\x00-\\x08\\x1b\\u202a-\\u202e\\u2066-\\u2069]/.test(sign))"
+    control_characters = r"/[\x00-\x08\x1b\u202a-\u202e\u2066-\u2069]/"
+    turned = (
+        f"[...document.querySelector('main').innerText].filter((sign) => {control_characters}.test(sign))"
+    )
     assert page.evaluate(turned) == []
     tab.shoot("hostile")
     begun[0].fail(RuntimeError(MARKUP))
@@ -74,7 +79,8 @@ def test_hostile_names_are_shown_as_text(site: str, tab: Tab) -> None:
     page.goto(f"{site}#/history")
     expect(page.get_by_role("link", name="onerror")).to_be_visible()
     assert page.evaluate(
-        "[window.hit, document.querySelectorAll('main script, main img[src=x], [onerror], [onmouseover]').length]"
+        "[window.hit, document.querySelectorAll("
+        "'main script, main img[src=x], [onerror], [onmouseover]').length]"
     ) == [None, 0]
     for op in begun[1:]:
         op.complete()

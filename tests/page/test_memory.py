@@ -67,7 +67,10 @@ def test_list_of_thousand_operations_has_nodes_only_for_visible_rows(busy: Servi
         await new Promise(requestAnimationFrame);
         await new Promise(requestAnimationFrame);
         const {left, top, height} = tree.getBoundingClientRect();
-        for (const part of [0.1, 0.5, 0.9]) if (!document.elementFromPoint(left + 200, top + height * part)?.closest('.row')) empty += 1;
+        for (const part of [0.1, 0.5, 0.9]) {
+          const element = document.elementFromPoint(left + 200, top + height * part);
+          if (!element?.closest('.row')) empty += 1;
+        }
       }
       return empty;
     }""")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ARTIFACTS = "OTEL_PROGRESS_TEST_ARTIFACTS"
 """Folder for screenshots; without it the test's temporary folder is used."""
 EXPECTED = re.compile(
-    r"ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|FAILED)|status of (401|404)"
+    r"ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|FAILED)"
+    r"|status of (401|404)"
 )
 """Messages of the browser about failed requests while a server is down or refuses them."""
 

@@ -72,12 +72,15 @@ def fill(path: Path) -> None:
     )
     journal.write(make_change_set(*running, events=items, instance=here, at=now, clock=clock))
     failed = ended(
-        run="r2", operation_id="backup-1", id="backup-1", operation_type="backup", type="backup", name=EVIL, message=EVIL,
-        current=5, total=6, ratio=5 / 6, status=Status.FAILED, error=Failure("OSError", EVIL), metadata={EVIL: EVIL},
+        run="r2", operation_id="backup-1", id="backup-1", operation_type="backup", type="backup",
+        name=EVIL, message=EVIL,
+        current=5, total=6, ratio=5 / 6, status=Status.FAILED, error=Failure("OSError", EVIL),
+        metadata={EVIL: EVIL},
         ended_at=now - 60, instance=here.id,
     )  # fmt: skip
     done = ended(
-        run="r3", operation_id="backup-2", id="backup-2", operation_type="backup", type="backup", name="=HYPERLINK(1)",
+        run="r3", operation_id="backup-2", id="backup-2", operation_type="backup", type="backup",
+        name="=HYPERLINK(1)",
         current=6, total=6, ratio=1.0, message="+1", ended_at=now - 30, instance=here.id,
     )  # fmt: skip
     journal.write(make_change_set(failed, done, instance=here, at=now, clock=clock))

@@ -16,7 +16,7 @@ from otel_progress.journal.sqlite.limits import JournalLimits
 _PATHS = (Path(otel_progress.__file__).parents[1], Path(__file__).parents[2])
 
 PATIENT: Final = JournalLimits(busy_timeout_s=60.0)
-"""Limits for journals of several processes. On a loaded machine a process may hold its lock for long."""
+"""Limits for journals of several processes. On a busy machine a lock may be held for long."""
 
 _WRITING: Final = """
 import os, signal, sys
@@ -28,7 +28,8 @@ from tests.support.journal_processes import PATIENT
 def write(journal, name, n):
     root = snapshot(sequence=n, operation_id=name, run=name, instance=name, current=n, message=f"step {n}")
     level = snapshot(f"song:{n % 50}", sequence=n, operation_id=name, run=name, instance=name, current=n)
-    journal.write(make_change_set(root, level, instance=instance(name), events=[event(n, operation_id=name, run=name)]))
+    events = [event(n, operation_id=name, run=name)]
+    journal.write(make_change_set(root, level, instance=instance(name), events=events))
     os.write(1, f"{n}\\n".encode())  # one system call: a kill must not separate the number from its newline
 """
 

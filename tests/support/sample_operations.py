@@ -56,19 +56,22 @@ def fill(journal: Sink) -> None:
 
 def _other_operations() -> list[LevelSnapshot]:
     evil = snapshot(
-        operation_id=EVIL_ID, id=EVIL_ID, run="run-evil", name=EVIL_TEXT, message=EVIL_TEXT, metadata={EVIL_TEXT: EVIL_TEXT},
+        operation_id=EVIL_ID, id=EVIL_ID, run="run-evil", name=EVIL_TEXT, message=EVIL_TEXT,
+        metadata={EVIL_TEXT: EVIL_TEXT},
         started_at=WALL + 1,
     )  # fmt: skip
     done = [
         ended(
-            operation_id=f"done-{number}", id=f"done-{number}", run=f"run-done-{number}", name=f"Done {number}",
+            operation_id=f"done-{number}", id=f"done-{number}", run=f"run-done-{number}",
+            name=f"Done {number}",
             operation_type="backup", type="backup", started_at=WALL - 1 - number, ended_at=WALL + 60 - number,
             ratio=1.0, current=5, total=5, batch="b/1",
         )
         for number in range(3)
     ]  # fmt: skip
     broken = ended(
-        operation_id="broken", id="broken", run="run-broken", name="Broken", status=Status.FAILED, started_at=WALL - 50,
+        operation_id="broken", id="broken", run="run-broken", name="Broken", status=Status.FAILED,
+        started_at=WALL - 50,
         ended_at=WALL - 20, duration_s=30.0, error=Failure("OSError", "disk full"), batch="b/1",
     )  # fmt: skip
     return [evil, *done, broken]

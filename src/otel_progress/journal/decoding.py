@@ -41,7 +41,10 @@ _OPTIONAL_FIELDS: Final = tuple(field for field in fields(LevelSnapshot) if fiel
 
 
 EXTRA: Final = tuple(field.name for field in _OPTIONAL_FIELDS)
-"""Order of a snapshot's optional fields in its array. A shorter array, of an older version, has the defaults at its end."""
+"""Order of a snapshot's optional fields in its array.
+
+An array of an older version is shorter. The missing values are the defaults.
+"""
 
 
 NO_EXTRA: Final[tuple[Any, ...]] = tuple(field.default for field in _OPTIONAL_FIELDS)

@@ -155,7 +155,8 @@ def test_any_preview_is_stored_and_encoded(
     path, name, media_type, digest, location = texts
     number, size, width, height = numbers_
     strange = preview(
-        number, path, at=at, name=name, media_type=media_type, digest=digest, location=location, size_bytes=size,
+        number, path, at=at, name=name, media_type=media_type, digest=digest, location=location,
+        size_bytes=size,
         width=width, height=height, ratio=ratio, operation_id="any", run="any",
     )  # fmt: skip
     journal.write(make_change_set(ended(operation_id="any", run="any"), previews=[strange]))

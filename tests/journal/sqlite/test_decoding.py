@@ -86,7 +86,8 @@ def _encode_all_results(journal: SqliteJournal) -> dict[str, object]:
 
 
 _COLUMNS = {
-    "states": "current ratio observed_at observed_clock advanced_at advanced_clock stall_after_s total failed skipped ended_at",
+    "states": "current ratio observed_at observed_clock advanced_at advanced_clock stall_after_s "
+    "total failed skipped ended_at",
     "instances": "started_at heartbeat_at heartbeat_clock",
     "operations": "recorded_at finished_at",
     "events": "at",

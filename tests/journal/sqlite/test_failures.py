@@ -188,7 +188,8 @@ if limit:
 written, errors = 1, []
 for n in range(2, 200):
     try:
-        journal.write(make_change_set(snapshot(sequence=n), snapshot(f"song:{n}", sequence=n, name="x" * 20_000)))
+        level = snapshot(f"song:{n}", sequence=n, name="x" * 20_000)
+        journal.write(make_change_set(snapshot(sequence=n), level))
         written = n
     except JournalError as exc:
         errors.append(str(exc))

@@ -33,7 +33,8 @@ from tests.support.factories import (
 from tests.support.journal_processes import PATIENT, run
 
 OLD_STATE: Final = (
-    "sequence", "current", "ratio", "message", "observed_at", "observed_clock", "advanced_at", "advanced_clock", "longest_gap_s",
+    "sequence", "current", "ratio", "message", "observed_at", "observed_clock", "advanced_at",
+    "advanced_clock", "longest_gap_s",
     "status", "total", "failed", "skipped", "metadata", "error", "stage", "eta", "ended_at", "duration_s",
 )  # fmt: skip
 """Columns of states in the first two versions, in the order of their writes."""

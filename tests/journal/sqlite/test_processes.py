@@ -304,7 +304,8 @@ def query():
 thread = threading.Thread(target=query, daemon=True)
 thread.start()
 started.wait()
-assert has_ended_well(in_child(lambda: journal.write(make_change_set(snapshot(operation_id="child", run="c")))))
+change_set = make_change_set(snapshot(operation_id="child", run="c"))
+assert has_ended_well(in_child(lambda: journal.write(change_set)))
 thread.join()
 assert len(calls) == 2
 assert len(journal.active()) == 2

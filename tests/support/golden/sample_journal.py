@@ -79,7 +79,8 @@ OPERATION_IDS: Final = (
 def running_operation() -> OperationSnapshot:
     """Return an operation with a value in every field."""
     return operation(
-        running_levels()[0], running_levels()[1:], resources=resource_use(), cancel_requested_at=WALL + 50.0, read_at=NOW_WALL,
+        running_levels()[0], running_levels()[1:], resources=resource_use(),
+        cancel_requested_at=WALL + 50.0, read_at=NOW_WALL,
         clock=NOW_CLOCK,
     )  # fmt: skip
 
@@ -88,16 +89,24 @@ def running_levels() -> list[LevelSnapshot]:
     """Return the levels of a running operation, the root first."""
     return [
         snapshot(
-            name="Friday", sequence=7, current=3, total=10, ratio=0.3, failed=1, skipped=1, unit="song", message=TEXT,
-            metadata={"customer": "acme", "tries": 3, "rate": 0.5, "dry": True, "tags": ("a", "b"), "sizes": (1, 2)},
-            stage="mix", eta=FULL_ETA, observed_at=WALL + 110.0, observed_clock=CLOCK + 110.0, advanced_at=WALL + 100.0,
-            advanced_clock=CLOCK + 100.0, stall_after_s=75.0, deadline_at=WALL + 3_600.0, trace_id=f"{1:032x}",
-            span_id=f"{1:016x}", batch="thumbnails", paused_s=2.5, previews=3, overdue_after_s=5_000.0, resumed_from=1,
+            name="Friday", sequence=7, current=3, total=10, ratio=0.3, failed=1, skipped=1, unit="song",
+            message=TEXT,
+            metadata={"customer": "acme", "tries": 3, "rate": 0.5, "dry": True, "tags": ("a", "b"),
+            "sizes": (1, 2)},
+            stage="mix", eta=FULL_ETA, observed_at=WALL + 110.0, observed_clock=CLOCK + 110.0,
+            advanced_at=WALL + 100.0,
+            advanced_clock=CLOCK + 100.0, stall_after_s=75.0, deadline_at=WALL + 3_600.0,
+            trace_id=f"{1:032x}",
+            span_id=f"{1:016x}", batch="thumbnails", paused_s=2.5, previews=3, overdue_after_s=5_000.0,
+            resumed_from=1,
         ),
-        snapshot(STAGE, type="stage", id="mix", name="Mix", declared=True, weight=3.0, ratio=0.5, estimated=True, order=0),
-        snapshot(path_of(("stage", "master")), name="Master", status=Status.PENDING, declared=True, order=1, started_at=None,
+        snapshot(STAGE, type="stage", id="mix", name="Mix", declared=True, weight=3.0, ratio=0.5,
+            estimated=True, order=0),
+        snapshot(path_of(("stage", "master")), name="Master", status=Status.PENDING, declared=True,
+            order=1, started_at=None,
                  started_clock=None),
-        snapshot(SONG, current=1.5, total=4.0, ratio=0.375, failed=1, unit="second", attempt=2, order=2, weight=2.5,
+        snapshot(SONG, current=1.5, total=4.0, ratio=0.375, failed=1, unit="second", attempt=2, order=2,
+            weight=2.5,
                  eta=Eta(None, 30.0, None, "stalled", "rate", 0, CLOCK + 60.0)),
         snapshot(VERSE, message="in a verse", order=3, span_id=f"{2:016x}", trace_id=f"{1:032x}"),
         ended(path_of(("song", "08")), name="Blue", current=4, total=4, ratio=1.0, order=4),
@@ -146,7 +155,8 @@ def batch_snapshot() -> BatchSnapshot:
     }
     failed = operation(ended(run="run-2", operation_id="failed-1", status=Status.FAILED, error=ERROR))
     return BatchSnapshot(
-        id="thumbnails", name=TEXT, type="night", total=12, started_at=WALL, ended_at=None, read_at=NOW_WALL, counts=counts,
+        id="thumbnails", name=TEXT, type="night", total=12, started_at=WALL, ended_at=None,
+        read_at=NOW_WALL, counts=counts,
         ratio=0.625, throughput=0.05, remaining_s=100.5, active=(running_operation(),), failed=(failed,),
     )  # fmt: skip
 

@@ -25,7 +25,8 @@ def do_work(recorder: Recorder, *, flush: bool = False) -> tuple[Level, Level]:
 
     with progress.batch("Night run", id="night", total=4) as night:
         with progress.operation(
-            "render", "Friday", id="friday", total=6, unit="frame", stages=Stages(mix=3, master=1), batch=night, eta_key="large",
+            "render", "Friday", id="friday", total=6, unit="frame", stages=Stages(mix=3, master=1),
+            batch=night, eta_key="large",
             customer="acme", password="hunter2", sizes=(1, 2),
         ) as op:  # fmt: skip
             for number in range(3):

@@ -23,7 +23,9 @@ RULES: Final = f"""groups:
   rules:
   - {{alert: ProgressWatchdog, expr: vector(1), labels: {{severity: none}}}}
   - alert: ProgressOperationStalled
-    expr: max by (operation_id, operation_type) ({semconv.OPERATION_CONDITION.prometheus}{{condition="stalled"}}) == 1
+    expr: |
+      max by (operation_id, operation_type)
+        ({semconv.OPERATION_CONDITION.prometheus}{{condition="stalled"}}) == 1
     labels: {{severity: warning}}
 """
 
