@@ -207,6 +207,6 @@ def test_runtime_after_shutdown_watches_no_spans() -> None:
         span.set_attribute("progress.total", 2)
         runtime._ticker.tick()
         assert len(runtime.get_active_operations()) == 1
-        assert previous.store.active() == []
-        assert not previous._tracing.processor.is_watching
-    assert previous.store.history() == []
+        assert previous._store.reader.active() == []
+        assert not previous._providers.processor.is_watching
+    assert previous._store.reader.history() == []

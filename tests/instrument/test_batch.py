@@ -12,6 +12,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import Status
 from otel_progress.live.batches import MAX_BATCHES
+from otel_progress.protocols import BatchQuery
 from otel_progress.testing import Recorder
 
 
@@ -146,11 +147,11 @@ def test_declarations_are_collected_once_per_change(recorder: Recorder) -> None:
     with batch:  # opens it again
         assert not batch.snapshot().is_finished
     store.restart(store.instance)
-    assert store.batches() == []
+    assert store.reader.batches() == []
     batch.set_total(7)  # the inherited handle belongs to the parent process
     batch.close()
     with batch.operation("job"):
-        assert [declared.id for declared in store.batches()] == ["t"]
+        assert [declared.id for declared in store.reader.batches()] == ["t"]
 
 
 def test_batch_with_many_operations_is_bounded(recorder: Recorder) -> None:
@@ -178,11 +179,11 @@ def test_oldest_finished_batches_are_evicted(recorder: Recorder) -> None:
     for number in range(MAX_BATCHES + 20):
         with progress.batch("b", id=number):
             recorder.clock.advance(1.0)
-    ids = [batch.id for batch in store.batches(limit=1_000)]
+    ids = [batch.id for batch in store.reader.batches(BatchQuery(limit=1_000))]
     assert len(ids) == MAX_BATCHES
     assert ids[:3] == ["open", "busy", str(MAX_BATCHES + 19)]
-    assert [batch.id for batch in store.batches(limit=1)] == ["open"]
-    assert store.batches(limit=0) == []
+    assert [batch.id for batch in store.reader.batches(BatchQuery(limit=1))] == ["open"]
+    assert store.reader.batches(BatchQuery(limit=0)) == []
     running.complete()
 
 

@@ -87,8 +87,8 @@ def test_delete_keeps_running_operations(recorder: Recorder) -> None:
         progress.operation("job", id=id_).start().complete()
     with progress.operation("job", id="j"):
         assert store.delete("j") == 1
-        assert store.get("j") is not None
-    assert [operation.operation_id for operation in store.history()] == ["j", "k"]
+        assert store.reader.get("j") is not None
+    assert [operation.operation_id for operation in store.reader.history()] == ["j", "k"]
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -98,7 +98,9 @@ class World:
             "advanced_clock": 3695.0,
         }
         root = factories.snapshot("", **names, **started, **at, current=31, total=100, ratio=0.31)
-        self.journal.write(factories.batch(root, instance=gone, at=self.clock.wall() - 3600, clock=3700.0))
+        self.journal.write(
+            factories.make_change_set(root, instance=gone, at=self.clock.wall() - 3600, clock=3700.0)
+        )
 
     def flush(self) -> None:
         """Wait until the journal has stored everything."""
