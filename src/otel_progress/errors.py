@@ -7,6 +7,8 @@ site, and ignored.
 
 from __future__ import annotations
 
+import errno
+
 
 class ProgressError(Exception):
     """Base class of all errors of otel-progress.
@@ -64,3 +66,19 @@ class OperationCancelledError(ProgressError):
     ``track`` raises it between two elements, and ``Level.check_cancelled`` raises it. A level
     that the error leaves ends as cancelled, not as failed.
     """
+
+
+def describe_bind_error(error: Exception, host: str, port: int, purpose: str) -> str:
+    """Return why an address cannot be bound and how to fix it.
+
+    ``purpose`` is what is served there, such as "metrics".
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        return (
+            f"Port {port} of {host} is in use, so {purpose} cannot be served there. "
+            "Stop the process that listens on it, or use another port, or 0 for a free one."
+        )
+    if code == errno.EACCES:
+        return f"Port {port} of {host} needs more permissions. Use a port from 1024 up, or 0 for a free one."
+    return f"Invalid address {host!r}, port {port}: expected an address of this machine ({error})."

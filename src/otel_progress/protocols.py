@@ -21,6 +21,7 @@ from otel_progress.batches import BatchCursor, BatchDeclaration
 from otel_progress.model import Instance, LevelSnapshot, Number, Outcome
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.records import (
+    MAX_TRAJECTORIES_PER_KEY,
     CancelRequest,
     LogRecord,
     Preview,
@@ -259,7 +260,7 @@ class SizedStorage(Protocol):
 class TrajectorySource(Protocol):
     """Source of the trajectories of past runs."""
 
-    def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
+    def trajectories(self, key: TrajectoryKey, limit: int = MAX_TRAJECTORIES_PER_KEY) -> Sequence[Trajectory]:
         """Return the newest ``limit`` trajectories with this key, oldest first.
 
         If fewer than three are from this class of host, trajectories of other classes come first.

@@ -7,14 +7,10 @@ from typing import Final
 
 from otel_progress.live.predictions import Predictions
 from otel_progress.model import Eta
-from otel_progress.records import TrajectoryKey
+from otel_progress.records import MAX_TRAJECTORY_POINTS, TrajectoryKey
 
 MIN_ESTIMATE_INTERVAL_S: Final = 1.0
 """Shortest time between two estimates of one level, in seconds."""
-
-
-MAX_POINTS: Final = 64
-"""Points of a curve. Beyond it, the curve is thinned out to ``KEPT_POINTS``."""
 
 
 KEPT_POINTS: Final = 48
@@ -80,7 +76,7 @@ class EstimationState:
         if points and points[-1][1] == ratio:
             return
         points.append((active_s - self.origin, ratio))
-        if len(points) > MAX_POINTS:
+        if len(points) > MAX_TRAJECTORY_POINTS:
             # Why here: the estimate of the first points has imported it, so this costs nothing.
             from otel_progress.eta import shrink
 

@@ -8,7 +8,6 @@ The child can start a server on another port.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import logging
 import os
@@ -21,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from otel_progress.errors import ConfigurationError
+from otel_progress.errors import ConfigurationError, describe_bind_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.metrics.exposition import build_metrics_app
 from otel_progress.settings.defaults import DEFAULT_HOST, MAX_PORT
@@ -124,7 +123,7 @@ def serve_metrics(
         )[0]
         server = _Server(family, address, _build_app(build_metrics_app(collector)), timeout_s)
     except (OSError, UnicodeError) as exc:
-        raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
+        raise ConfigurationError(describe_bind_error(exc, host, port, "metrics")) from exc
     return MetricsServer(server)
 
 
@@ -230,22 +229,3 @@ def _respond(start_response: Callable[..., Any], status: str, text: str) -> Iter
 
 def _loopback_of_wildcard(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def _describe_bind_error(error: Exception, host: str, port: int) -> str:
-    code = error.errno if isinstance(error, OSError) else None
-    fix = "use another port, or 0 for a free one"
-    if code == errno.EADDRINUSE:
-        return (
-            f"Port {port} of {host} is in use, so metrics cannot be served there. "
-            f"Stop the program that listens on it, or {fix}."
-        )
-    if code == errno.EACCES:
-        return (
-            f"Port {port} of {host} needs privileges that this process does not have. "
-            f"Ports from 1024 on need none. {fix.capitalize()}."
-        )
-    return (
-        f"Metrics cannot be served on {host!r}, port {port} ({error}). "
-        "The host must be an address of this machine."
-    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from otel_progress.diagnostics import log_warning
 from otel_progress.errors import MissingExtraError, PreviewError
@@ -23,14 +23,9 @@ from otel_progress.previews.schedule import At
 from otel_progress.previews.stores.base import Store
 from otel_progress.previews.worker import Worker
 from otel_progress.records import Preview
+from otel_progress.semconv import PreviewOutcome
 from otel_progress.settings.defaults import DEFAULT_PREVIEW_EDGE_PIXELS, DEFAULT_PREVIEW_RATIOS
 from otel_progress.text import escape_controls, truncate
-
-Outcome: TypeAlias = Literal["stored", "unchanged", "dropped", "refused", "failed"]
-"""Outcome of a preview. An unchanged preview is not stored again. A preview is dropped if the level
-is busy or the queue is full. Invalid values are refused.
-"""
-
 
 MAX_RUNS: Final = 1_000
 """Maximum number of runs whose previews are thinned out. Older runs keep what they have."""
@@ -103,7 +98,7 @@ class PreviewService:
         store: Store,
         settings: PreviewSettings | None = None,
         *,
-        count: Callable[[Outcome], None] = lambda outcome: None,
+        count: Callable[[PreviewOutcome], None] = lambda outcome: None,
         base: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -256,7 +251,7 @@ class PreviewService:
         context: PreviewContext,
         rendered: RenderedPreview,
         deliver: Callable[[Preview, Sequence[Preview]], None],
-    ) -> Outcome:
+    ) -> PreviewOutcome:
         retention, digest = self._get_retention(context.run), rendered.digest
         if retention.is_unchanged(context.path, context.name, digest):
             return "unchanged"
@@ -308,7 +303,7 @@ class PreviewService:
     def _touch_interval(self) -> float:
         return min(TOUCH_EVERY_S, self.settings.bounds.age / 4)
 
-    def _report(self, outcome: Outcome, error: Exception) -> None:
+    def _report(self, outcome: PreviewOutcome, error: Exception) -> None:
         self._count(outcome)
         self._log(f"a preview was {outcome}" if outcome == "refused" else "a preview failed", error)
 

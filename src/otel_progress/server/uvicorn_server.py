@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from otel_progress.errors import ConfigurationError
+from otel_progress.errors import ConfigurationError, describe_bind_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.server.app import create_app
 from otel_progress.server.connections import build_protocols
@@ -266,7 +265,7 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
+        raise ConfigurationError(describe_bind_error(exc, host, port, "the API")) from exc
     try:
         # On Windows the option would let two processes share the port.
         if os.name != "nt":
@@ -275,18 +274,5 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.listen(_LISTEN_BACKLOG)
     except OSError as exc:
         sock.close()
-        raise ConfigurationError(_describe_bind_error(exc, host, port)) from exc
+        raise ConfigurationError(describe_bind_error(exc, host, port, "the API")) from exc
     return sock
-
-
-def _describe_bind_error(error: Exception, host: str, port: int) -> str:
-    code = error.errno if isinstance(error, OSError) else None
-    if code == errno.EADDRINUSE:
-        return (
-            f"Port {port} of {host} is in use. Stop its process, or use another port, or 0 for any free port."
-        )
-    if code == errno.EACCES:
-        return (
-            f"Port {port} of {host} needs more permissions. Use a port from 1024 up, or 0 for any free port."
-        )
-    return f"Invalid address {host!r}, port {port}: expected an address of this machine ({error})."

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
 from otel_progress.journal.sqlite.limits import JournalLimits
-from otel_progress.journal.sqlite.trajectories import MAX_POINTS
 from otel_progress.protocols import TrajectorySource
-from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
+from otel_progress.records import MAX_TRAJECTORY_POINTS, Trajectory, TrajectoryEntry, TrajectoryKey
 from tests.support.factories import WALL, ended, history_key, make_change_set, make_trajectory_entry
 from tests.support.fake_time import FakeTime
 
@@ -162,7 +161,7 @@ def test_any_trajectory_is_stored_or_ignored(
         assert 0.0 <= found.duration_s < float("inf")
         times = [time for time, _ in found.points]
         assert times == sorted(times)
-        assert len(times) <= MAX_POINTS
+        assert len(times) <= MAX_TRAJECTORY_POINTS
         assert all(0.0 <= fraction <= 1.0 for _, fraction in found.points)
         assert all(0.0 <= seconds < float("inf") for seconds in found.stages.values())
     journal.delete("any")
@@ -173,7 +172,7 @@ def test_long_curve_is_thinned_with_first_and_last_point(journal: Journal) -> No
     points = tuple((float(second), second / 1000) for second in range(1001))
     write_entries(journal, make_trajectory_entry(trajectory=Trajectory(1000.0, points)))
     (found,) = journal.trajectories(KEY)
-    assert len(found.points) == MAX_POINTS
+    assert len(found.points) == MAX_TRAJECTORY_POINTS
     assert (found.points[0], found.points[-1]) == ((0.0, 0.0), (1000.0, 1.0))
     steps = [later[0] - earlier[0] for earlier, later in zip(found.points, found.points[1:], strict=False)]
     assert max(steps) - min(steps) <= 1.0

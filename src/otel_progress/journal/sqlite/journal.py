@@ -48,7 +48,15 @@ from otel_progress.protocols import (
     PreviewQuery,
     ResourceQuery,
 )
-from otel_progress.records import CancelRequest, LogRecord, Preview, ResourceSample, Trajectory, TrajectoryKey
+from otel_progress.records import (
+    MAX_TRAJECTORIES_PER_KEY,
+    CancelRequest,
+    LogRecord,
+    Preview,
+    ResourceSample,
+    Trajectory,
+    TrajectoryKey,
+)
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import truncate
 
@@ -217,7 +225,7 @@ class SqliteJournal:
             lambda db: read_previews(db, sanitize_text(operation_id), _sanitize_path(query)), ()
         )
 
-    def trajectories(self, key: TrajectoryKey, limit: int = 20) -> Sequence[Trajectory]:
+    def trajectories(self, key: TrajectoryKey, limit: int = MAX_TRAJECTORIES_PER_KEY) -> Sequence[Trajectory]:
         """Return the newest trajectories with this key, oldest first.
 
         If fewer than three are from this class of host, trajectories of other classes come first.

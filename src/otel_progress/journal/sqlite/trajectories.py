@@ -17,15 +17,13 @@ from typing import Any, Final
 
 from otel_progress.journal.decoding import DECODE_ERRORS
 from otel_progress.journal.sqlite.connection import query_all
-from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
-
-MAX_TRAJECTORIES_PER_KEY: Final = 20
-"""Newest trajectories stored per key. Older ones are deleted."""
-
-
-MAX_POINTS: Final = 64
-"""Points of one trajectory. A longer one is thinned out evenly."""
-
+from otel_progress.records import (
+    MAX_TRAJECTORIES_PER_KEY,
+    MAX_TRAJECTORY_POINTS,
+    Trajectory,
+    TrajectoryEntry,
+    TrajectoryKey,
+)
 
 MAX_TEXT_CHARS: Final = 8 * 1024
 """Characters of an encoded trajectory. Beyond it, the stages are dropped. The points need some
@@ -148,12 +146,14 @@ def _encode_trajectory(trajectory: Trajectory) -> str | None:
 
 
 def _thin_points(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """Return at most MAX_POINTS evenly distributed points with the first and last one."""
+    """Return at most MAX_TRAJECTORY_POINTS points, with the first and last one."""
     known = [point for point in points if _is_duration(point[0]) and _is_duration(point[1])]
-    if len(known) <= MAX_POINTS:
+    if len(known) <= MAX_TRAJECTORY_POINTS:
         return known
     last = len(known) - 1
-    return [known[round(index * last / (MAX_POINTS - 1))] for index in range(MAX_POINTS)]
+    return [
+        known[round(index * last / (MAX_TRAJECTORY_POINTS - 1))] for index in range(MAX_TRAJECTORY_POINTS)
+    ]
 
 
 def _decode_trajectory(text: Any) -> Trajectory | None:
@@ -163,7 +163,11 @@ def _decode_trajectory(text: Any) -> Trajectory | None:
             return None
         duration, flat, stages, *_ = json.loads(text)
         points = tuple(zip(flat[0::2], flat[1::2], strict=True))
-        if len(points) > MAX_POINTS or not _is_duration(duration) or not all(map(_is_duration, flat)):
+        if (
+            len(points) > MAX_TRAJECTORY_POINTS
+            or not _is_duration(duration)
+            or not all(map(_is_duration, flat))
+        ):
             return None
         if not _is_ascending(points) or not isinstance(stages, Mapping):
             return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from otel_progress import semconv
-from otel_progress.live.estimation_state import MAX_POINTS, EstimationState
+from otel_progress.live.estimation_state import EstimationState
 from otel_progress.live.node import Node
 from otel_progress.model import Status
-from otel_progress.records import Trajectory
+from otel_progress.records import MAX_TRAJECTORY_POINTS, Trajectory
 from otel_progress.text import encode_segment
 
 
@@ -46,7 +46,7 @@ def build_trajectory(node: Node, estimation: EstimationState | None) -> Trajecto
     duration = compute_active_duration(node)
     points = () if estimation is None else estimation.points
     curve = [(round(at, 6), round(ratio, 6)) for at, ratio in points if at < duration and ratio < 1.0]
-    curve = curve[: MAX_POINTS - 1]
+    curve = curve[: MAX_TRAJECTORY_POINTS - 1]
     return Trajectory(
         round(duration, 6), (*curve, (round(duration, 6), 1.0)) if curve else (), _get_stage_durations(node)
     )
@@ -65,6 +65,6 @@ def _get_stage_durations(node: Node) -> dict[str, float]:
     children = stages if stages is not None else list(node.children.nodes.values())
     return {
         child.id: round(compute_active_duration(child), 6)
-        for child in children[:MAX_POINTS]
+        for child in children[:MAX_TRAJECTORY_POINTS]
         if child.spec.type == semconv.STAGE and child.status is Status.COMPLETED
     }

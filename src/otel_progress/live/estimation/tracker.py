@@ -16,7 +16,6 @@ from otel_progress.live.estimation.opaque import compute_expected_duration
 from otel_progress.live.estimation.request import EstimateRequest, build_request_locked, run_estimate
 from otel_progress.live.estimation.scheduler import EstimateScheduler
 from otel_progress.live.estimation.trajectories import (
-    MAX_TRAJECTORIES_PER_KEY,
     TrajectoryCache,
     collect_trajectories_locked,
 )
@@ -24,7 +23,7 @@ from otel_progress.live.estimation_state import EstimationState
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.predictions import compute_overdue_threshold
 from otel_progress.model import Eta, Status
-from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
+from otel_progress.records import MAX_TRAJECTORIES_PER_KEY, Trajectory, TrajectoryEntry, TrajectoryKey
 
 MAX_ESTIMATES_PER_TICK: Final = 50
 """Estimates per tick. The other levels wait for the next tick."""

@@ -16,14 +16,10 @@ from otel_progress.live.node import Node
 from otel_progress.model import Status
 from otel_progress.processes import host_class
 from otel_progress.quantiles import interpolated_quantile
-from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
+from otel_progress.records import MAX_TRAJECTORIES_PER_KEY, Trajectory, TrajectoryEntry, TrajectoryKey
 
 MAX_CACHED_KEYS: Final = 1_000
 """Keys in the cache. Beyond it, the least recently requested keys are evicted."""
-
-
-MAX_TRAJECTORIES_PER_KEY: Final = 20
-"""Trajectories per key. Beyond it, the oldest are evicted."""
 
 
 MAX_KEYS_PER_QUERY: Final = 64
