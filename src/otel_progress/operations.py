@@ -41,8 +41,8 @@ class Condition(str, Enum):
 class Event:
     """Stored event of a level: an item that ended, a start or an end.
 
-    ``kind`` is an event name of semconv. ``number`` increases within a run. ``name``, ``outcome``
-    and ``error`` describe items.
+    ``kind`` is an event name of semconv. ``number`` increases within a run. ``at`` is in Unix
+    seconds. ``name``, ``outcome`` and ``error`` describe items.
     """
 
     operation_id: str
