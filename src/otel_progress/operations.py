@@ -227,7 +227,8 @@ class BatchSnapshot:
       the total is unknown.
     - ``throughput``: operations that recently ended per second.
     - ``remaining_s``: time for the remaining operations at that throughput.
-    - ``active``, ``failed``: at most 100 operations each without levels, newest first.
+    - ``active``: at most 100 active operations without levels, newest first.
+    - ``failed``: at most 100 failed operations without levels, newest first.
     """
 
     id: str
