@@ -97,9 +97,10 @@ def configure(
     ``preview_edge`` pixels. At most ``preview_count`` previews of together ``preview_size``
     bytes are stored per operation. ``public_url`` is the URL of the server for clients.
 
-    Calling it again with the same arguments returns the same runtime. Raises ConfigurationError
-    for an invalid value and for one that contradicts the active runtime. Raises
-    MissingExtraError if a required package is not installed. Nothing is changed then.
+    Calling it again with the same arguments returns the same runtime. Thread-safe. Raises
+    ConfigurationError for an invalid value, for an address that cannot be bound, and for a
+    value that contradicts the active runtime. Raises MissingExtraError if a required package is
+    not installed. Nothing is changed then.
     """
     arguments = dict(locals())  # first statement: exactly the arguments
     return start(arguments, arguments.pop("tracer_provider"))

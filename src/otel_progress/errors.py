@@ -35,7 +35,8 @@ class MissingExtraError(ProgressError, ImportError):
 class JournalError(ProgressError, OSError):
     """Journal that cannot be opened, read or written.
 
-    It is missing, read-only, locked, full, corrupt or too new.
+    It is missing, read-only, locked, full, corrupt or too new. ``is_temporary`` is True if another
+    process holds its lock, so a later call can succeed.
     """
 
     is_temporary: bool = False

@@ -207,15 +207,18 @@ class LevelInfo:
 class LevelSnapshot:
     """Immutable copy of a level at one sequence number.
 
+    Fields that end in ``_at`` are in Unix seconds. Those that end in ``_clock`` are in seconds of
+    the process's monotonic clock. Fields that end in ``_s`` are durations in seconds.
+
     Counts are in units of work. ``current`` is all finished work, which includes ``failed`` and
     ``skipped``. ``ratio`` is 0 to 1, None while unknown. ``estimated`` is True when it depends on
     an estimate, because an opaque step runs here or below. ``stage`` is the id of the running
     stage. ``advanced_clock`` is the time of the last advance, without estimated ones. After
     ``stall_after_s`` without an advance the level counts as stalled. It is the setting, or three
-    times the longest known gap: in this run, in its history, or the expected duration of an opaque
-    step. ``duration_s`` is None until the end. ``resumed_from`` are the units of ``current`` that
-    an earlier session finished. They do not count for the rate. ``paused_s`` are the seconds of
-    ended pauses since the start.
+    times the longest known gap if that is longer. The gap is of this run, of its history, or the
+    expected duration of an opaque step. ``duration_s`` is None until the end. ``resumed_from`` are
+    the units of ``current`` that an earlier session finished. They do not count for the rate.
+    ``paused_s`` are the seconds of ended pauses since the start.
 
     Only operations have the other fields. ``paused_clock`` is the start of the current pause, None
     without one. ``previews`` is the number of the last preview. ``overdue_after_s`` is the longest

@@ -39,10 +39,10 @@ class Condition(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Stored event of a level: an item that ended, a start or an end.
+    """Stored event of a level: an item with its outcome.
 
-    ``kind`` is an event name of semconv. ``number`` increases within a run. ``name``, ``outcome``
-    and ``error`` describe items.
+    ``kind`` is the name of the event, such as ``progress.item``. ``number`` increases within a run.
+    ``at`` is in Unix seconds. ``name``, ``outcome`` and ``error`` describe the item.
     """
 
     operation_id: str
@@ -227,7 +227,8 @@ class BatchSnapshot:
       the total is unknown.
     - ``throughput``: operations that recently ended per second.
     - ``remaining_s``: time for the remaining operations at that throughput.
-    - ``active``, ``failed``: at most 100 operations each without levels, newest first.
+    - ``active``: at most 100 active operations without levels, newest first.
+    - ``failed``: at most 100 failed operations without levels, newest first.
     """
 
     id: str

@@ -28,8 +28,9 @@ another host or container cannot be verified.
 
 
 UNVERIFIED_TIMEOUT_S: Final = 600.0
-"""The same age for a process whose id exists here but whose start time is unknown, in seconds. The
-id may have been reused.
+"""Age of the last heartbeat beyond which a process is dead although its id exists, in seconds. It
+applies if the start time is unknown, because the id may have been reused. A process of another host
+or container is gone after the same time.
 """
 
 

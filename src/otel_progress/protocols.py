@@ -164,7 +164,10 @@ class BatchQuery(_Query):
 
 @runtime_checkable
 class Sink(Protocol):
-    """Receives change sets. Its errors are counted and logged, and the work continues."""
+    """Receives change sets. Its errors are counted and logged, and the work continues.
+
+    The changes of a failed ``write`` are part of the next change set.
+    """
 
     def write(self, change_set: ChangeSet) -> None:
         """Store or send a change set.
@@ -178,7 +181,11 @@ class Sink(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Answers queries about operations. Lists of operations start with the newest one."""
+    """Answers queries about operations. Lists of operations start with the newest one.
+
+    Several threads may call the methods at once. They raise JournalError if the storage cannot be
+    read.
+    """
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
         """Return the newest run of an operation with its levels, or None."""
@@ -220,7 +227,11 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Controller(Protocol):
-    """Receives requests about operations from outside of their process."""
+    """Receives requests about operations from outside of their process.
+
+    Several threads may call the methods at once. They raise JournalError if the storage cannot be
+    written.
+    """
 
     def request_cancel(self, operation_id: str, reason: str) -> bool:
         """Request that the active run of an operation stops.

@@ -20,20 +20,28 @@ if TYPE_CHECKING:
 def get_operation(operation_id: str) -> OperationSnapshot | None:
     """Return the newest run of an operation with its levels, or None if it is unknown.
 
-    A run of this process is current. Another run is read from the journal.
+    A run of this process is current. Another run is read from the journal. Without a
+    configuration the result is None.
     """
     runtime = current_runtime()
     return None if runtime is None else runtime.get_operation(operation_id)
 
 
 def get_active_operations() -> list[OperationSnapshot]:
-    """Return the active operations of this process with their levels, newest first."""
+    """Return the active operations of this process with their levels, newest first.
+
+    Without a configuration the list is empty.
+    """
     runtime = current_runtime()
     return [] if runtime is None else runtime.get_active_operations()
 
 
 def get_history(operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
-    """Return ended operations of this process and of the journal, the last one first."""
+    """Return ended operations of this process and of the journal, the last one first.
+
+    The operations have no levels. ``operation_type`` selects one type, and ``limit`` is the maximum
+    number of operations. Without a configuration the list is empty.
+    """
     runtime = current_runtime()
     return [] if runtime is None else runtime.get_history(operation_type, limit)
 
@@ -41,9 +49,10 @@ def get_history(operation_type: str | None = None, limit: int = 100) -> list[Ope
 def get_events(
     operation_id: str, *, path: str | None = None, outcome: Outcome | None = None, since: float | None = None
 ) -> list[Event]:
-    """Return the stored item events of the newest run, oldest first.
+    """Return the newest 1,000 matching item events of the newest run, oldest first.
 
     ``path`` selects a level with its subtree. ``since`` is the earliest time in Unix seconds.
+    Without a configuration the list is empty.
     """
     runtime = current_runtime()
     if runtime is None:
@@ -54,7 +63,8 @@ def get_events(
 def get_batch(batch_id: str) -> BatchSnapshot | None:
     """Return the current state of a batch, or None if it is unknown.
 
-    With a journal, it includes the operations of other processes.
+    With a journal, it includes the operations of other processes. Without a configuration the
+    result is None.
     """
     runtime = current_runtime()
     return None if runtime is None else runtime.get_batch(batch_id)
@@ -70,7 +80,7 @@ def get_logs(
 ) -> list[LogRecord]:
     """Return captured log records of the newest run, oldest first.
 
-    See :meth:`Runtime.get_logs`.
+    See :meth:`Runtime.get_logs`. Without a configuration the list is empty.
     """
     runtime = current_runtime()
     if runtime is None:
@@ -81,7 +91,8 @@ def get_logs(
 def request_cancel(operation_id: str, reason: str = "") -> bool:
     """Request that the active run of an operation stops, in any process.
 
-    Return False if no run is active. See :meth:`Runtime.request_cancel`.
+    Return False if no run is active, or without a configuration. Raises JournalError if the request
+    is for another process and cannot be written. See :meth:`Runtime.request_cancel`.
     """
     runtime = current_runtime()
     return False if runtime is None else runtime.request_cancel(operation_id, reason)
@@ -90,7 +101,9 @@ def request_cancel(operation_id: str, reason: str = "") -> bool:
 def add_callback(callback: Callback, interval: float = 0.1) -> None:
     """Register a callback that its own thread calls with (event, operation).
 
-    Raises ConfigurationError without a configuration. See :meth:`Runtime.add_callback`.
+    ``interval`` is the shortest time between two updates of an operation, in seconds. Raises
+    ConfigurationError without a configuration, and for an invalid callback or interval. See
+    :meth:`Runtime.add_callback`.
     """
     runtime = current_runtime()
     if runtime is None:
@@ -102,7 +115,7 @@ def add_callback(callback: Callback, interval: float = 0.1) -> None:
 
 
 def remove_callback(callback: Callback) -> None:
-    """Unregister a callback."""
+    """Unregister a callback. An unknown callback is ignored."""
     runtime = current_runtime()
     if runtime is not None:
         runtime.remove_callback(callback)

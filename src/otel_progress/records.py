@@ -26,9 +26,9 @@ SEVERITIES: Final[Mapping[str, int]] = MappingProxyType(
 class LogRecord:
     """Record of ``logging`` that was made while a level was the current one.
 
-    ``number`` increases within a run. ``severity`` is the number of ``logging`` (10 debug to 50
-    critical), and ``severity_text`` its name. ``details`` is a traceback. ``path`` is the path of
-    the level, which is empty for the operation itself.
+    ``number`` increases within a run. ``at`` is in Unix seconds. ``severity`` is the number of
+    ``logging`` (10 debug to 50 critical), and ``severity_text`` its name. ``details`` is a
+    traceback. ``path`` is the path of the level, which is empty for the operation itself.
     """
 
     operation_id: str
@@ -142,10 +142,11 @@ class TrajectoryEntry:
 class Preview:
     """Stored preview of unfinished work.
 
-    ``number`` increases within a run, starting with 1. ``location`` is the URL of the content in
-    its store. An empty one reports that this preview has expired because of a limit, and readers
-    omit it. ``digest`` is the hexadecimal SHA-256 of the content. ``ratio`` is the ratio of the
-    operation at that time. ``width`` and ``height`` are in pixels, and None for texts.
+    ``number`` increases within a run, starting with 1. ``at`` is in Unix seconds. ``location`` is
+    the URL of the content in its store. An empty one reports that this preview has expired because
+    of a limit, and readers omit it. ``digest`` is the hexadecimal SHA-256 of the content. ``ratio``
+    is the ratio of the operation at that time. ``width`` and ``height`` are in pixels, and None for
+    texts.
     """
 
     operation_id: str

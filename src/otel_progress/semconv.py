@@ -175,7 +175,7 @@ EVENT_HEARTBEAT: Final = "progress.heartbeat"
 
 
 EVENT_STALLED: Final = "progress.stalled"
-"""A running level has not advanced for longer than expected."""
+"""A running operation has not advanced for longer than expected."""
 
 
 EVENT_PREVIEW: Final = "progress.preview"

@@ -31,7 +31,8 @@ class OperationBatch:
     :func:`otel_progress.batch` returns it. Three kinds of operations belong to it: those started
     in its context (this thread or task) without a parent operation, those of :meth:`operation` in
     any thread, and those of any process that pass its id. Without ``configure()`` all methods do
-    nothing.
+    nothing. All methods may be called from any thread. With the setting ``strict`` an invalid value
+    raises RejectedValueError or RejectedTypeError.
     """
 
     __slots__ = ("__weakref__", "_arguments", "_backend", "_closed", "_id", "_scope", "_started", "_token")

@@ -70,6 +70,10 @@ class Level:
     Use it in ``with`` or ``async with``, as a decorator, or with :meth:`start` and an end method.
     :func:`operation`, :func:`level`, and the methods :meth:`level`, :meth:`stage` and
     :meth:`track` of a level return levels.
+
+    All methods may be called from any thread. Without :func:`otel_progress.configure` they do
+    nothing. An invalid value is ignored, counted and logged once per call site. With the setting
+    ``strict`` it raises RejectedValueError or RejectedTypeError.
     """
 
     __slots__ = ("__weakref__", "_arguments", "_backend", "_node", "_parent", "_span", "_token")
@@ -173,7 +177,8 @@ class Level:
     ) -> None:
         """Count one unit of work with its outcome and store it as an event.
 
-        For example ``item("a.wav", outcome="failed", error=e)``.
+        For example ``item("a.wav", outcome="failed", error=e)``. On the level of a ``track`` loop
+        it does not count the unit, because the loop counts it.
         """
         node = self._get_running_node()
         if node is None:

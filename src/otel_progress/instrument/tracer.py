@@ -140,7 +140,8 @@ class ProgressTracer:
         """Iterate over ``iterable`` with progress, as a child of the current level.
 
         The iterable is sync or async. The total defaults to its length. ``track(...).level`` is the
-        handle, for messages and failed items.
+        handle, for messages and failed items. After cancellation was requested, the iteration
+        raises OperationCancelledError between two elements.
         """
         arguments = LevelArguments(
             "level",

@@ -26,7 +26,8 @@ _ACCEPTED_URLS: Final = "Use sqlite: (the default file), sqlite:///relative.db o
 def default_path() -> Path:
     """Return the file of ``sqlite:``.
 
-    It is in ``$XDG_STATE_HOME/otel-progress``, by default ``~/.local/state/otel-progress``.
+    It is in ``$XDG_STATE_HOME/otel-progress``, by default ``~/.local/state/otel-progress``. On
+    Windows it is in the folder ``otel-progress`` of ``%LOCALAPPDATA%``.
     """
     if sys.platform == "win32":
         state = os.environ.get("LOCALAPPDATA")

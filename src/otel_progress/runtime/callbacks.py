@@ -23,7 +23,9 @@ CallbackEvent: TypeAlias = Literal["started", "updated", "completed", "failed", 
 
 
 Callback: TypeAlias = Callable[[CallbackEvent, OperationSnapshot], object]
-"""Called with the event and the operation at that time, including its levels."""
+"""Called with the event and the operation at that time, including its levels. It runs in its own
+thread.
+"""
 
 
 MAX_WAITING: Final = 1_000

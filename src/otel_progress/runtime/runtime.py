@@ -99,7 +99,10 @@ class Runtime:
 
     @property
     def reader(self) -> ReaderFacade:
-        """Reader of the live operations of this process and of the journal."""
+        """Reader and controller of this process's live operations and of the journal.
+
+        Its methods accept keyword arguments or a query object.
+        """
         return ReaderFacade(self._components.reader)
 
     def metrics_collector(self) -> ProgressCollector:
@@ -117,7 +120,10 @@ class Runtime:
         return list(self._store.reader.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
-        """Return ended operations of this process and the journal, newest end first."""
+        """Return ended operations of this process and the journal, newest end first.
+
+        The operations have no levels. ``limit`` is the maximum number of operations.
+        """
         return list(self.reader.history(operation_type=operation_type, limit=limit))
 
     def get_events(
@@ -128,10 +134,10 @@ class Runtime:
         outcome: Outcome | None = None,
         since: float | None = None,
     ) -> list[Event]:
-        """Return the stored events of the newest run of an operation, oldest first.
+        """Return the newest 1,000 matching events of the newest run, oldest first.
 
         ``path`` is the path of a level. Events of the levels below it are included. ``since``
-        is in Unix seconds.
+        is in Unix seconds. For more events use ``reader.events`` with ``limit``.
         """
         return list(self.reader.events(operation_id, path=path, outcome=outcome, since=since))
 
@@ -173,12 +179,14 @@ class Runtime:
         """Call ``callback(event, operation)`` at starts, ends and updates of operations.
 
         Each callback has its own thread. Updates of an operation are at least ``interval``
-        seconds apart. Adding a callback again changes its interval.
+        seconds apart. Adding a callback again changes its interval. An exception of the
+        callback is counted and logged. Raises ConfigurationError for an invalid callback or
+        interval.
         """
         self._callbacks.add(callback, interval)
 
     def remove_callback(self, callback: Callback) -> None:
-        """Stop calling ``callback``."""
+        """Stop calling ``callback``. An unknown callback is ignored."""
         self._callbacks.remove(callback)
 
     def join(self, provider: TracerProvider) -> None:
@@ -193,7 +201,8 @@ class Runtime:
     def force_flush(self, timeout: float = FLUSH_S) -> bool:
         """Send all progress so far to the journal, callbacks and exporters.
 
-        Return False if a receiver failed or took longer than ``timeout`` seconds.
+        Return False if a receiver failed or took longer than ``timeout`` seconds. The
+        application flushes the tracer providers that it joined.
         """
         deadline = time.monotonic() + timeout
         is_complete = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)

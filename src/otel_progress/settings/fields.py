@@ -112,7 +112,7 @@ class Settings:
     otlp: bool | None = _setting(
         None,
         parse_bool,
-        "Whether to export over OTLP. When not set: if an `OTEL_EXPORTER_OTLP_*` endpoint is set.",
+        "Whether to export over OTLP. When not set: the signals that the standard variables enable.",
     )
     console: ConsoleMode = _setting(
         "auto",
