@@ -14,6 +14,8 @@ from otel_progress.errors import (
     MissingExtraError,
     OperationCancelledError,
     ProgressError,
+    RejectedTypeError,
+    RejectedValueError,
 )
 from otel_progress.instrument.level import Level, OpaqueStep, Pause, Track
 from otel_progress.instrument.tracer import (
@@ -73,6 +75,8 @@ __all__ = [
     "ProgressError",
     "ProgressSampler",
     "ProgressTracer",
+    "RejectedTypeError",
+    "RejectedValueError",
     "Runtime",
     "Stage",
     "Stages",

@@ -4,7 +4,7 @@ Needs ``pip install 'otel-progress[server]'``.
 """
 
 from otel_progress.errors import MissingExtraError
-from otel_progress.server.settings import Limits, ServerSettings
+from otel_progress.server.settings import Limits, ServerSettings, StreamLimits
 
 try:
     from otel_progress.server.app import create_app
@@ -14,4 +14,4 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("The server", "server") from error
 
 
-__all__ = ["Limits", "ServerSettings", "create_app"]
+__all__ = ["Limits", "ServerSettings", "StreamLimits", "create_app"]

@@ -415,7 +415,7 @@ def describe_sqlite_error(exc: sqlite3.Error, path: Path) -> str:
         fix = "Free some space on that disk, or set the store to another path."
         return f"No room to write {path} ({text}). {fix}"
     if "not a database" in text or "malformed" in text:
-        fix = "Move it away (with its -wal and -shm) and a new one is made."
+        fix = "Move it away (with its -wal and -shm), then a new one is created."
         return f"{path} is damaged or not an SQLite database ({text}). {fix}"
     if "readonly" in text or "unable to open" in text or "authorized" in text:
         fix = "Check that the directory exists and is writable by this user."

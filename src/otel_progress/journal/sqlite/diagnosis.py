@@ -18,10 +18,10 @@ def diagnose_file(path: Path) -> Iterator[JournalFinding]:
         yield _check_creatable(path)
         return
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        yield JournalFinding("writable", "ok", "can be written")
+        yield JournalFinding("writable", "ok", "is writable")
     else:
-        fix = "cannot be written, and neither can its directory be; give yourself the right"
-        yield JournalFinding("writable", "problem", f"{fix}: {path}")
+        text = f"the file or its directory is not writable; change the permissions of {path}"
+        yield JournalFinding("writable", "problem", text)
     try:
         yield from _check_integrity(path)
     except sqlite3.Error as error:
@@ -31,8 +31,8 @@ def diagnose_file(path: Path) -> Iterator[JournalFinding]:
 def _check_creatable(path: Path) -> JournalFinding:
     parent = next(folder for folder in path.parents if folder.exists())
     if os.access(parent, os.W_OK):
-        return JournalFinding("writable", "ok", "does not exist yet; the first work makes it")
-    text = f"does not exist, and cannot be made in {parent}: set OTEL_PROGRESS_STORE"
+        return JournalFinding("writable", "ok", "does not exist yet; the first operation creates it")
+    text = f"does not exist and cannot be created in {parent}; set OTEL_PROGRESS_STORE"
     return JournalFinding("writable", "problem", text)
 
 
@@ -45,5 +45,5 @@ def _check_integrity(path: Path) -> Iterator[JournalFinding]:
     if errors == ["ok"]:
         yield JournalFinding("integrity", "ok", "quick_check found no problem")
         return
-    text = f"the file is damaged ({'; '.join(errors)[:200]}); move it away, a new one is made: {path}"
+    text = f"the file is damaged ({'; '.join(errors)[:200]}); move it away, then a new one is created: {path}"
     yield JournalFinding("integrity", "problem", text)
