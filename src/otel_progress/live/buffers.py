@@ -44,7 +44,8 @@ class EventBuffer:
 
         Return False and drop it when too many events wait for a tick.
         """
-        if len(self) >= self._limits.waiting_events:
+        # Why not len(self): this runs for each item of the caller.
+        if len(self._new) + len(self._unsent) >= self._limits.waiting_events:
             return False
         operation = node.operation
         event = Event(
@@ -69,11 +70,16 @@ class EventBuffer:
 
         Evict the oldest of full operations.
         """
+        operation: Operation | None = None
+        events: _OperationEvents | None = None
         for _ in range(len(self._new)):
             node, event = self._new.popleft()
-            events = self._by_operation.get(node.operation)
-            if events is None:
-                events = self._by_operation[node.operation] = _OperationEvents(self._limits)
+            # Why compared first: most events in a row are of one operation, and the lookup is slow.
+            if node.operation is not operation or events is None:
+                operation = node.operation
+                events = self._by_operation.get(operation)
+                if events is None:
+                    events = self._by_operation[operation] = _OperationEvents(self._limits)
             (events.completed if event.outcome is Outcome.COMPLETED else events.others).append(event)
             self._unsent.append(event)
 
