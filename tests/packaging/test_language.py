@@ -37,12 +37,15 @@ def help_texts(command: click.Command, context: click.Context) -> Iterator[tuple
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             assert inner is not None
-            yield from help_texts(inner, click.Context(inner, parent=context, info_name=name))
+            inner_context = click.Context(inner, parent=context, info_name=name, **inner.context_settings)
+            yield from help_texts(inner, inner_context)
 
 
 def test_command_help_follows_the_writing_rules() -> None:
     """The rendered ``--help`` of every command follows the rules."""
-    texts = list(help_texts(cli, click.Context(cli, info_name="otel-progress")))
+    # Why the settings: click caches the help option of a command, also for later tests.
+    context = click.Context(cli, info_name="otel-progress", **cli.context_settings)
+    texts = list(help_texts(cli, context))
     assert len(texts) > 10
     found = [
         f"{name} --help: {finding.text}"
