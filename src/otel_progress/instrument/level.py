@@ -252,7 +252,7 @@ class Level:
 
         See :func:`otel_progress.level`.
         """
-        scope = self._arguments[-1]
+        scope = self._arguments.scope
         return Level(
             make_level_arguments(
                 ("level", type, id, name, total, unit, weight, None, stages, metadata, None, None, scope)
@@ -327,7 +327,7 @@ class Level:
         End it with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`.
         """
         if self._node is UNSTARTED_NODE:
-            if self._parent is None and self._arguments[0] != "operation":
+            if self._parent is None and self._arguments.kind != "operation":
                 self._parent = get_current_level()
             self._node, self._backend = start_level(self._arguments, self._parent)
             self._span = self._node.span

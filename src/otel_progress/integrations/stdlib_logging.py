@@ -67,7 +67,7 @@ class LogHandler(logging.Handler):
                 if self.filter(record):
                     self.emit(record)
             except Exception as error:
-                report_internal_error("logs", "a log record could not be captured", error=error)
+                report_internal_error("logs", "A log record could not be captured", error=error)
             finally:
                 self._inside.handling = False
         return True

@@ -91,7 +91,7 @@ class StoreState:
 
     def _report_late_count(self) -> None:
         self.listener.on_rejection(
-            "ended", "a unit was counted on a level that has ended; count before the end"
+            "ended", "Invalid count on an ended level: expected a running level. Count before the end."
         )
 
     def find_operation_locked(self, operation_id: str) -> Operation | None:

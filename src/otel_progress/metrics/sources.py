@@ -53,5 +53,5 @@ def _read_safely(read: Callable[[], _Value | None]) -> _Value | None:
     try:
         return read()
     except Exception as error:
-        report_internal_error("metrics", f"a source of a metric failed: {error}", error=error)
+        report_internal_error("metrics", f"A source of a metric failed: {error}", error=error)
         return None

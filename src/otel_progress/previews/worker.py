@@ -86,7 +86,7 @@ class Worker:
             except RuntimeError as error:  # too many threads, or the interpreter is shutting down
                 self._previews.clear()
                 self._tasks.clear()
-                report_internal_error("previews", "the preview thread could not be started", error=error)
+                report_internal_error("previews", "The preview thread could not be started", error=error)
                 return False
             self._thread = thread
         self._changed.notify_all()
@@ -105,6 +105,6 @@ class Worker:
             try:
                 job()
             except Exception as error:
-                report_internal_error("previews", "a preview task failed", error=error)
+                report_internal_error("previews", "A preview task failed", error=error)
             del job  # it may hold large data
             time.sleep(0)  # let the work run first

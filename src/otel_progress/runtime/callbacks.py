@@ -123,7 +123,7 @@ class CallbackWorker:
                 self.callback(event, operation)
             except Exception as error:
                 name = getattr(self.callback, "__qualname__", type(self.callback).__qualname__)
-                report_internal_error("callback", f"the callback {name} raised an exception", error=error)
+                report_internal_error("callback", f"The callback {name} raised an exception", error=error)
 
     def _compute_delay(self) -> float | None:
         """Return the seconds until the next delivery, or None when no event waits."""

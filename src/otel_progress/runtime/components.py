@@ -188,4 +188,4 @@ class RuntimeComponents:
             operation = self.store.reader.get_operation(node)
             self.callbacks.submit(event, operation)
         except Exception as error:
-            report_internal_error("callback", "an event could not be submitted to the callbacks", error=error)
+            report_internal_error("callback", "An event could not be submitted to the callbacks", error=error)

@@ -103,5 +103,5 @@ class TracerProviders:
             with self._budget.wait() as budgeted_s:
                 is_flushed = self.flush(min(timeout, budgeted_s))
             if not is_flushed:
-                report_internal_error("otlp.traces", "some spans were not exported before the shutdown")
+                report_internal_error("otlp.traces", "Some spans were not exported before the shutdown")
         self.processor.close()

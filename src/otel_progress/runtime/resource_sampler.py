@@ -84,7 +84,7 @@ class ResourceSampler:
             self.is_working = False
             report_internal_error(
                 "resources",
-                "the resource usage of this process cannot be read and is not sampled any more",
+                "The resource usage of this process cannot be read and is not sampled any more",
                 error=error,
             )
 
@@ -163,7 +163,7 @@ class Gpus:
         except Exception as error:
             self.close()
             report_internal_error(
-                "gpu", "the usage of a GPU cannot be read and is not sampled any more", error=error
+                "gpu", "The usage of a GPU cannot be read and is not sampled any more", error=error
             )
             return None, None
         used = [reading for reading in readings if reading is not None]

@@ -250,7 +250,7 @@ class Runtime:
             for worker in self._sink_workers:
                 is_complete = worker.close(_remaining_s(deadline)) and is_complete
         except Exception as error:
-            report_internal_error("shutdown", "progress could not be shut down completely", error=error)
+            report_internal_error("shutdown", "Progress could not be shut down completely", error=error)
             return False
         return is_complete
 
@@ -260,7 +260,7 @@ class Runtime:
             try:
                 close(_remaining_s(deadline))
             except Exception as error:
-                report_internal_error("shutdown", "a component could not be closed", error=error)
+                report_internal_error("shutdown", "A component could not be closed", error=error)
                 is_complete = False
         return is_complete
 

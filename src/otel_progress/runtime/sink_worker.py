@@ -240,7 +240,7 @@ class SinkWorker:
             self._run,
             self.name,
             get_sink_place(self.name),
-            f"the thread of the sink {self.name} could not be started",
+            f"The thread of the sink {self.name} could not be started",
         )
 
     def _requeue_rejected(self) -> int:
@@ -308,7 +308,7 @@ class SinkWorker:
             self.sink.close()
         except Exception as error:
             report_internal_error(
-                get_sink_place(self.name), f"the sink {self.name} could not be closed", error=error
+                get_sink_place(self.name), f"The sink {self.name} could not be closed", error=error
             )
         return is_flushed
 
@@ -343,7 +343,7 @@ class SinkWorker:
         except Exception as error:
             report_internal_error(
                 get_sink_place(self.name),
-                f"requests could not be read from the sink {self.name}: {truncate(error)}",
+                f"Requests could not be read from the sink {self.name}: {truncate(error)}",
                 error=error,
             )
 
@@ -357,7 +357,7 @@ class SinkWorker:
             self._on_error(self.name)
             report_internal_error(
                 get_sink_place(self.name),
-                f"the sink {self.name} could not write progress, the work continues: {truncate(error)}",
+                f"The sink {self.name} could not write progress, the work continues: {truncate(error)}",
                 error=error,
             )
             return False

@@ -89,7 +89,7 @@ class Ticker:
             if self._thread is not None or self._stop.is_set():
                 return
             self._thread = start_daemon_thread(
-                self._run, "ticker", "ticker", "the thread that collects progress could not be started"
+                self._run, "ticker", "ticker", "The thread that collects progress could not be started"
             )
             # Without a thread, the next level tries again. The tick at the shutdown needs none.
             if self._thread is None:
@@ -155,7 +155,7 @@ class Ticker:
             return self.tick()
         except Exception as error:
             report_internal_error(
-                "tick", "a tick failed; the work continues, and the next tick reports progress", error=error
+                "tick", "A tick failed; the work continues, and the next tick reports progress", error=error
             )
             return self._interval
 

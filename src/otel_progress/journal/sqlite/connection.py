@@ -473,7 +473,7 @@ def _open_to_read(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3
             schema.migrate(connection, path)
         except sqlite3.OperationalError as exc:
             found, known = schema.read_version(connection, path), len(schema.MIGRATIONS)
-            fix = "Run this once as a user who may write it, while nothing else does."
+            fix = "Run this once as a user with write permission, while no other process writes."
             msg = f"{path} is of an older otel-progress (schema {found}, this one is {known})"
             raise JournalError(f"{msg} and cannot be upgraded ({exc}). {fix}") from exc
         connection.execute("PRAGMA query_only = ON")
