@@ -213,6 +213,6 @@ except JournalError as exc:
             file.chmod(0o644)
         message = run(program, path)
         assert "schema 1, this one is 3" in message
-        assert "as a user who may write it" in message
+        assert "as a user with write permission" in message
         assert keeper.execute("PRAGMA user_version").fetchone() == (1,)
         keeper.close()
