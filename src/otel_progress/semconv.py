@@ -242,6 +242,8 @@ InternalErrorPlace: TypeAlias = Literal[
     "journal",
     "logs",
     "metrics",
+    "otlp.logs",
+    "otlp.metrics",
     "otlp.traces",
     "previews",
     "processor",

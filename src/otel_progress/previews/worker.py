@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import build_thread_error
 
 MAX_QUEUED_PREVIEWS: Final = 16
 """Maximum number of queued previews. Each holds a copy of the caller's value."""
@@ -86,7 +87,9 @@ class Worker:
             except RuntimeError as error:  # too many threads, or the interpreter is shutting down
                 self._previews.clear()
                 self._tasks.clear()
-                report_internal_error("previews", "The preview thread could not be started", error=error)
+                report_internal_error(
+                    "previews", "The preview thread could not be started", error=build_thread_error(error)
+                )
                 return False
             self._thread = thread
         self._changed.notify_all()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import build_thread_error
 from otel_progress.semconv import InternalErrorPlace
 
 _AT_EXIT: Final = "at interpreter shutdown"
@@ -26,6 +27,6 @@ def start_daemon_thread(
         thread.start()
     except RuntimeError as error:
         if not str(error).endswith(_AT_EXIT):
-            report_internal_error(place, text, error=error)
+            report_internal_error(place, text, error=build_thread_error(error))
         return None
     return thread
