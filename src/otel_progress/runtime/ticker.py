@@ -24,12 +24,6 @@ the documented tenth, because threads cost more than they can measure.
 """
 
 
-START_RETRY_S: Final = 1.0
-"""Time between two attempts to start the thread, in seconds. Levels that start in between do not
-try.
-"""
-
-
 HEARTBEAT_S: Final = 1.0
 """Interval at which sinks receive a change set although nothing changed, in seconds."""
 
@@ -73,7 +67,6 @@ class Ticker:
         self._start_lock = threading.Lock()
         self._is_asleep = self._in_background
         self._stop = threading.Event()
-        self._retry_at = float("-inf")
         self._heartbeat_at = float("-inf")
 
     def wake(self) -> None:
@@ -95,16 +88,12 @@ class Ticker:
         with self._start_lock:
             if self._thread is not None or self._stop.is_set():
                 return
-            if time.monotonic() < self._retry_at:
-                self._is_asleep = True
-                return
             self._thread = start_daemon_thread(
                 self._run, "ticker", "ticker", "The thread that collects progress could not be started"
             )
-            # Without a thread, a later level tries again. The tick at the shutdown needs none.
+            # Without a thread, the next level tries again. The tick at the shutdown needs none.
             if self._thread is None:
                 self._is_asleep = True
-                self._retry_at = time.monotonic() + START_RETRY_S
 
     def tick(self) -> float:
         """Collect changes once and submit them to the sinks. Return the seconds it took."""
