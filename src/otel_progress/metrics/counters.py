@@ -183,7 +183,10 @@ class Totals:
                 for labels, histogram in series.items()
             ]
         if errors := _count_errors_since(self._initial_errors):
-            counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **errors}
+            # Why the sum: a failed query of the journal and a failed write have the same label.
+            counted = counters.setdefault(semconv.SINK_ERRORS, {})
+            for labels, count in errors.items():
+                counted[labels] = counted.get(labels, 0) + count
         distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
         for metric, labels, counts, total, examples in copies:
             distributions.setdefault(metric, {})[labels] = Distribution(
