@@ -49,7 +49,10 @@ class AttributePatch:
 
 
 def _find_attribute(owner: Any, name: str) -> Any:
-    """Return the attribute as its class or module stores it: a property is not evaluated."""
+    """Return the attribute as its class or module stores it.
+
+    A property is not evaluated.
+    """
     for namespace in getattr(owner, "__mro__", (owner,)):
         if name in vars(namespace):
             return vars(namespace)[name]

@@ -61,7 +61,10 @@ def _is_new_cause(text: str) -> bool:
 
 
 def report_unavailable(place: InternalErrorPlace, text: str, error: ProgressError) -> None:
-    """Count a part that ``configure`` leaves out, and log ``text`` and the reason in two lines."""
+    """Count a part that ``configure`` leaves out, and log it.
+
+    The log record has two lines: ``text`` and the reason.
+    """
     with _lock:
         internal_error_counts[place] += 1
     log_warning("%s:\n%s", text, error)

@@ -137,7 +137,10 @@ def is_thread_error(error: BaseException) -> bool:
 
 
 def to_unavailable_error(error: Exception) -> UnavailableError | None:
-    """Return the UnavailableError for an error of the environment, or None for another error."""
+    """Return the UnavailableError for an error of the environment.
+
+    Return None for another error.
+    """
     if isinstance(error, UnavailableError):
         return error
     if is_thread_error(error):

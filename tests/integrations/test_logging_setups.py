@@ -1,6 +1,7 @@
-"""Capture of ``logging`` records with each way to set up logging, before and after ``configure()``.
+"""Capture of ``logging`` records with each way to set up logging.
 
-Each program runs with and without capture. Its output is the same, and the records are captured.
+Logging is set up before or after ``configure()``. Each program runs with and without capture. Its
+output is the same, and the records are captured.
 """
 
 from __future__ import annotations
@@ -141,7 +142,10 @@ SETUPS = {
 def run(
     folder: Path, before: str, after: str, work: str, *, capture: bool
 ) -> tuple[str, str, str, list[str]]:
-    """Run a program. Return its output, its errors, its log file, and the captured messages."""
+    """Run a program.
+
+    Return its output, its errors, its log file, and the captured messages.
+    """
     program = PROGRAM.format(
         before=before, after=after, work=textwrap.indent(work, "    "), capture="'INFO'" if capture else False
     )

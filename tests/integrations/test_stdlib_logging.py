@@ -383,7 +383,7 @@ def test_record_that_a_filter_replaces_is_captured_as_replaced(captured: Recorde
 
 
 def test_record_of_a_disabled_level_is_not_formatted(captured: Recorder) -> None:
-    """Neither the level of the logger nor ``logging.disable`` costs a call of ``__str__``."""
+    """The level of the logger and ``logging.disable`` apply before it."""
     logging.disable(logging.INFO)
     try:
         with progress.operation("o", id="o"):
@@ -394,7 +394,7 @@ def test_record_of_a_disabled_level_is_not_formatted(captured: Recorder) -> None
 
 
 def test_patch_of_another_package_survives_the_shutdown() -> None:
-    """The capture below it does nothing from then on, and works again after a restart."""
+    """The capture below it does nothing after the shutdown. A later one works."""
     seen: list[str] = []
     with recording(capture_logs=True) as recorder, progress.operation("o", id="o"):
         below = logging.Logger.filter

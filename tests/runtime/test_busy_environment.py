@@ -1,4 +1,4 @@
-"""A part that the environment does not permit is left out, and the work continues."""
+"""Parts that the environment does not permit are left out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(autouse=True)
 def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run without variables of OpenTelemetry and earlier errors, and shut down at the end."""
+    """Run without variables of OpenTelemetry and without earlier errors."""
     counts = diagnostics.internal_error_counts.copy()
     diagnostics.internal_error_counts.clear()
     for name in list(os.environ):
@@ -330,7 +330,7 @@ def test_strict_configure_with_unwritable_journal_raises(tmp_path: Path) -> None
 
 
 def start_program(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start ``python program.py``, or ``python`` with ``arguments``, in a folder of its own."""
+    """Start ``python program.py`` in a folder, or ``python`` with ``arguments``."""
     (folder / "program.py").write_text(textwrap.dedent(code), encoding="utf-8")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "XDG_"))}
     return subprocess.Popen(
@@ -381,7 +381,7 @@ def test_spawned_children_and_a_second_run_share_a_fixed_port(tmp_path: Path) ->
 @pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="the workers end by a signal")
 def test_uvicorn_workers_with_fixed_ports_all_serve(tmp_path: Path) -> None:
-    """The first worker serves metrics and the page, and every worker serves the application."""
+    """Each port has one worker, and every worker serves the application."""
     pytest.importorskip("fastapi")
     metrics_port, server_port, port = (free_port() for _ in range(3))
     program = start_program(

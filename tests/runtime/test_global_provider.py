@@ -1,4 +1,4 @@
-"""The global tracer provider of the application, set before or after ``configure()``."""
+"""The application's global tracer provider, set before or after ``configure()``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(autouse=True)
 def _no_global_provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the test a process without a global provider, and without variables of OpenTelemetry."""
+    """Remove the global provider and the variables of OpenTelemetry for the test."""
     for name in list(os.environ):
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)

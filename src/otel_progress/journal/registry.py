@@ -41,7 +41,10 @@ def default_path() -> Path:
 
 
 def _find_state_folder() -> Path:
-    """Return the folder for the state of programs. Raises RuntimeError without a home directory."""
+    """Return the folder for the state of programs.
+
+    Raises RuntimeError without a home directory.
+    """
     if sys.platform == "win32":
         state = os.environ.get("LOCALAPPDATA")
         return Path(state) if state else Path.home() / "AppData" / "Local"

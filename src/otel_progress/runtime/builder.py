@@ -109,9 +109,10 @@ class _RuntimeBuilder:
         return runtime
 
     def _try(self, place: InternalErrorPlace, text: str, build: Callable[[], object]) -> bool:
-        """Build a part. If the environment does not permit it, report that and return False.
+        """Build a part.
 
-        Raises UnavailableError with the setting ``strict``.
+        If the environment does not permit it, report that and return False. Raises
+        UnavailableError with the setting ``strict``.
         """
         try:
             build()

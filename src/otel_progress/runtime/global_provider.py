@@ -1,8 +1,9 @@
-"""Global tracer provider of OpenTelemetry, and the only module that patches OpenTelemetry's API.
+"""Global tracer provider of OpenTelemetry's API.
 
-A process can set the global provider only once. It belongs to the application, which may set it
-after ``configure()``. So it is never set here. Until the application sets it, tracers of the API do
-nothing. :class:`GlobalProviderPatch` lets them use a substitute, and reports the new provider.
+This is the only module that patches the API. A process can set the global provider only once. It
+belongs to the application, which may set it after ``configure()``. So it is never set here. Until
+the application sets it, tracers of the API do nothing. :class:`GlobalProviderPatch` lets them use a
+substitute, and reports the new provider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tracer providers of a runtime: those that it follows, and the one that creates its spans."""
+"""Tracer providers of a runtime: those it follows, and the source of its spans."""
 
 from __future__ import annotations
 
