@@ -1,4 +1,4 @@
-"""Access to text streams that may have only ``write``, such as a replaced ``sys.stderr``."""
+"""Text streams that may have only ``write``, such as a replaced ``sys.stderr``."""
 
 from __future__ import annotations
 

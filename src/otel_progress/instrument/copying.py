@@ -52,5 +52,8 @@ def make_reference(handle: SharedHandle) -> Reference:
 
 
 def find_handle(reference: Reference) -> Any:
-    """Return the handle of a reference, or None in another process and after its deletion."""
+    """Return the handle of a reference.
+
+    None in another process, and after the handle was deleted.
+    """
     return _handles.get(reference)

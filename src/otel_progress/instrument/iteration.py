@@ -1,17 +1,22 @@
 """Iteration with progress.
 
 Elements are counted in C, and Python code only checks for cancellation.
+
+A generator cannot be shared by threads. It serves ``for`` loops. Other callers receive an iterator
+that threads may share.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sized
 from functools import partial
+from itertools import chain, repeat, takewhile
 from opcode import opmap
 from types import AsyncGeneratorType, FrameType
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from otel_progress.errors import OperationCancelledError
+from otel_progress.live.counter import GilCounter
 from otel_progress.live.node import Node
 
 if TYPE_CHECKING:
@@ -42,6 +47,31 @@ def is_loop(frame: FrameType) -> bool:
 def is_async_loop(frame: FrameType) -> bool:
     """Return whether a frame requests an async iterator for an ``async for`` loop."""
     return frame.f_code.co_code[frame.f_lasti] == _GET_AITER
+
+
+_SAFE_ITERATORS: Final = frozenset(
+    map(
+        type,
+        (
+            iter([]),
+            reversed([]),
+            iter(()),
+            iter(range(0)),
+            iter(range(2**65)),
+            iter(""),
+            iter("é"),
+            iter(b""),
+        ),
+    )
+)
+"""Types of iterators that raise no exception."""
+
+
+_NO_ELEMENTS: Final[dict[object, Any]] = {}
+
+
+_get_element: Final = cast("Callable[[object, Any], Any]", _NO_ELEMENTS.get)
+"""Returns its second argument. A function in C."""
 
 
 def get_length(iterable: Sized) -> int | None:
@@ -97,8 +127,71 @@ def iterate(
     level.__exit__(None, None, None)
 
 
+def can_iterate_in_c(iterator: object, level: LevelHandle) -> bool:
+    """Return whether :func:`iterate_in_c` accepts an iterator.
+
+    An exception of the iterator must fail the level, which needs Python code.
+    """
+    return (
+        type(iterator) in _SAFE_ITERATORS
+        and isinstance(level._node.ensure_counter(), GilCounter)
+        and not _is_strict(level)
+    )
+
+
+def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Iterator[T]:
+    """Return an iterator like :func:`iterate` that runs no Python code per element.
+
+    It takes the same time, and threads may share it.
+    """
+    counter = node.ensure_counter()
+    counter.shift(-1)
+    node.tracked = True
+    flags = node.operation.get_running_flags()
+    # A request to cancel clears the flags, which ends this iterator before the next element.
+    while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
+    elements = map(_get_element, while_running, counter.count(iterator))
+    return cast("Iterator[T]", chain(elements, _end_loop(_LoopEnd(level, node))))
+
+
+def _end_loop(loop: _LoopEnd) -> Iterator[Any]:
+    """End the level after the last element. Yields nothing."""
+    loop.end()
+    return
+    yield
+
+
+class _LoopEnd:
+    """End of a level whose loop runs in C. A loop that was left early drops it."""
+
+    __slots__ = ("_has_ended", "_level", "_node")
+
+    def __init__(self, level: LevelHandle, node: Node) -> None:
+        self._level = level
+        self._node = node
+        self._has_ended = False
+
+    def end(self) -> None:
+        """End the level. Raises OperationCancelledError if cancellation was requested."""
+        self._has_ended = True
+        node, level = self._node, self._level
+        node.ensure_counter().shift(1)
+        if node.operation.cancel_requested_at is None:
+            level.__exit__(None, None, None)
+            return
+        error = make_cancelled_error(node)
+        level.__exit__(type(error), error, None)
+        raise error
+
+    def __del__(self) -> None:
+        if not self._has_ended:
+            _cancel_early(self._level)
+
+
 class SharedIterator(Generic[T]):
     """Iterator with progress that several threads may share.
+
+    It takes about 80 ns more per element than a generator.
 
     One thread at a time is in the generator, which ends the level. A thread that finds it in use
     requests an element from the iterable directly. So threads wait for each other only if the
@@ -145,7 +238,10 @@ def _count_strictly(iterator: Iterator[T], node: Node) -> T:
 
 
 class SharedAsyncIterator(Generic[T]):
-    """Async iterator with progress that several tasks may share. See :class:`SharedIterator`."""
+    """Async iterator with progress that several tasks may share.
+
+    See :class:`SharedIterator`.
+    """
 
     __slots__ = ("_generator", "_iterator", "_node")
 

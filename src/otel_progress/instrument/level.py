@@ -41,11 +41,13 @@ from otel_progress.instrument.decorators import decorate
 from otel_progress.instrument.iteration import (
     SharedAsyncIterator,
     SharedIterator,
+    can_iterate_in_c,
     get_length,
     is_async_loop,
     is_loop,
     iterate,
     iterate_async,
+    iterate_in_c,
     make_cancelled_error,
 )
 from otel_progress.instrument.lifecycle import (
@@ -715,10 +717,12 @@ class Track(SharedHandle, Generic[T]):
         node = level._node
         if node is NOOP_NODE:
             return iterator
-        # Why: only this loop can use the iterator of a ``for`` statement, so it needs no wrapper,
-        # which would double the time per element.
+        # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
+        # it.
         if is_loop(sys._getframe(1)):
             return iterate(iterator, level, node)
+        if can_iterate_in_c(iterator, level):
+            return iterate_in_c(iterator, level, node)
         return SharedIterator(iterator, level, node)
 
     def __aiter__(self) -> AsyncIterator[T]:

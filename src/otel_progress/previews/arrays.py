@@ -117,7 +117,10 @@ def _copy_mask(np: Any, mask: Any, step: int) -> Any:
 
 
 def _get_mask(array: Any) -> Any:
-    """Return the mask of a masked array. None for other arrays, and if no pixel is masked."""
+    """Return the mask of a masked array.
+
+    None for other arrays, and if no pixel is masked.
+    """
     np: Any = sys.modules["numpy"]
 
     # Why sys.modules: a program without masked arrays may not have imported the module.
@@ -185,7 +188,10 @@ def to_image(array: Any) -> Image:
 
 
 def _mask_pixels(array: Any, mask: Any) -> Any:
-    """Return a masked array as uint8 with an alpha channel, which is 0 for masked pixels."""
+    """Return a masked array as uint8 with an alpha channel.
+
+    Alpha is 0 for masked pixels.
+    """
     np: Any = sys.modules["numpy"]
 
     values = np.array(array.data)
