@@ -235,6 +235,7 @@ SinkName: TypeAlias = Literal[
 
 InternalErrorPlace: TypeAlias = Literal[
     "callback",
+    "console",
     "eta",
     "fork",
     "gpu",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
+    from otel_progress.integrations.stdlib_logging import LogCapture
+
 
 _FAILED_BUILD_SHUTDOWN_S: Final = 1.0
 """Time limit for closing the finished components when another one cannot be built, in seconds."""
@@ -65,6 +67,7 @@ class _RuntimeBuilder:
         self._budget = ShutdownBudget()
         self._token = None if settings.server_port is None else settings.read_token()
         self._is_sampling = _is_sampling(settings)
+        self._capture: LogCapture | None = None
         journal_error: JournalError | None = None
         self._journal: Journal | None = None
         try:
@@ -86,25 +89,29 @@ class _RuntimeBuilder:
         """Build all components and the runtime, and start to record."""
         journal = self._journal
         try:
+            redactor = _build_redactor(self._settings)
             self._try("metrics", "The metrics are not served", self._serve_metrics)
             self._join_provider(provider)
             self._try("otlp.logs", "Log records and events are not exported", self._export_logs)
             self._try("otlp.metrics", "The metrics are not exported", self._export_metrics)
             self._try("previews", "Previews are not stored", self._build_previews)
             self._try("server", "The API and the page are not served", self._serve_api)
+            if journal is not None:
+                self._add_sink("journal", journal, on_written=self._read_journal_requests)
+            self._try("console", "Progress is not displayed", self._add_console)
+            if self._is_sampling:
+                self._try("resources", "Resource use is not sampled", self._build_sampler)
+            self._try("logs", "Log records are not captured", self._build_capture)
         except BaseException:
             Runtime(self._components).shutdown(_FAILED_BUILD_SHUTDOWN_S)
             if journal is not None:
                 journal.close()
             raise
-        if journal is not None:
-            self._add_sink("journal", journal, on_written=self._read_journal_requests)
-        self._add_console()
-        if self._is_sampling:
-            self._build_sampler()
         runtime = Runtime(self._components)
-        redaction.redactor_slot.current = _build_redactor(self._settings)
-        self._capture_logs()
+        redaction.redactor_slot.current = redactor
+        # Why here: captured records are redacted.
+        if self._capture is not None:
+            self._capture.install()
         backend_slot.current = self._components.recording
         return runtime
 
@@ -309,14 +316,14 @@ class _RuntimeBuilder:
         self._components.sampler = sampler
         self._components.close_callbacks.append(lambda timeout: sampler.close())
 
-    def _capture_logs(self) -> None:
+    def _build_capture(self) -> None:
         severity = self._settings.capture_logs
         if severity is False:
             return
         from otel_progress.integrations.stdlib_logging import LogCapture
 
         capture = LogCapture(self._store, severity)
-        capture.install()
+        self._capture = capture
         self._components.close_callbacks.append(lambda timeout: capture.close())
 
 

@@ -203,7 +203,12 @@ class Server:
                 report_internal_error("server", "The server of the API has failed", error=error)
 
     def _serve(self) -> None:
-        asyncio.run(self._uvicorn.serve(sockets=[self._socket]))
+        serving = self._uvicorn.serve(sockets=[self._socket])
+        try:
+            asyncio.run(serving)
+        finally:
+            # Why: without an event loop it was never awaited, and Python would print a warning.
+            serving.close()
 
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
