@@ -86,14 +86,18 @@ class LogCapture:
 
     def capture(self, record: logging.LogRecord) -> None:
         """Add a record to the current level. Without a running level, do nothing."""
-        inside = self._inside
         try:
-            # Why: the __str__ of an argument may log. Capturing that could recurse indefinitely.
-            if record.levelno < self._level or getattr(inside, "capturing", False):
+            if record.levelno < self._level:
                 return
             level = get_current_level()
-            node = None if level is None else level._node
-            if node is None or node.status is not Status.RUNNING or _is_own_logger(record.name):
+            if level is None:
+                return
+            node = level._node
+            inside = self._inside
+            # Why: the __str__ of an argument may log. Capturing that could recurse indefinitely.
+            if node is None or node.status is not Status.RUNNING or getattr(inside, "capturing", False):
+                return
+            if _is_own_logger(record.name):
                 return
             try:
                 inside.capturing = True
