@@ -8,7 +8,7 @@ import pytest
 
 from otel_progress.otlp.causes import describe_cause, find_unreadable_file, get_endpoint, remove_credentials
 
-REQUESTS = "Transient error HTTPConnectionPool(host='h', port=9): Max retries exceeded with url: /v1/logs (Caused by "
+REQUESTS = "Transient error HTTPConnectionPool(host='h', port=9): Max retries exceeded (Caused by "
 GRPC = "Transient error StatusCode.UNAVAILABLE encountered while exporting traces to h:9. Error details: "
 NOT_RESOLVED, NOT_TRUSTED = "the host name cannot be resolved", "the TLS certificate is not trusted"
 MESSAGES = {
