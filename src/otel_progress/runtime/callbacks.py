@@ -76,7 +76,11 @@ class CallbackWorker:
         If that fails, the next event tries again, and a flush delivers without a thread.
         """
         self._thread = start_daemon_thread(
-            self._run, "callback", "callback", "The thread of a callback could not be started"
+            self._run,
+            "callback",
+            "callback",
+            "The thread of a callback could not be started",
+            is_suppressed=False,
         )
 
     def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
