@@ -306,9 +306,12 @@ class LiveStore:
         """Return what changed since the last call. The ticker calls it."""
         return self._collector.collect()
 
-    def resend(self) -> None:
-        """Include all active levels and all batches in the next change set."""
-        self._collector.request_resend()
+    def resend(self, *, ended: bool = False) -> None:
+        """Include all levels of active operations and all batches in the next change set.
+
+        With ``ended``, include recently ended operations too.
+        """
+        self._collector.request_resend(ended=ended)
 
     def load_trajectories(
         self,

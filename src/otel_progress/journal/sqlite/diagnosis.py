@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from otel_progress.journal.protocol import JournalFinding
-from otel_progress.journal.sqlite.connection import describe_sqlite_error
+from otel_progress.journal.sqlite.opening import describe_sqlite_error
 
 
 def diagnose_file(path: Path) -> Iterator[JournalFinding]:
