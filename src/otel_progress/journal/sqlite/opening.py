@@ -140,6 +140,20 @@ def open_to_read(path: Path, connect: Connect) -> OpenedFile:
         return _open_detached(path, connect, exc)
 
 
+def open_to_check(path: Path, connect: Connect) -> OpenedFile:
+    """Open a journal of any version without changing it."""
+    connection = connect(_build_uri(path, "mode=ro"))
+    try:
+        with _closing_on_error(connection):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as exc:
+        text = str(exc)
+        if not ("unable to open" in text or "readonly" in text):
+            raise
+        return _open_detached(path, connect, exc)
+    return OpenedFile(connection)
+
+
 def check_readable(path: Path) -> None:
     """Raise NothingRecordedError if there is no journal, and JournalError if it is unreadable."""
     try:
