@@ -284,6 +284,10 @@ class LiveStore:
         self.notify_change()
         return True
 
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:  # noqa: ARG002
+        """Return False. An operation of this process is never abandoned."""
+        return False
+
     def delete(self, operation_id: str) -> int:
         """Delete all ended runs of this id with their events and logs.
 

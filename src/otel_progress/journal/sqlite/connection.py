@@ -346,6 +346,7 @@ class ManagedConnection:
         """
         with self._locked():
             try:
+                self._is_query = True
                 connection = self._get_open_connection()
                 self._is_query = is_query
                 yield connection
@@ -357,6 +358,13 @@ class ManagedConnection:
                     raise StoppedByForkError(str(exc)) from exc
                 self._recover(exc)
                 raise _to_journal_error(exc, self.path) from exc
+            except (ValueError, TypeError, LookupError) as exc:
+                self._close_connection()
+                if not self._is_query:
+                    raise
+                # A value has another type than its column, so the file is damaged.
+                damaged = sqlite3.DatabaseError(f"{_MALFORMED}: {exc}")
+                raise _to_journal_error(damaged, self.path) from exc
             except BaseException:
                 self._close_connection()
                 raise
@@ -676,6 +684,9 @@ class ManagedConnection:
         if opened is not None:
             opened.close()
         _peers.discard(self)
+
+
+_MALFORMED: Final = "database disk image is malformed"
 
 
 _DESCRIPTORS: Final = FileProblem.DESCRIPTORS.value

@@ -16,6 +16,7 @@ from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.sanitize import sanitize_text
 from otel_progress.journal.sqlite import batches
+from otel_progress.journal.sqlite.abandonment import fail_abandoned_run
 from otel_progress.journal.sqlite.cancel_requests import CancelRequestPoller, insert_request, read_requests
 from otel_progress.journal.sqlite.connection import ManagedConnection, read_free_bytes, repeat_after_fork
 from otel_progress.journal.sqlite.diagnosis import diagnose_file
@@ -335,6 +336,18 @@ class SqliteJournal:
         # Why not the writer's connection: CancelRequestPoller detects changes by other connections.
         with self._reading.transaction("IMMEDIATE") as connection:
             return insert_request(connection, sanitize_text(operation_id), truncate(reason), self._now())
+
+    @repeat_after_fork
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:
+        """Mark the newest active run of an operation as failed if its process has certainly ended.
+
+        Return False if no run is active, or if its process may still run.
+        """
+        self._check_writable()
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return fail_abandoned_run(
+                connection, sanitize_text(operation_id), truncate(reason), self._get_read_time()
+            )
 
     def delete(self, operation_id: str) -> int:
         """Delete the finished runs of an operation, and return their number.

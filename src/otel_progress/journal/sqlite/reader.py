@@ -253,7 +253,9 @@ def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) 
         for key, info, *state in query_all(
             connection, f"{_LEVEL} WHERE l.operation IN ({_marks(chunk)}) AND l.path <> ''", chunk
         ):
-            if (level := rows.decode_snapshot_row(info, state)) is not None:
+            level = rows.decode_snapshot_row(info, state)
+            # A damaged index may have another key than the row.
+            if level is not None and key in levels:
                 levels[key].append(level)
             else:
                 count_invalid_row("level", key, info)
