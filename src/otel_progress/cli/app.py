@@ -221,6 +221,8 @@ def _suggest_separator(error: click.UsageError, args: Sequence[str]) -> str:
     kinds = (click.NoSuchOption, click.BadOptionUsage, click.MissingParameter)
     if not isinstance(error, kinds) or error.ctx is None or "--" in args:
         return ""
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return ""
     command = error.ctx.command
     if not any((param.name or "").startswith("operation_id") for param in command.params):
         return ""

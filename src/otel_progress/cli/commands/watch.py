@@ -72,7 +72,12 @@ def watch(
         raise click.UsageError(msg)
     with context.reader(missing_ok=not once) as reader:
         if operation_ids and not once:
-            _wait_for_journal(reader, interval)
+            try:
+                _wait_for_journal(reader, interval)
+            except KeyboardInterrupt:
+                if exit_status:
+                    raise
+                return
         found = (find_operation(reader, id_) for id_ in operation_ids)
         wanted = {operation.operation_id: operation for operation in found}
         if once:

@@ -19,6 +19,9 @@ ERROR_TYPE: Final = "Abandoned"
 """Type of the error of a run that was marked as failed."""
 
 
+_DEFAULT_REASON: Final = "its process exited without an end"
+
+
 _PARENT_ENDED: Final = "ended with its parent"
 
 
@@ -89,4 +92,4 @@ def _end_level(
         ended = replace(ended, paused_s=paused_s, paused_clock=None)
     if level.path:
         return replace(ended, status=Status.CANCELLED, message=_PARENT_ENDED)
-    return replace(ended, status=Status.FAILED, error=Failure(ERROR_TYPE, reason))
+    return replace(ended, status=Status.FAILED, error=Failure(ERROR_TYPE, reason or _DEFAULT_REASON))
