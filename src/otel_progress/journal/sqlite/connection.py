@@ -448,12 +448,14 @@ class ManagedConnection:
         if self._inherited:
             msg = f"{self.path} was in use when this process was forked, so this process cannot use it."
             raise JournalError(f"{msg} Start it with spawn.")
+        before = self.journal
         problem = self._find_problem()
         if problem is not None:
             self._handle_problem(problem)
         if self._connection is None:
-            before = self.journal
+            self._abandon_unusable_peers()
             self._open()
+        if problem is not None or self._loss is not None or before != self.journal:
             self._raise_replacement(before)
         assert self._connection is not None
         return self._connection
@@ -528,31 +530,43 @@ class ManagedConnection:
             with contextlib.suppress(sqlite3.Error):
                 (found,) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 is_merged = found[0] == 0 and found[1] == found[2]
+        is_complete = self._files is not None and self._files.is_database_complete()
         self._abandon()
         if problem is FileProblem.LOG_TRUNCATED:
             self._loss = problem.value
         elif problem is FileProblem.LOG_REMOVED and is_merged:
             repair.repair_log(self.path)
         elif problem is FileProblem.DATABASE_TRUNCATED:
-            self._rescue_database()
+            self._rescue_database(is_complete=is_complete)
         if self._loss is None or not self._detect_replacement:
             report_internal_error("journal", f"{self.path}: {problem.value}. It is opened again.")
 
-    def _rescue_database(self) -> None:
+    def _rescue_database(self, *, is_complete: bool) -> None:
         """Set a truncated journal aside unless its write-ahead log has restored it."""
         if self._read_only or sys.platform == "win32":
             return
-        try:
-            self._open()
-            assert self._connection is not None
-            if self._connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
-                return
-        except (sqlite3.Error, JournalError):
-            pass
-        self._abandon()
+        if is_complete:
+            # An incomplete file is never opened: SQLite would delete its write-ahead log.
+            with contextlib.suppress(sqlite3.Error, JournalError):
+                self._open()
+                assert self._connection is not None
+                if self._connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    return
+            self._abandon()
         target = repair.set_aside(self.path)
         name = "" if target is None else f", and is now {target}"
         self._loss = f"{FileProblem.DATABASE_TRUNCATED.value}{name}"
+
+    def _abandon_unusable_peers(self) -> None:
+        """Close other connections to the journal if one has a problem.
+
+        Why: a new connection would share their index and locks.
+        """
+        identity = _get_identity(self.path)
+        peers = [peer for peer in list(_peers) if peer is not self and peer._identity == identity]
+        if any(peer._find_problem() not in {None, FileProblem.REPLACED} for peer in peers):
+            self._identity = identity
+            self._abandon()
 
     def _abandon(self) -> None:
         """Close all connections of this process to the journal without a change of its files.

@@ -152,6 +152,10 @@ class OpenFiles:
                         os.ftruncate(log, header.log_bytes)
                 return
 
+    def is_database_complete(self) -> bool:
+        """Return True if the database has as many pages as its header says."""
+        return not any(is_database_truncated(number) for number in self.database)
+
     def has_own_descriptors(self) -> bool:
         """Return False if a descriptor was closed, or is used for another file now."""
         return self._read_states() is not None
