@@ -1,4 +1,4 @@
-"""``cancel`` and ``rm``: cancellation requests and deletion of operations."""
+"""``cancel``, ``fail`` and ``rm``: changes of stored operations."""
 
 from __future__ import annotations
 

@@ -358,7 +358,7 @@ class ManagedConnection:
                     raise StoppedByForkError(str(exc)) from exc
                 self._recover(exc)
                 raise _to_journal_error(exc, self.path) from exc
-            except (ValueError, TypeError, LookupError) as exc:
+            except (ValueError, TypeError, KeyError, IndexError) as exc:
                 self._close_connection()
                 if not self._is_query:
                     raise
