@@ -52,9 +52,9 @@ OUTAGE_LOG_INTERVAL_S: Final = 60.0
 
 
 class OutageLog:
-    """Logs each outage of one component once, at most one per ``OUTAGE_LOG_INTERVAL_S``.
+    """Logs each outage of one component once.
 
-    An outage that starts earlier is logged when that time is over, if it still lasts. Only one
+    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is logged when that time is over, if it still lasts. Only one
     thread may use it.
     """
 

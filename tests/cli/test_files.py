@@ -34,7 +34,7 @@ def test_export_to_new_file_honours_umask(store: str, tmp_path: Path) -> None:
 
 
 def test_export_to_existing_file_keeps_mode_and_owner(store: str, tmp_path: Path) -> None:
-    """The file is replaced atomically: a program that has it open reads the old content."""
+    """The file is replaced: a program that has it open reads the old content."""
     target = tmp_path / "out.json"
     target.write_text("old")
     target.chmod(0o604)
@@ -49,7 +49,7 @@ def test_export_to_existing_file_keeps_mode_and_owner(store: str, tmp_path: Path
 
 
 def test_export_through_links_writes_their_target(store: str, tmp_path: Path) -> None:
-    """Symbolic links, also a dangling one, and other names of the file stay as they are."""
+    """Symbolic links and other names of the file stay as they are."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to("sub/target.json")
     _export(store, tmp_path / "link")

@@ -217,7 +217,9 @@ def main() -> None:
 
 
 def _suggest_separator(error: click.UsageError, args: Sequence[str]) -> str:
-    """Return how to pass an ID that starts with ``-``, or nothing if that is not the problem."""
+    """Return how to pass an ID that starts with ``-``.
+
+    Empty if that is not the problem."""
     kinds = (click.NoSuchOption, click.BadOptionUsage, click.MissingParameter)
     if not isinstance(error, kinds) or error.ctx is None or "--" in args:
         return ""

@@ -1,4 +1,4 @@
-"""Output files: written through links and into devices, replaced atomically otherwise."""
+"""Output files of commands: atomic replacement, links, devices and pipes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class StagedFile:
     """
 
     def __init__(self, path: Path, chunks: Sequence[bytes]) -> None:
-        """Write ``chunks`` to a temporary file, or to ``path`` itself if it cannot be replaced.
+        """Write ``chunks`` to a temporary file.
 
-        Raises OSError.
+        They are written to ``path`` itself if it cannot be replaced. Raises OSError.
         """
         self._temporary: Path | None = None
         self._target = path
@@ -99,7 +99,10 @@ def _get_state(path: Path) -> os.stat_result | None:
 
 
 def _is_replaceable(path: Path, found: os.stat_result) -> bool:
-    """Return True for a regular file with one name. Raises PermissionError if it is read-only."""
+    """Return True for a regular file with one name.
+
+    Raises PermissionError if it is read-only.
+    """
     if not stat.S_ISREG(found.st_mode) or _is_stream(path):
         return False
     # Why: replacing it needs no write permission for the file, but writing it does.

@@ -69,7 +69,10 @@ def quote_id(operation_id: str) -> str:
 
 
 def echo_if_possible(text: str) -> None:
-    """Write one line to stdout. Discard all output if stdout is full or its reader has exited."""
+    """Write one line to stdout.
+
+    Discard all output if stdout is full or its reader has exited.
+    """
     try:
         echo(text)
     except OSError:

@@ -21,7 +21,10 @@ _lock: Final = fork_safe_lock()
 
 
 def count_invalid_row(kind: str, *identity: object) -> None:
-    """Count a row once per process, however often it is read, and report the first one."""
+    """Count a row once per process, however often it is read.
+
+    The first invalid row of the process is reported.
+    """
     key = hash((kind, *identity))
     with _lock:
         is_new = key not in _known and len(_known) < MAX_KNOWN_ROWS

@@ -135,7 +135,10 @@ class ChangeCollector:
     def _add_stored_snapshots(
         self, snapshots: list[LevelSnapshot], operations: Iterable[Operation]
     ) -> list[LevelSnapshot]:
-        """Return the snapshots with those of all other stored levels, parents before children."""
+        """Return the snapshots with those of all other stored levels.
+
+        Parents are before children.
+        """
         known = {(snapshot.info.run, snapshot.info.path) for snapshot in snapshots}
         added = []
         for root in (operation.root for operation in operations):

@@ -60,7 +60,7 @@ def test_abandoned_run_is_marked_as_failed_for_all_readers(
 def test_run_that_may_be_active_is_not_marked(
     open_another: Callable[..., Journal], fake_time: FakeTime
 ) -> None:
-    """A process of another host may only be disconnected, and an unknown operation is no error."""
+    """A process of another host may only be disconnected."""
     journal = open_another()
     journal.write(_change("elsewhere"))
     assert journal.fail_abandoned("friday-42", "") is False

@@ -1,4 +1,4 @@
-"""Descriptors and files of a journal in use: closed, truncated or removed by others."""
+"""Descriptors and files of a journal in use: closed, truncated or removed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _check_integrity(path: Path) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("files", [0, 1, 3, 20])
 def test_closed_descriptors_of_journal_are_opened_again(path: Path, files: int) -> None:
-    """Files that the program opened at the same numbers keep their content and stay open."""
+    """Files that the program opened at the same numbers keep their content."""
     output = run(
         """
 import os, sys
@@ -296,7 +296,7 @@ def test_replaced_journal_keeps_its_new_log(path: Path, journal: SqliteJournal) 
 
 
 def test_repeated_growth_of_journal_is_no_problem(path: Path, journal: SqliteJournal) -> None:
-    """Merging, vacuuming and restarting the log by other connections is not mistaken for damage."""
+    """Other connections merge, vacuum and restart the log."""
     other = sqlite3.connect(path, isolation_level=None)
     for n in range(2, 60):
         levels = (snapshot(f"song:{k}", sequence=n, message="x" * 900) for k in range(n % 7 * 20))

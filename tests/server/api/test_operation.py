@@ -393,7 +393,7 @@ def test_abandoned_operation_is_deleted_after_the_timeout(client: Any, journal: 
 
 
 def test_abandoned_operation_is_marked_as_failed(client: Any, journal: SqliteJournal) -> None:
-    """Running and ended operations conflict, and so does one whose process may run elsewhere."""
+    """Running and ended operations conflict."""
     for minutes, id_ in ((9, "silent"), (11, "lost")):
         journal.write(
             make_change_set(

@@ -67,8 +67,8 @@ def cancel(context: CliContext, operation_id: str, reason: str, as_json: bool) -
 
 @click.command(
     epilog="""\b
-An operation is abandoned if its process has exited without an end, for example after kill -9. An
-operation whose process is running is not changed: cancel it instead. The process of a run on
+An operation is abandoned if its process has exited without an end, for example after a SIGKILL.
+If its process is running, the operation is not changed: cancel it instead. The process of a run on
 another machine or in another container cannot be checked. Such a run can be marked ten minutes
 after its last heartbeat.
 

@@ -41,9 +41,9 @@ _FINISH: Final = """UPDATE operations
 def fail_abandoned_run(
     connection: sqlite3.Connection, operation_id: str, reason: str, moment: ReadTime
 ) -> bool:
-    """Mark the newest active run of an operation as failed if its process has certainly ended.
+    """Mark the newest active run of an operation as failed.
 
-    The duration ends with the last heartbeat. Running levels are cancelled. Return False if no such
+    Its process must have certainly ended. The duration ends with the last heartbeat. Running levels are cancelled. Return False if no such
     run exists, or if its process may still run.
     """
     for key, root in select_operations(connection, _NEWEST_ACTIVE, (operation_id,), moment):

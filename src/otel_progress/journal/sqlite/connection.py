@@ -331,7 +331,7 @@ class ManagedConnection:
         self._identity: Identity | None = None
         self._inherited = False
         self._attempts = 0
-        """Consecutive reads of a journal that changed meanwhile."""
+        """Consecutive reads of a journal that changed at the same time."""
         self._loss: str | None = None
         """Description of changes that were lost since the last use."""
         register_fork_hooks(self)
@@ -569,9 +569,9 @@ class ManagedConnection:
             self._abandon()
 
     def _abandon(self) -> None:
-        """Close all connections of this process to the journal without a change of its files.
+        """Close all connections of this process to the journal.
 
-        Raises a temporary JournalError if another thread uses one of them.
+        No file is changed. Raises a temporary JournalError if another thread uses one of them.
         """
         with contextlib.ExitStack() as stack:
             peers = [self]

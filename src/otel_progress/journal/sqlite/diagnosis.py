@@ -32,7 +32,10 @@ _UNWRITTEN_ROOT_S: Final = 60.0
 
 
 def diagnose_file(path: Path) -> Iterator[JournalFinding]:
-    """Check permissions, schema and content of a journal file without changing it. Never raises."""
+    """Check permissions, schema and content of a journal file.
+
+    The file is not changed. Never raises.
+    """
     try:
         yield from _diagnose(path)
     except Exception as error:

@@ -339,9 +339,9 @@ class SqliteJournal:
 
     @repeat_after_fork
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:
-        """Mark the newest active run of an operation as failed if its process has certainly ended.
+        """Mark the newest active run of an operation as failed.
 
-        Return False if no run is active, or if its process may still run.
+        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
         """
         self._check_writable()
         with self._reading.transaction("IMMEDIATE") as connection:

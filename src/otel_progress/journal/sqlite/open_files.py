@@ -179,9 +179,9 @@ class OpenFiles:
 
 
 def is_log_truncated(log: int, index: int) -> bool:
-    """Return True if the write-ahead log is shorter than its index says, or has another salt.
+    """Return True if the write-ahead log does not match its index.
 
-    ``log`` and ``index`` are descriptors. Other processes may write at the same time. They change
+    It is shorter than the index says, or has another salt. ``log`` and ``index`` are descriptors. Other processes may write at the same time. They change
     the index before they shorten the log, and after they extended it.
     """
     try:
@@ -210,7 +210,10 @@ def is_database_truncated(database: int) -> bool:
 
 
 def _decode_index(data: bytes) -> _Index | None:
-    """Decode the index. Return None if it is not initialized, or is just being written."""
+    """Decode the index.
+
+    Return None if it is not initialized, or is just being written.
+    """
     if len(data) < _INDEX_BYTES or data[:48] != data[48:96]:
         return None
     is_initialized, page_bytes, last_frame, _, salt = _INDEX_HEADER.unpack(data[:48])
@@ -392,7 +395,10 @@ _leaked: Final[list[sqlite3.Connection]] = []
 
 
 def leak(connection: sqlite3.Connection) -> None:
-    """Keep a connection open until the process has ended, also while the interpreter exits."""
+    """Keep a connection open until the process has ended.
+
+    The interpreter does not close it when it exits.
+    """
     _leaked.append(connection)
     with suppress(Exception):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -27,7 +27,7 @@ MAX_COPY_BYTES: Final = 1024 * 1024 * 1024
 
 
 _COPY_ATTEMPTS: Final = 5
-"""Attempts to open a journal that changes meanwhile."""
+"""Attempts to open a journal that changes at the same time."""
 
 
 Connect = Callable[[str], sqlite3.Connection]
@@ -155,7 +155,10 @@ def open_to_check(path: Path, connect: Connect) -> OpenedFile:
 
 
 def check_readable(path: Path) -> None:
-    """Raise NothingRecordedError if there is no journal, and JournalError if it is unreadable."""
+    """Raise JournalError if the journal cannot be read.
+
+    It is NothingRecordedError if there is no journal yet.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -122,7 +122,10 @@ def _lock_index(path: Path, index: int) -> Iterator[None]:
 
 
 def is_short(path: Path) -> bool:
-    """Return True if a journal without a write-ahead log has fewer pages than its header says."""
+    """Return True if a journal has fewer pages than its header says.
+
+    A journal with a write-ahead log may have them there.
+    """
     real = os.path.realpath(path)
     with suppress(OSError):
         if os.stat(f"{real}-wal").st_size:  # noqa: PTH116
