@@ -74,7 +74,7 @@ def encode_segment(type_: str, id_: str) -> str:
 
 
 def remove_credentials(text: str) -> str:
-    """Return a text without the user and password of URLs and of ``user:password@host``."""
+    """Return a text without the user and password of URLs and gRPC targets."""
     return _USERINFO.sub("", text) if "@" in text else text
 
 

@@ -140,7 +140,7 @@ def redact_message(text: str) -> str:
 
 
 def redact_name(text: str) -> str:
-    """Return a redacted name of an operation, level, item or batch, or a redacted unit."""
+    """Return a redacted name of an operation, level, item or batch, or a unit."""
     active = redactor_slot.current
     if active is None or (active.has_no_hook and is_harmless(text)):
         return text
