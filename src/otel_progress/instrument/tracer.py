@@ -16,6 +16,7 @@ from otel_progress.instrument.arguments import (
     LevelArguments,
     make_level_arguments,
 )
+from otel_progress.instrument.callers import find_caller
 from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.level import Level, Track
 from otel_progress.instrument.lifecycle import NOOP_NODE
@@ -151,6 +152,7 @@ class ProgressTracer:
             unit=unit,
             weight=weight,
             metadata=metadata,
+            eta_key=find_caller(),
             scope=self.name,
         )
         return Track(iterable, arguments, None)

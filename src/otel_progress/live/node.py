@@ -7,6 +7,7 @@ path, so most objects are created when they are first needed.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 
 _creating: Final = fork_safe_lock()
+
+
+MIN_STEP_BACK_S: Final = 0.001
+"""Seconds by which the wall clock must be behind to count as set back. Less is a rounding error or
+the time between two readings.
+"""
 
 
 # Why no "Error" in the name: it is a signal to the handle, and no caller receives it.
@@ -93,6 +100,7 @@ class Operation:
         "estimated_levels",
         "id",
         "instance",
+        "latest_at",
         "next_log",
         "next_number",
         "orphaned",
@@ -109,6 +117,8 @@ class Operation:
         "trajectories",
         "type",
         "usage",
+        "wall_lead",
+        "wall_offset",
     )
 
     def __init__(
@@ -152,6 +162,13 @@ class Operation:
         self.cancel_reason: str | None = None
         self.usage: UsageAccumulator | None = None
         """Resource usage of the process since the start. None until the first sample."""
+        self.wall_offset = -math.inf
+        """Largest known difference between wall and monotonic clock, in seconds."""
+        self.wall_lead = 0.0
+        """Seconds by which the times of this run are ahead of the wall clock, which was set back.
+        """
+        self.latest_at = -math.inf
+        """Latest time of this run, in Unix seconds."""
 
     @property
     def is_resumed(self) -> bool:
@@ -165,6 +182,27 @@ class Operation:
     def resources(self) -> ResourceUse | None:
         """The resource usage until the last sample."""
         return None if self.usage is None else self.usage.current
+
+    def date(self, now: float, clock: float) -> float:
+        """Return the time of a moment of this run, in Unix seconds.
+
+        ``now`` is the wall clock, and ``clock`` the monotonic clock, read after ``now``.
+
+        The result is ``now`` unless the wall clock was set back. Then it follows from ``clock``. So
+        the times of a run do not decrease. A suspended machine stops the monotonic clock only, and
+        the result is ``now`` again.
+        """
+        at = clock + self.wall_offset
+        if at - now > MIN_STEP_BACK_S:
+            self.wall_lead = at - now
+        else:
+            self.wall_offset = max(self.wall_offset, now - clock)
+            self.wall_lead, at = 0.0, now
+        # Why: two threads may read the clocks in one order, and arrive here in the other.
+        if at < self.latest_at:
+            return self.latest_at
+        self.latest_at = at
+        return at
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return the seconds without pauses from ``start`` to ``end``."""

@@ -42,7 +42,8 @@ class LiveStore:
 
     ``clock`` returns monotonic seconds, ``now`` Unix seconds, ``ids`` unique hexadecimal ids.
     ``listener`` receives notifications, always without the lock. ``has_trajectory_store`` is True
-    when ``load_trajectories`` will be called.
+    when ``load_trajectories`` will be called. ``get_history_scope`` returns the group of runs whose
+    history the estimates use, unless an operation has its own group.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class LiveStore:
         limits: Limits | None = None,
         stall_after: float = DEFAULT_STALL_AFTER_S,
         has_trajectory_store: bool = False,
+        get_history_scope: Callable[[], str] = lambda: "",
         listener: StoreListener | None = None,
     ) -> None:
         self.clock = clock
         self.now = now
+        self.get_history_scope = get_history_scope
         self.limits = limits or Limits()
         self._listener: StoreListener = listener or NullListener()
         self.notify_change: Callable[[], None] = self._listener.on_change
@@ -71,6 +74,7 @@ class LiveStore:
             limits=self.limits,
             stall_after=stall_after,
             has_trajectory_store=has_trajectory_store,
+            get_history_scope=get_history_scope,
             listener=self._listener,
         )
         self.end_level = self._state.end_level
@@ -186,6 +190,18 @@ class LiveStore:
 
     # --- records of levels -----------------------------------------------------------------------
 
+    def read_time(self, operation: Operation) -> float:
+        """Return the time for a record of an operation, in Unix seconds.
+
+        It does not precede the start of the operation or an earlier record.
+        """
+        now = self.now()
+        # Why not always: this runs for each item, and the next tick notices a smaller step.
+        if now < operation.latest_at:
+            return operation.date(now, self.clock())
+        operation.latest_at = now
+        return now
+
     def add_item(
         self,
         node: Node,
@@ -198,7 +214,8 @@ class LiveStore:
 
         Count it as dropped when the buffer is full.
         """
-        if not self._state.events.record(node, name, outcome, error, metadata, self.now()):
+        at = self.read_time(node.operation)
+        if not self._state.events.record(node, name, outcome, error, metadata, at):
             self._listener.on_event_dropped()
 
     def add_log(self, node: Node, record: LogRecord) -> None:
@@ -278,7 +295,7 @@ class LiveStore:
             if operation.cancel_requested_at is None:
                 # Why first: a thread that reads the time without the lock finds the reason, too.
                 operation.cancel_reason = truncate(reason)
-                operation.cancel_requested_at = self.now()
+                operation.cancel_requested_at = self.read_time(operation)
                 if operation.root is not None:
                     operation.root.dirty = True
         self.notify_change()
