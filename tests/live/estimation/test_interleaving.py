@@ -29,6 +29,7 @@ ACTIONS = (
     "measured",
     "item",
     "set back",
+    "tick",
 )
 
 
@@ -106,6 +107,11 @@ class Interleaving:
                 store.start_opaque(newest, 20.0, is_whole_level=False)
             case "measured":
                 store.end_opaque(newest)
+            case "tick":  # of another thread, between two counts of the work
+                waiting, self.interruptions = self.interruptions, []
+                for part in ("count", "collect", "count"):
+                    self.run(part)
+                self.interruptions = waiting
             case "set back":
                 self.time.step_wall(-100.0)
         self.check()
@@ -120,6 +126,8 @@ class Interleaving:
             assert node.advanced_clock is not None
             assert started_clock <= node.advanced_clock
             assert started_at <= node.advanced_at
+            if not node.sequence:
+                continue
             times: tuple[float, ...] = (node.observed_clock, node.observed_at, node.advanced_clock)
             estimation = node.estimation
             if estimation is not None:
@@ -187,9 +195,10 @@ def test_slow_reader_after_a_newer_point_leaves_an_ascending_curve() -> None:
         work.time.advance(1.0)
         work.run("count")
         work.run("collect")
-    work.run("count")
-    work.interruptions = ["collect", "count"]
-    work.run("read")
+    for readings in range(3):  # of a clock, before the tick
+        work.time.advance(1.0)
+        work.interruptions = ["tick", *["advance"] * readings]
+        work.run("read")
     estimation = work.root.estimation
     assert estimation is not None
     times = [at for at, _ in estimation.points]

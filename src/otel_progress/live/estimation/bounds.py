@@ -29,7 +29,7 @@ def raise_eta(eta: Eta, below: Eta, clock: float) -> Eta:
     than the lower bound of the level below.
     """
     below = below.at(clock)
-    if below.low_s is None:
+    if not below.low_s:
         return eta
     aged, minimum = eta.at(clock), below.low_s + ROUNDING_MARGIN_S
     low_s = None if aged.low_s is None else max(aged.low_s, minimum)
