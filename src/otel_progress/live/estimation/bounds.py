@@ -46,6 +46,13 @@ def raise_eta(eta: Eta, below: Eta, clock: float) -> Eta:
     return eta if raised == aged else raised
 
 
+def is_bound_lower(before: Eta | None, after: Eta | None, clock: float) -> bool:
+    """Return True if the lower bound of an estimate is lower than before at ``clock``."""
+    old = None if before is None else before.at(clock).low_s
+    new = None if after is None else after.at(clock).low_s
+    return (old or 0.0) > (new or 0.0) + ROUNDING_MARGIN_S
+
+
 def find_bounds_locked(node: Node) -> Iterator[Eta]:
     """Yield the estimates with an interval of the running levels below a level.
 

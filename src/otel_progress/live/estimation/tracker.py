@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.live.estimation.bounds import find_bounds_locked, raise_eta
+from otel_progress.live.estimation.bounds import find_bounds_locked, is_bound_lower, raise_eta
 from otel_progress.live.estimation.levels import get_level_shape, is_estimable
 from otel_progress.live.estimation.opaque import compute_expected_duration
 from otel_progress.live.estimation.request import EstimateRequest, build_request_locked, run_estimate
@@ -320,10 +320,21 @@ class EstimateTracker:
                 eta = eta if clock == eta.clock else replace(eta, clock=clock)
             for below in find_bounds_locked(node):
                 eta = raise_eta(eta, below, clock)
-        changed = (
-            [node] if _store_eta_locked(node, estimation, eta, estimation.origin + request.elapsed) else []
-        )
+        if is_bound_lower(estimation.eta, eta, clock):
+            self._request_parents_locked(node)
+        changed = []
+        if eta is not estimation.eta:
+            _store_eta_locked(node, estimation, eta, estimation.origin + request.elapsed)
+            changed.append(node)
         return changed + self._update_parents_locked(node, eta, clock)
+
+    def _request_parents_locked(self, node: Node) -> None:
+        """Request estimates of the levels above, which a former bound may have raised."""
+        here = node.parent
+        while here is not None:
+            if here.estimation is not None:
+                self._scheduler.request_locked(here, here.estimation)
+            here = here.parent
 
     def _update_parents_locked(self, node: Node, eta: Eta | None, clock: float) -> list[Node]:
         """Raise the estimates of the levels above to the lower bound of ``eta``.
@@ -341,21 +352,20 @@ class EstimateTracker:
                     estimation.follows_loop, new = True, eta
                 elif new is not None and eta is not None:
                     new = raise_eta(new, eta, clock)
-                active_s = here.operation.active_seconds(here.started_clock or clock, clock)
-                if _store_eta_locked(here, estimation, new, active_s):
+                if new is not estimation.eta:
+                    active_s = here.operation.active_seconds(here.started_clock or clock, clock)
+                    _store_eta_locked(here, estimation, new, active_s)
                     changed.append(here)
             here = here.parent
         return changed
 
 
-def _store_eta_locked(node: Node, estimation: EstimationState, eta: Eta | None, active_s: float) -> bool:
-    """Store an estimate under a new sequence number. Return False when it is the same.
+def _store_eta_locked(node: Node, estimation: EstimationState, eta: Eta | None, active_s: float) -> None:
+    """Store an estimate under a new sequence number.
 
     ``active_s`` are the active seconds of the level at the time of the estimate.
     """
     operation = node.operation
-    if eta is estimation.eta:
-        return False
     estimation.eta = eta
     if eta is not None and node.parent is None:
         prediction = replace(eta, clock=active_s)
@@ -364,7 +374,6 @@ def _store_eta_locked(node: Node, estimation: EstimationState, eta: Eta | None, 
             operation.overdue_after = compute_overdue_threshold(prediction)
     node.snapshot = None
     operation.sequence = node.sequence = operation.sequence + 1
-    return True
 
 
 def _is_paused(node: Node) -> bool:
