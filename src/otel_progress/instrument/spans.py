@@ -70,7 +70,7 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
             node.spec.type,
             context,
             attributes=build_identity_attributes(node),
-            start_time=_compute_time_ns(node),
+            start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
         )
     except Exception:
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
@@ -173,7 +173,7 @@ def finish_span(node: Node) -> None:
     except Exception:
         report_internal_error("span", "Writing the final values of a span failed.")
     try:
-        span.end(_compute_time_ns(node, span))
+        span.end(_compute_time_ns(node, span) if node.operation.wall_lead else None)
     except Exception:
         report_internal_error("span", "A span processor failed at the end of a span.")
 

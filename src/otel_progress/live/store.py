@@ -196,11 +196,7 @@ class LiveStore:
         It does not precede the start of the operation or an earlier record.
         """
         now = self.now()
-        # Why not always: this runs for each item, and the next tick notices a smaller step.
-        if now < operation.latest_at:
-            return operation.date(now, self.clock())
-        operation.latest_at = now
-        return now
+        return operation.date(now, self.clock())
 
     def add_item(
         self,
@@ -214,7 +210,12 @@ class LiveStore:
 
         Count it as dropped when the buffer is full.
         """
-        at = self.read_time(node.operation)
+        operation, at = node.operation, self.now()
+        # Why not read_time: this runs for each item, and the call takes a part of its time.
+        if at < operation.latest_at:
+            at = operation.date(at, self.clock())
+        else:
+            operation.latest_at = at
         if not self._state.events.record(node, name, outcome, error, metadata, at):
             self._listener.on_event_dropped()
 

@@ -282,11 +282,12 @@ class Tree:
         now, clock = self._now(), self._clock()
         if node.parent is None and node.operation.pauses is not None:
             node.operation.pauses.close(clock)
-        node.status, node.ended_at = status, node.operation.date(now, clock)
+        node.status = status
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
         node.has_advanced = True
         node.count_one = self._on_late_count
         self.update_level_locked(node, clock, now)
+        node.ended_at = node.observed_at
         self._move_to_ended_locked(node, status)
         ended.append(node)
 
