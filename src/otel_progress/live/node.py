@@ -192,17 +192,19 @@ class Operation:
         the times of a run do not decrease. A suspended machine stops the monotonic clock only, and
         the result is ``now`` again.
         """
-        at = clock + self.wall_offset
-        if at - now > MIN_STEP_BACK_S:
-            self.wall_lead = at - now
-        else:
-            self.wall_offset = max(self.wall_offset, now - clock)
-            self.wall_lead, at = 0.0, now
+        lead_s = clock + self.wall_offset - now
+        if lead_s < 0.0:
+            self.wall_offset, self.wall_lead = now - clock, 0.0
+        elif lead_s > MIN_STEP_BACK_S:
+            self.wall_lead = lead_s
+            now += lead_s
+        elif self.wall_lead:
+            self.wall_lead = 0.0
         # Why: two threads may read the clocks in one order, and arrive here in the other.
-        if at < self.latest_at:
+        if now < self.latest_at:
             return self.latest_at
-        self.latest_at = at
-        return at
+        self.latest_at = now
+        return now
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return the seconds without pauses from ``start`` to ``end``."""
