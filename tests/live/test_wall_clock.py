@@ -84,6 +84,19 @@ def test_times_after_the_clock_was_ahead_for_a_moment_stay_in_order(recorder: Re
     assert recorder.operation("next").root.info.started_at == WALL + 2.0
 
 
+def test_batch_after_the_clock_was_set_back_has_its_duration(recorder: Recorder) -> None:
+    """It ends after its start and after its operations."""
+    with progress.batch("night", id="b", total=1) as batch:
+        with batch.operation("o"):
+            recorder.clock.advance(5.0)
+            recorder.clock.step_wall(-3600.0)
+            recorder.clock.advance(5.0)
+        recorder.clock.advance(1.0)
+    ended = batch.snapshot()
+    assert ended.ended_at is not None
+    assert (ended.started_at, ended.ended_at, ended.elapsed_seconds) == (WALL, WALL + 11.0, 11.0)
+
+
 def test_span_after_the_clock_was_set_back_ends_after_its_start(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,7 @@ class StoreState:
         self.events = EventBuffer(self.limits)
         self.logs = LogBuffer()
         self.previews = PreviewBuffer()
-        self.batches = BatchRegistry(self.now)
+        self.batches = BatchRegistry(self.now, self.clock)
         self.samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self.unsent_sample: ResourceSample | None = None
 
