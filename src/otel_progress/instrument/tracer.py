@@ -76,9 +76,9 @@ class ProgressTracer:
         :class:`Stages`, the name of a category, weights by name, or an Enum. ``batch`` is the
         batch that the operation belongs to, or its id.
 
-        Estimates use the history of operations of the same ``type``. ``eta_key`` separates runs
-        that are not comparable: a text, or metadata keys whose values name the group. Other
-        keyword arguments are metadata.
+        Estimates use the history of operations of the same ``type`` and service. ``eta_key``
+        separates runs that are not comparable: metadata keys whose values name the group, or a
+        text, which is shared by all services that use it. Other keyword arguments are metadata.
         """
         batch_id = batch if batch is None or isinstance(batch, str) else _get_join_function(batch)
         arguments = (
