@@ -119,9 +119,9 @@ def is_same_boot(host: str) -> bool:
 
 
 def read_suspended_s() -> float:
-    """Return the seconds since boot in which this machine was suspended, or 0 if it is unknown.
+    """Return the suspended time of this machine since its boot, in seconds.
 
-    The monotonic clock does not include them.
+    Return 0 if it is unknown. The monotonic clock does not include them.
     """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0

@@ -15,7 +15,7 @@ from otel_progress.testing import WALL, Recorder, recording
 
 
 def test_times_after_the_clock_was_set_back_follow_the_monotonic_clock(recorder: Recorder) -> None:
-    """No level, item, log record or request precedes its operation or an earlier record."""
+    """No time precedes the start of the operation or an earlier time."""
     logger = logging.getLogger("app")
     with progress.operation("o", id="o", total=2) as op:
         recorder.clock.advance(10.0)
@@ -144,7 +144,7 @@ def test_span_after_the_clock_was_set_back_ends_after_its_start(
     )
 )
 def test_times_of_a_run_with_any_steps_of_the_wall_clock_ascend(steps: list[tuple[float, float]]) -> None:
-    """They are never behind the wall clock, and advance at least as the monotonic clock."""
+    """They are never behind the wall clock or the monotonic clock."""
     operation = Operation("o", "o", "r", "i")
     now, clock = WALL, 5000.0
     before = start = operation.date(now, clock)

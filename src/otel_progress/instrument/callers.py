@@ -1,4 +1,4 @@
-"""Caller of a ``track`` loop: the group of its history when it is an operation of its own."""
+"""Caller of a ``track`` loop, which groups its history if it is an operation."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ if sys.version_info >= (3, 11):
 else:
 
     def _get_qualified_name(frame: FrameType) -> str:
-        """Return the qualified name of a frame's function, or its plain name if it is not found."""
+        """Return the qualified name of a frame's function, or else its plain name."""
         # Why the constants: a comprehension is one of the code of its function.
         while frame.f_code.co_name.startswith("<") and frame.f_back is not None:
             if frame.f_code not in frame.f_back.f_code.co_consts:

@@ -80,7 +80,7 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
 
 
 def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:
-    """Return the time for a span of the level, in Unix nanoseconds, or None for the tracer's own.
+    """Return a time for a span in Unix nanoseconds, or None for that of the tracer.
 
     After the wall clock was set back, it is ahead of the wall clock, like all times of the run. The
     end of ``span`` is at least its start.

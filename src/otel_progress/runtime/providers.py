@@ -55,7 +55,7 @@ class TracerProviders:
         return tracer
 
     def read_service_name(self) -> str | None:
-        """Return ``service.name`` of the provider's resource, or None if it is the default."""
+        """Return the service name of the provider's resource, or None for the default."""
         attributes = getattr(getattr(self._provider, "resource", None), "attributes", None) or {}
         service = str(attributes.get(semconv.SERVICE_NAME) or "")
         return None if not service or service.startswith(_UNKNOWN_SERVICE) else service

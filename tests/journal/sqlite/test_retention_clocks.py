@@ -75,7 +75,7 @@ class _Process:
 
 @pytest.mark.parametrize("ahead_s", [2 * DAY_S, 400 * DAY_S])
 def test_process_whose_clock_is_ahead_deletes_no_history_of_others(path: Path, ahead_s: float) -> None:
-    """Its own is deleted after the retention by the monotonic clock, and so is that of others."""
+    """The monotonic clock decides when history is expired."""
     right, wrong = _Process(path), _Process(path, ahead_s, name="b")
     right.end_operation("right")
     wrong.end_operation("wrong")

@@ -1,4 +1,4 @@
-"""Tests of ticks, readers and callers that interrupt each other between two readings of a clock."""
+"""Tests of ticks, readers and callers that interrupt each other."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_times_of_a_level_with_interrupted_readers_never_decrease(
 
 
 def test_slow_reader_after_a_newer_point_leaves_an_ascending_curve() -> None:
-    """The example of the report: a query reads the clock, then the tick updates the level."""
+    """A query reads the clock, then the tick updates the level."""
     work = Interleaving()
     for _ in range(4):
         work.time.advance(1.0)

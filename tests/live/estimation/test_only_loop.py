@@ -10,7 +10,7 @@ from otel_progress.testing import Recorder
 
 
 def _run_loop(recorder: Recorder, op: progress.Level, seconds: float, total: int = 10) -> list[Eta | None]:
-    """Run a loop and return the operation's estimates that differ from those of the loop."""
+    """Run a loop, and return the estimates of the operation that differ."""
     different = []
     loop = op.track(range(total))
     for _ in loop:

@@ -355,7 +355,7 @@ def test_trajectories_of_one_run_are_bounded(recorder: Recorder) -> None:
     ],
 )
 def test_eta_key_is_a_text_or_metadata_values(recorder: Recorder, given: object, kept: str | None) -> None:
-    """It is truncated. Decorators and tracers accept it. Metadata keys apply within the program."""
+    """It is truncated. Metadata keys apply within the program."""
 
     @progress.get_tracer("lib").operation("job", eta_key=given, codec="av1", height=1080)  # type: ignore[arg-type]
     def work() -> None:

@@ -186,7 +186,7 @@ _FINISHED: Final = """SELECT o.key, o.finished_at, i.host, s.observed_clock FROM
     WHERE o.finished_at IS NOT NULL AND o.finished_at < ? ORDER BY o.finished_at"""
 
 
-# Why by revision: it is the order of the ends, whatever the clocks of the processes are.
+# Why by revision: it is the order of the ends, independent of the clocks of processes.
 _OLDEST: Final = "SELECT key FROM operations WHERE finished_at IS NOT NULL ORDER BY revision LIMIT ?"
 
 
@@ -217,9 +217,9 @@ class Ages:
             self.earliest_now = min(self.earliest_now, math.inf if offset is None else offset + self._clock)
 
     def is_older(self, age_s: float, at: float, host: str | None, clock: float | None) -> bool:
-        """Return True if a record of ``at`` (Unix seconds) is older than ``age_s`` seconds.
+        """Return True if a record is older than ``age_s`` seconds.
 
-        ``host`` is that of the process that wrote it at ``clock`` of its monotonic clock.
+        ``at`` is its time in Unix seconds. ``host`` is that of the process that wrote it at ``clock`` of its monotonic clock.
         """
         if host is not None and clock is not None and is_same_boot(host):
             return self._moment.now - at > age_s and self._clock - clock > age_s

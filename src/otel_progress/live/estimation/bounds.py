@@ -22,9 +22,9 @@ ROUNDING_MARGIN_S: Final = 1e-9
 
 
 def raise_eta(eta: Eta, below: Eta, clock: float) -> Eta:
-    """Return the estimate of a level, raised to the interval of a running level below it.
+    """Return the estimate of a level, raised to the lower bound of another one.
 
-    Both are compared at ``clock``, in monotonic seconds. Return ``eta`` itself if they agree. The
+    ``below`` is the estimate of a running level below. Both are compared at ``clock``, in monotonic seconds. Return ``eta`` itself if they agree. The
     result stays ordered: ``low_s`` <= ``remaining_s`` <= ``high_s``. It does not count down further
     than the lower bound of the level below.
     """

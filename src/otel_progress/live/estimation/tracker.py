@@ -118,7 +118,7 @@ class EstimateTracker:
         self._scheduler.request_locked(node, estimation)
 
     def _observe_loop_locked(self, node: Node, estimation: EstimationState) -> None:
-        """Note the only loop of an operation without a total, or that there is none any more."""
+        """Update whether an operation without a total consists of one loop."""
         loop = find_only_loop(node)
         if loop is None and estimation.has_loop:
             # Why: the ratio of the loop was not that of the whole operation.
