@@ -69,7 +69,8 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
 def find_only_loop(node: Node) -> Node | None:
     """Return the only loop of an operation without a total.
 
-    Return None if the operation started another level, or counted units itself. The operation has the ratio of this loop.
+    Return None if the operation started another level, or counted units itself. The operation has
+    the ratio of this loop.
     """
     children = node.children
     if node.parent is not None or node.total is not None or children is None or children.created != 1:

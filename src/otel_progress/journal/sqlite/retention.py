@@ -219,7 +219,8 @@ class Ages:
     def is_older(self, age_s: float, at: float, host: str | None, clock: float | None) -> bool:
         """Return True if a record is older than ``age_s`` seconds.
 
-        ``at`` is its time in Unix seconds. ``host`` is that of the process that wrote it at ``clock`` of its monotonic clock.
+        ``at`` is its time in Unix seconds. ``host`` is that of the process that wrote it at
+        ``clock`` of its monotonic clock.
         """
         if host is not None and clock is not None and is_same_boot(host):
             return self._moment.now - at > age_s and self._clock - clock > age_s

@@ -24,9 +24,9 @@ ROUNDING_MARGIN_S: Final = 1e-9
 def raise_eta(eta: Eta, below: Eta, clock: float) -> Eta:
     """Return the estimate of a level, raised to the lower bound of another one.
 
-    ``below`` is the estimate of a running level below. Both are compared at ``clock``, in monotonic seconds. Return ``eta`` itself if they agree. The
-    result stays ordered: ``low_s`` <= ``remaining_s`` <= ``high_s``. It does not count down further
-    than the lower bound of the level below.
+    ``below`` is the estimate of a running level below. Both are compared at ``clock``, in monotonic
+    seconds. Return ``eta`` itself if they agree. The result stays ordered: ``low_s`` <=
+    ``remaining_s`` <= ``high_s``. It does not count down further than the bound does.
     """
     below = below.at(clock)
     if not below.low_s:
