@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +31,9 @@ _logged_causes: Final[set[str]] = set()
 """Messages of errors that were logged, so that two places log one cause only once."""
 
 
+_ONLY_COUNTED: Final = "further errors of this kind are only counted"
+
+
 _lock: Final = fork_safe_lock()
 
 
@@ -44,15 +49,23 @@ def report_internal_error(
         internal_error_counts[place] += 1
         first = internal_error_counts[place] == 1
     cause = error or sys.exc_info()[1]
-    if first and isinstance(cause, ProgressError):
+    if first and _is_new_cause(cause):
+        _log_failure(text, _ONLY_COUNTED, cause)
+
+
+def _log_failure(text: str, note: str, cause: BaseException | None) -> None:
+    if isinstance(cause, ProgressError):
         # Why no traceback: the message contains the cause and the fix.
-        if _is_new_cause(str(cause)):
-            log_warning("%s (further errors of this kind are only counted):\n%s", text, cause)
-    elif first:
-        log_warning("%s (further errors of this kind are only counted)", text, error=cause)
+        log_warning("%s (%s):\n%s", text, note, cause)
+    else:
+        log_warning("%s (%s)", text, note, error=cause)
 
 
-def _is_new_cause(text: str) -> bool:
+def _is_new_cause(cause: BaseException | None) -> bool:
+    """Return False for a ProgressError whose message was logged, for any place."""
+    if not isinstance(cause, ProgressError):
+        return True
+    text = str(cause)
     with _lock:
         is_new = text not in _logged_causes
         if len(_logged_causes) < MAX_LOGGED_CAUSES:
@@ -74,6 +87,50 @@ def log_warning(text: str, *arguments: object, error: BaseException | None = Non
     """Log a warning. Exceptions of log handlers and filters are ignored."""
     with suppress(Exception):
         logger.warning(text, *arguments, exc_info=error)
+
+
+OUTAGE_LOG_INTERVAL_S: Final = 60.0
+"""Minimum time between two logged outages of a component, in seconds. Others are counted."""
+
+
+class OutageLog:
+    """Logs each outage of one component once.
+
+    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is logged when that time is over, if it still lasts. Only one
+    thread may use it.
+    """
+
+    def __init__(self, place: InternalErrorPlace, clock: Callable[[], float] = time.monotonic) -> None:
+        self._place = place
+        self._clock = clock
+        self._logged_at: float | None = None
+        self._is_failing = False
+        self._is_logged = False
+        self._unlogged = 0
+
+    def report_error(self, text: str, *, error: BaseException | None) -> None:
+        """Count an error. Log it if it is the first one of its outage."""
+        with _lock:
+            internal_error_counts[self._place] += 1
+        self._is_failing = True
+        now = self._clock()
+        is_early = self._logged_at is not None and now - self._logged_at < OUTAGE_LOG_INTERVAL_S
+        if self._is_logged or is_early:
+            return
+        is_first = self._logged_at is None
+        self._is_logged, self._logged_at = True, now
+        unlogged, self._unlogged = self._unlogged, 0
+        # Why only the first: a later outage is logged although its cause is known.
+        if is_first and not _is_new_cause(error):
+            return
+        earlier = f", {unlogged} shorter outages before it were not logged" if unlogged else ""
+        _log_failure(text, f"{_ONLY_COUNTED}{earlier}", error)
+
+    def report_success(self) -> None:
+        """End the outage."""
+        if self._is_failing and not self._is_logged:
+            self._unlogged += 1
+        self._is_failing = self._is_logged = False
 
 
 report_hook_errors(lambda error: report_internal_error("fork", "A fork hook failed.", error=error))

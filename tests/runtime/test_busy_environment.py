@@ -42,7 +42,6 @@ def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(diagnostics, "_logged_causes", set())
     monkeypatch.setattr(providers, "_own_providers", [])
     monkeypatch.setattr(providers, "_exporting_providers", [])
     yield

@@ -20,6 +20,7 @@ from opentelemetry import context as context_api
 from otel_progress import redaction, semconv
 from otel_progress.errors import ProgressError
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
+from otel_progress.instrument.callers import Caller, describe_caller
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome
@@ -220,7 +221,11 @@ def to_failure(error: object) -> Failure:
 
 def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
     clean_details = None if details is None else redaction.redact_value("details", details, MAX_DETAILS)
-    return Failure(normalize_id(kind), redaction.redact_value("error", truncate(message)), clean_details)
+    return Failure(
+        redaction.redact_id(normalize_id(kind)),
+        redaction.redact_value("error", truncate(message)),
+        clean_details,
+    )
 
 
 def get_qualified_type_name(error: BaseException) -> str:
@@ -249,7 +254,8 @@ class LevelArguments(NamedTuple):
 
     They are normalised when the level starts.
 
-    ``batch`` is the id of a batch, or a function that returns it.
+    ``batch`` is the id of a batch, or a function that returns it. ``eta_key`` is a text, metadata
+    keys, or the caller of ``track``.
     """
 
     kind: Literal["operation", "level", "stage"]
@@ -285,7 +291,7 @@ def normalize_arguments(
 ) -> Spec:
     """Return the normalised arguments. Invalid values are rejected and left out."""
     kind, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, eta_key, _ = arguments
-    level_type = semconv.STAGE if kind == "stage" else normalize_id(type_) or "level"
+    level_type = semconv.STAGE if kind == "stage" else redaction.redact_id(normalize_id(type_)) or "level"
     if parent is not None and kind == "level" and not metadata and arguments[2:9] == _NO_ARGUMENTS:
         # Why: the most common case, in a third of the time.
         return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None))
@@ -293,8 +299,8 @@ def normalize_arguments(
     return _make_spec(
         (
             level_type,
-            None if id_ is None else normalize_id(id_),
-            None if name is None else truncate(name, MAX_NAME),
+            None if id_ is None else redaction.redact_id(normalize_id(id_)),
+            None if name is None else redaction.redact_name(truncate(name, MAX_NAME)),
             None if total is None else _accept_number(backend, total, "total"),
             _normalize_unit(unit, counts_stages=stages is not None and total is None),
             1 if weight is None else _accept_weight(backend, weight),
@@ -302,14 +308,16 @@ def normalize_arguments(
             None if stages is None else _accept_stages(backend, stages),
             normalized_metadata,
             None if parent is not None else _resolve_batch(backend, batch),
-            None if eta_key is None else _accept_eta_key(backend, eta_key, normalized_metadata),
+            None
+            if eta_key is None or parent is not None
+            else _accept_eta_key(backend, eta_key, normalized_metadata),
         )
     )
 
 
 def _normalize_unit(unit: object, *, counts_stages: bool) -> str | None:
     if unit is not None:
-        return truncate(unit, MAX_UNIT_CHARACTERS)
+        return redaction.redact_name(truncate(unit, MAX_UNIT_CHARACTERS))
     return semconv.STAGE if counts_stages else None
 
 
@@ -358,7 +366,7 @@ def _resolve_batch(backend: RecordingBackend, batch: object) -> str | None:
 
 def parse_batch_id(value: object) -> str | Rejection:
     """Return the id of a batch."""
-    return normalize_id(value) or Rejection(
+    return redaction.redact_id(normalize_id(value)) or Rejection(
         "batch", "Invalid batch id '': expected a text that is not empty. Leave it out to generate an id."
     )
 
@@ -366,11 +374,16 @@ def parse_batch_id(value: object) -> str | Rejection:
 def _accept_eta_key(
     backend: RecordingBackend, eta_key: object, metadata: Mapping[str, MetadataValue]
 ) -> str | None:
+    if isinstance(eta_key, Caller):
+        return normalize_id(f"{backend.store.get_history_scope()},caller={describe_caller(eta_key)}")
     resolved = resolve_eta_key(eta_key, metadata)
     if isinstance(resolved, Rejection):
         backend.reject(resolved)
         return None
-    return resolved
+    if isinstance(eta_key, str):
+        return resolved
+    # Why: metadata keys such as "size" are common, so another program may use them as well.
+    return normalize_id(f"{backend.store.get_history_scope()},{resolved}")
 
 
 def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str | Rejection:
@@ -380,7 +393,7 @@ def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str
     key that the metadata does not have.
     """
     if isinstance(value, str):
-        return normalize_id(value)
+        return redaction.redact_id(normalize_id(value))
     if isinstance(value, (list, tuple)) and value and all(isinstance(key, str) for key in value):
         return normalize_id(",".join(f"{key}={metadata.get(key, '')}" for key in value))
     text = f"Invalid eta_key {_quote(value)}: expected a text or a list of metadata keys."
