@@ -39,7 +39,7 @@ class ChangeCollector:
         """Return what changed since the last call."""
         state = self._state
         state.end_orphans()
-        clock, now = state.clock(), state.now()
+        now, clock = state.now(), state.clock()
         state.estimates.refresh_opaque(clock)
         changed = self._update_changed(clock, now)
         with state.lock:
@@ -62,6 +62,8 @@ class ChangeCollector:
             snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
             state.report_late_rejections()
+        # Why again: a reader may have updated a level since. The heartbeat must not be older.
+        now, clock = state.now(), state.clock()
         return ChangeSet(
             state.instance,
             now,
@@ -96,7 +98,7 @@ class ChangeCollector:
                     if node.status is not Status.RUNNING:
                         continue
                     tree.update_level_locked(node, clock, now)
-                    estimates.observe_locked(node, clock)
+                    estimates.observe_locked(node)
                 updated[node] = None
                 if node.parent is not None:
                     by_depth.setdefault(depth - 1, {})[node.parent] = None

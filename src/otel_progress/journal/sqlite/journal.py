@@ -41,6 +41,7 @@ from otel_progress.journal.sqlite.trajectories import load_trajectories
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.processes import read_suspended_s
 from otel_progress.protocols import (
     MAX_RECORD_NUMBER,
     BatchQuery,
@@ -416,7 +417,8 @@ class SqliteJournal:
             raise JournalError(msg)
 
     def _get_read_time(self) -> ReadTime:
-        return ReadTime(self._now(), self._clock())
+        suspended_s = read_suspended_s() if self._clock is time.monotonic else 0.0
+        return ReadTime(self._now(), self._clock(), suspended_s)
 
 
 def _read_size(path: Path) -> int | None:
