@@ -9,7 +9,6 @@ This needs a list of the own descriptors (Linux and macOS). Elsewhere nothing is
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sqlite3
@@ -361,8 +360,11 @@ def _close_in_own_table(connections: Iterable[sqlite3.Connection], descriptors: 
     def close_connections() -> None:
         nonlocal is_closed
         try:
+            # Why here: few programs need it.
+            import ctypes
+
             call = ctypes.CDLL(None).syscall
-        except (OSError, AttributeError, TypeError):
+        except (ImportError, OSError, AttributeError, TypeError):
             return
         # Why: a finalizer that runs in this thread would close its files only in this table.
         was_enabled = gc.isenabled()
@@ -401,4 +403,6 @@ def leak(connection: sqlite3.Connection) -> None:
     """
     _leaked.append(connection)
     with suppress(Exception):
+        import ctypes
+
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
