@@ -144,6 +144,10 @@ SERVICE_INSTANCE_ID: Final = "service.instance.id"
 """Resource attribute: the instrumented process. string"""
 
 
+EXCEPTION_TYPE: Final = "exception.type"
+"""Class name of an error, on exception events of spans. string"""
+
+
 EXCEPTION_MESSAGE: Final = "exception.message"
 """Message of an error, on item events. string"""
 

@@ -1,4 +1,4 @@
-"""Normalisation of arguments: numbers, metadata, deadlines, outcomes and errors.
+"""Normalisation of arguments: numbers, metadata, deadlines and outcomes.
 
 A parse function returns the normalised value, or a :class:`Rejection` if the value is invalid.
 No function raises.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import operator
-import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
@@ -22,9 +21,9 @@ from otel_progress.errors import ProgressError
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec
-from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome
+from otel_progress.model import NO_METADATA, MetadataValue, Number, Outcome
 from otel_progress.stages import Stages, to_stages
-from otel_progress.text import MAX_DETAILS, MAX_NAME, normalize_id, truncate
+from otel_progress.text import MAX_NAME, normalize_id, truncate
 
 MAX_METADATA: Final = 128
 """Metadata keys per level. Further keys are rejected."""
@@ -50,10 +49,6 @@ _MAX_QUOTED_CHARACTERS: Final = 64
 
 SCOPE: Final = "otel_progress"
 """Instrumentation scope of the module-level helpers."""
-
-
-ErrorLike: TypeAlias = "BaseException | Failure | str"
-"""Why something failed."""
 
 
 DeadlineLike: TypeAlias = "float | int | timedelta | datetime"
@@ -193,7 +188,7 @@ def _to_sequence(values: list[object] | tuple[object, ...]) -> MetadataValue:
     return tuple(truncate(element) for element in elements)
 
 
-# --- outcomes and errors -------------------------------------------------------------------------
+# --- outcomes ------------------------------------------------------------------------------------
 
 
 def parse_outcome(value: object) -> Outcome | Rejection:
@@ -203,42 +198,6 @@ def parse_outcome(value: object) -> Outcome | Rejection:
     except Exception:  # The value is not an outcome, or its comparison raised.
         text = f"Invalid outcome {_quote(value)}: expected 'completed', 'failed' or 'skipped'."
         return Rejection("outcome", text)
-
-
-def to_failure(error: object) -> Failure:
-    """Return a redacted Failure from an exception, a Failure or a text.
-
-    The failure of an exception includes the end of its traceback.
-    """
-    if isinstance(error, Failure):
-        details = None if error.details is None else truncate(error.details, MAX_DETAILS)
-        return _redact_failure(error.type, error.message, details)
-    if isinstance(error, BaseException):
-        return _redact_failure(get_qualified_type_name(error), error, format_traceback(error))
-    return _redact_failure("error", "" if error is None else error, None)
-
-
-def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
-    clean_details = None if details is None else redaction.redact_value("details", details, MAX_DETAILS)
-    return Failure(normalize_id(kind), redaction.redact_value("error", truncate(message)), clean_details)
-
-
-def get_qualified_type_name(error: BaseException) -> str:
-    """Return the qualified class name of an exception, without ``builtins``.
-
-    It is the value of the attribute ``error.type``.
-    """
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def format_traceback(error: BaseException) -> str | None:
-    """Return the end of an exception's traceback, or None if formatting raises."""
-    try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-16))
-    except Exception:  # Formatting calls a foreign __str__ or __repr__, which may raise any exception.
-        return None
-    return truncate(text[-MAX_DETAILS:], MAX_DETAILS)
 
 
 # --- arguments of a level ------------------------------------------------------------------------

@@ -39,6 +39,11 @@ def exceeds_total(current: Number, total: Number) -> bool:
     return current > total and not (type(current) is float and current - total <= _ROUNDING * total)
 
 
+def is_below_total(current: Number, total: Number) -> bool:
+    """Return True when ``current`` is below ``total`` by more than rounding errors."""
+    return current < total and not (type(current) is float and total - current <= _ROUNDING * total)
+
+
 def compute_count_ratio(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
     """Return (current + partial) / total, at most 1, or None without a total."""
     if total is None or total <= 0:
