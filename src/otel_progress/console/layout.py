@@ -22,10 +22,11 @@ from otel_progress.console.rows import (
     Row,
     build_rows,
     clean_text,
+    format_attempt,
     format_failed_level,
     format_failure,
     format_figures,
-    format_state_notes,
+    format_outcome_notes,
     format_title,
 )
 from otel_progress.model import Status
@@ -61,6 +62,10 @@ _GOOD_BAR_CELLS: Final = 16
 
 _MIN_MESSAGE_CELLS: Final = 16
 """Space for a message in the line of its bar. With less it gets a line of its own."""
+
+
+_MIN_TITLE_CELLS: Final = 4
+"""Space for the title of a finished operation. With less the status is cut."""
 
 
 _PULSE_CELLS_PER_S: Final = 6.0
@@ -108,16 +113,22 @@ def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs 
     root = operation.root
     percentage, count, _ = format_figures(root, operation.active_seconds_of(root))
     style = STATUS_STYLES[root.status]
+    status: list[Part] = [(root.status.value, style), *format_outcome_notes(root)]
+    if root.ended_early:
+        status.append((count, ""))
+        count = ""
+    # Why: a long title must not hide the failed count.
+    title_cells = max(_MIN_TITLE_CELLS, width - 2 - sum(cell_len(text) + 1 for text, _ in status))
     parts: list[Part] = [
         (glyphs.status(root.status), style),
-        (format_title(root), "bold"),
-        (root.status.value, style),
+        (cut_cells(format_title(root), title_cells, glyphs.more), "bold"),
+        *status,
     ]
     if root.status is not Status.COMPLETED and percentage:
         parts.append((f"at {percentage}", style))
     parts += [
         (count, ""),
-        *format_state_notes(root),
+        *format_attempt(root),
         (f"in {format_duration(operation.elapsed_seconds)}", "dim"),
     ]
     parts.append(

@@ -23,7 +23,7 @@ from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, MetadataValue, Number, Outcome
 from otel_progress.stages import Stages, to_stages
-from otel_progress.text import MAX_NAME, normalize_id, truncate
+from otel_progress.text import MAX_NAME, normalize_id, pluralize, truncate
 
 MAX_METADATA: Final = 128
 """Metadata keys per level. Further keys are rejected."""
@@ -53,6 +53,10 @@ SCOPE: Final = "otel_progress"
 
 DeadlineLike: TypeAlias = "float | int | timedelta | datetime"
 """Seconds from now, a duration from now, or a moment. A naive datetime is local time."""
+
+
+UnitLike: TypeAlias = "str | tuple[str, str]"
+"""Name of one unit of work, or its singular and plural: ``"file"``, ``("child", "children")``."""
 
 
 EtaKey: TypeAlias = "str | list[str] | tuple[str, ...]"
@@ -127,6 +131,23 @@ def parse_expected_seconds(expected: object) -> float | Rejection | None:
         text = "Invalid expected time 0: expected more than 0 seconds. Leave it out if it is unknown."
         return Rejection("expected", text)
     return float(number)
+
+
+# --- units ---------------------------------------------------------------------------------------
+
+
+def parse_unit(value: object) -> tuple[str, str] | Rejection:
+    """Return the singular and plural of a unit.
+
+    The plural of a text is the regular one, or the text itself.
+    """
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2 or not all(isinstance(form, str) and form for form in value):
+            return _reject_type("unit", value, 'a text, or its singular and plural: ("child", "children")')
+        singular, plural = (truncate(form, MAX_UNIT_CHARACTERS) for form in value)
+        return singular, plural
+    unit = truncate(value, MAX_UNIT_CHARACTERS)
+    return unit, pluralize(unit)
 
 
 # --- metadata ------------------------------------------------------------------------------------
@@ -247,29 +268,40 @@ def normalize_arguments(
     level_type = semconv.STAGE if kind == "stage" else normalize_id(type_) or "level"
     if parent is not None and kind == "level" and not metadata and arguments[2:9] == _NO_ARGUMENTS:
         # Why: the most common case, in a third of the time.
-        return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None))
+        return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None, None))
     normalized_metadata = normalize_metadata(metadata) if metadata else NO_METADATA
+    counted_unit, unit_plural = _accept_unit(
+        backend, unit, counts_stages=stages is not None and total is None
+    )
     return _make_spec(
         (
             level_type,
             None if id_ is None else normalize_id(id_),
             None if name is None else truncate(name, MAX_NAME),
             None if total is None else _accept_number(backend, total, "total"),
-            _normalize_unit(unit, counts_stages=stages is not None and total is None),
+            counted_unit,
             1 if weight is None else _accept_weight(backend, weight),
             None if deadline is None else _accept_deadline(backend, deadline),
             None if stages is None else _accept_stages(backend, stages),
             normalized_metadata,
             None if parent is not None else _resolve_batch(backend, batch),
             None if eta_key is None else _accept_eta_key(backend, eta_key, normalized_metadata),
+            unit_plural,
         )
     )
 
 
-def _normalize_unit(unit: object, *, counts_stages: bool) -> str | None:
-    if unit is not None:
-        return truncate(unit, MAX_UNIT_CHARACTERS)
-    return semconv.STAGE if counts_stages else None
+def _accept_unit(
+    backend: RecordingBackend, unit: object, *, counts_stages: bool
+) -> tuple[str | None, str | None]:
+    """Return the singular and plural of a unit, None without a unit."""
+    if unit is None:
+        return (semconv.STAGE, pluralize(semconv.STAGE)) if counts_stages else (None, None)
+    parsed = parse_unit(unit)
+    if isinstance(parsed, Rejection):
+        backend.reject(parsed)
+        return None, None
+    return parsed
 
 
 def _accept_number(backend: RecordingBackend, value: object, quantity: str) -> Number | None:

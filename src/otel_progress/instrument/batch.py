@@ -8,6 +8,7 @@ from types import TracebackType
 from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
+    UnitLike,
     make_level_arguments,
     parse_batch_id,
     parse_number,
@@ -75,7 +76,7 @@ class OperationBatch(SharedHandle):
         *,
         id: object = None,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
         eta_key: EtaKey | None = None,

@@ -19,6 +19,7 @@ from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import (
     MAX_METADATA,
     LevelArguments,
+    UnitLike,
     make_level_arguments,
     normalize_metadata,
     parse_expected_seconds,
@@ -263,7 +264,7 @@ class Level(SharedHandle):
         name: str | None = None,
         *,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         stages: StagesLike | None = None,
         **metadata: object,
@@ -294,7 +295,7 @@ class Level(SharedHandle):
         *,
         type: str = "track",
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:

@@ -14,9 +14,8 @@ from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter
 from otel_progress.live.node import Node, Operation, Spec
-from otel_progress.live.rollup import is_below_total
 from otel_progress.live.snapshots import build_snapshot
-from otel_progress.model import NO_METADATA, LevelSnapshot, Status
+from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
 from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:

@@ -108,15 +108,19 @@ def build_final_attributes(node: Node) -> dict[str, AttributeValue]:
         attributes[semconv.ERROR_TYPE] = node.error.type
     if node.estimated:
         attributes[semconv.ESTIMATED] = True
+    if node.ended_early:
+        attributes[semconv.ENDED_EARLY] = True
     return attributes
 
 
 def build_eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the errors of an operation's predicted ends.
 
-    The result is empty unless the operation completed and had predictions.
+    The result is empty unless the operation completed all its units and had predictions.
     """
     if node.estimation is None or node.status is not LevelStatus.COMPLETED:
+        return {}
+    if node.ended_early:
         return {}
     start = node.started_clock or 0.0
     duration_s = node.operation.active_seconds(start, start + (node.duration or 0.0))

@@ -5,7 +5,9 @@
 * Otherwise, the ratio is current / total. ``current`` is the level's own count. When it counted
   nothing, ``current`` is the weight of its completed, failed and skipped children. The default
   weight is 1. The weighted ratios of running and cancelled children are added.
-* With an unknown total, the ratio is None, never 0 or NaN. The ratio of a completed level is 1.
+* With an unknown total, the ratio is None, never 0 or NaN.
+* The ratio of a completed level is 1, unless it ended early: then it is current / total. The parent
+  of a level that ended early counts it as done.
 """
 
 from __future__ import annotations
@@ -37,11 +39,6 @@ def _get_stage_ratio(status: Status, ratio: float | None) -> float:
 def exceeds_total(current: Number, total: Number) -> bool:
     """Return True when ``current`` exceeds ``total`` by more than rounding errors."""
     return current > total and not (type(current) is float and current - total <= _ROUNDING * total)
-
-
-def is_below_total(current: Number, total: Number) -> bool:
-    """Return True when ``current`` is below ``total`` by more than rounding errors."""
-    return current < total and not (type(current) is float and total - current <= _ROUNDING * total)
 
 
 def compute_count_ratio(current: Number, total: Number | None, partial: float = 0.0) -> float | None:
