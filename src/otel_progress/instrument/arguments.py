@@ -137,17 +137,21 @@ def parse_expected_seconds(expected: object) -> float | Rejection | None:
 
 
 def parse_unit(value: object) -> tuple[str, str] | Rejection:
-    """Return the singular and plural of a unit.
+    """Return the redacted singular and plural of a unit.
 
     The plural of a text is the regular one, or the text itself.
     """
     if isinstance(value, (tuple, list)):
         if len(value) != 2 or not all(isinstance(form, str) and form for form in value):
             return _reject_type("unit", value, 'a text, or its singular and plural: ("child", "children")')
-        singular, plural = (truncate(form, MAX_UNIT_CHARACTERS) for form in value)
+        singular, plural = (_redact_unit(form) for form in value)
         return singular, plural
-    unit = truncate(value, MAX_UNIT_CHARACTERS)
+    unit = _redact_unit(value)
     return unit, pluralize(unit)
+
+
+def _redact_unit(unit: object) -> str:
+    return redaction.redact_name(truncate(unit, MAX_UNIT_CHARACTERS))
 
 
 # --- metadata ------------------------------------------------------------------------------------
@@ -265,7 +269,7 @@ def normalize_arguments(
 ) -> Spec:
     """Return the normalised arguments. Invalid values are rejected and left out."""
     kind, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, eta_key, _ = arguments
-    level_type = semconv.STAGE if kind == "stage" else normalize_id(type_) or "level"
+    level_type = semconv.STAGE if kind == "stage" else redaction.redact_id(normalize_id(type_)) or "level"
     if parent is not None and kind == "level" and not metadata and arguments[2:9] == _NO_ARGUMENTS:
         # Why: the most common case, in a third of the time.
         return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None, None))
@@ -276,8 +280,8 @@ def normalize_arguments(
     return _make_spec(
         (
             level_type,
-            None if id_ is None else normalize_id(id_),
-            None if name is None else truncate(name, MAX_NAME),
+            None if id_ is None else redaction.redact_id(normalize_id(id_)),
+            None if name is None else redaction.redact_name(truncate(name, MAX_NAME)),
             None if total is None else _accept_number(backend, total, "total"),
             counted_unit,
             1 if weight is None else _accept_weight(backend, weight),
@@ -349,7 +353,7 @@ def _resolve_batch(backend: RecordingBackend, batch: object) -> str | None:
 
 def parse_batch_id(value: object) -> str | Rejection:
     """Return the id of a batch."""
-    return normalize_id(value) or Rejection(
+    return redaction.redact_id(normalize_id(value)) or Rejection(
         "batch", "Invalid batch id '': expected a text that is not empty. Leave it out to generate an id."
     )
 
@@ -371,7 +375,7 @@ def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str
     key that the metadata does not have.
     """
     if isinstance(value, str):
-        return normalize_id(value)
+        return redaction.redact_id(normalize_id(value))
     if isinstance(value, (list, tuple)) and value and all(isinstance(key, str) for key in value):
         return normalize_id(",".join(f"{key}={metadata.get(key, '')}" for key in value))
     text = f"Invalid eta_key {_quote(value)}: expected a text or a list of metadata keys."

@@ -85,7 +85,11 @@ def to_failure(error: object) -> Failure:
 
 def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
     clean_details = None if details is None else redaction.redact_value("details", details, MAX_DETAILS)
-    return Failure(normalize_id(kind), redaction.redact_value("error", truncate(message)), clean_details)
+    return Failure(
+        redaction.redact_id(normalize_id(kind)),
+        redaction.redact_value("error", truncate(message)),
+        clean_details,
+    )
 
 
 def _describe_exception(error: BaseException) -> Failure:
