@@ -154,18 +154,14 @@ ENDED_EARLY: Final = "ended early"
 
 def format_state_notes(level: LevelSnapshot) -> tuple[Part, ...]:
     """Return the failed count, an early end and the attempt of a level as notes."""
-    return (*format_outcome_notes(level), *format_attempt(level))
-
-
-def format_outcome_notes(level: LevelSnapshot) -> tuple[Part, ...]:
-    """Return the failed count and an early end of a level as notes."""
-    failed = ((f"{level.failed} failed", "red"),) if level.failed else ()
-    return (*failed, (ENDED_EARLY, "yellow")) if level.ended_early else failed
-
-
-def format_attempt(level: LevelSnapshot) -> tuple[Part, ...]:
-    """Return the attempt of a level as a note, unless it is the first one."""
-    return ((f"attempt {level.info.attempt}", "yellow"),) if level.info.attempt > 1 else ()
+    notes: list[Part] = []
+    if level.failed:
+        notes.append((f"{level.failed} failed", "red"))
+    if level.ended_early:
+        notes.append((ENDED_EARLY, "yellow"))
+    if level.info.attempt > 1:
+        notes.append((f"attempt {level.info.attempt}", "yellow"))
+    return tuple(notes)
 
 
 def _build_operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: int) -> Row:
