@@ -175,9 +175,9 @@ def adjust_ratio(status: Status, current: Number, total: Number | None, ratio: f
 
     Older versions stored the ratio 1 for a level that ended early.
     """
-    if status is Status.COMPLETED and total is not None and is_below_total(current, total):
-        return max(0.0, current / total)
-    return ratio
+    if ratio != 1.0 or status is not Status.COMPLETED or not total or total < 0:
+        return ratio
+    return max(0.0, current / total) if is_below_total(current, total) else ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,13 +313,13 @@ def test_early_end_and_failures_below_are_shown(site: str, tab: Tab) -> None:
         with op.level("table") as table:
             for number in range(39):
                 table.item(f"{number}", outcome="failed")
-    with tab(site) as page:
-        row = page.get_by_role("treeitem", name="Early, Ended early, 0.5")
-        expect(row).to_contain_text("5 of 1,000 children, 39 failed")
-        page.goto(f"{site}#/operations/early-1")
-        expect(page.locator(".details .hero .count")).to_have_text("5 of 1,000 children, 39 failed")
-        expect(page.locator(".details .chip")).to_have_text("Ended early")
-        page.goto(f"{site}#/history")
-        line = page.locator("tr", has_text="Early")
-        expect(line).to_contain_text("Ended early")
-        expect(line).to_contain_text("5 of 1,000 children, 39 failed")
+    tab.page.goto(f"{site}#/operations/early-1")
+    row = tab.page.get_by_role("treeitem", name="Early, Ended early, 0.5")
+    expect(row).to_contain_text("5 of 1,000 children, 39 failed")
+    details = tab.page.get_by_role("complementary")
+    expect(details.locator(".hero .count")).to_have_text("5 of 1,000 children, 39 failed")
+    expect(details.locator(".chip").first).to_have_text("Ended early")
+    tab.page.goto(f"{site}#/history")
+    line = tab.page.locator("tr", has_text="Early")
+    expect(line).to_contain_text("Ended early")
+    expect(line).to_contain_text("5 of 1,000 children, 39 failed")
