@@ -64,8 +64,8 @@ def test_tree_at_100_columns_has_all_rows() -> None:
         "  ✓ queue  – preparation  ● execution 40%  · final",
         "  ● song Blue            ━━━━━━━━╸──────── 50%        5/10  5.0/min 1m 00s",
         "    ● action Export      ────━━━──────────               3  3.0/min 1m 00s",
-        "  … 4 finished, 1 failed",
         "  ✗ song Red ValueError: bad rate",
+        "  … 3 more, all completed",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node
@@ -11,7 +12,7 @@ from otel_progress.live.state import StoreState
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import ResourceUse
-from otel_progress.redaction import redact_snapshot
+from otel_progress.redaction import redact_message, redact_snapshot
 
 
 class ChangeCollector:
@@ -46,6 +47,7 @@ class ChangeCollector:
             resources = {} if sample is None else self._get_resources_locked()
             batches = state.batches.drain_locked(everything=self._resend)
             previews = state.previews.drain_locked()
+            requests, state.unsent_cancel_requests = state.unsent_cancel_requests, []
             self._resend = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
@@ -66,6 +68,7 @@ class ChangeCollector:
             batches=batches,
             trajectories=trajectories,
             previews=previews,
+            cancel_requests=[replace(request, reason=redact_message(request.reason)) for request in requests],
         )
 
     def _update_changed(self, clock: float, now: float) -> dict[Node, None]:

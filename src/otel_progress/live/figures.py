@@ -60,6 +60,8 @@ def _update_outcomes_locked(node: Node, children: Children | None, extras: Level
     # Why the larger one and not the sum: a level may count both its own items and the levels of
     # these items.
     failed, skipped = (0, 0) if children is None else (children.failed, children.skipped)
+    if children is not None:
+        node.ended_levels = children.count_ended()
     if extras is not None:
         failed = failed if extras.failures is None else max(failed, int(extras.failures.value()))
         skipped = skipped if extras.skips is None else max(skipped, int(extras.skips.value()))
