@@ -103,17 +103,11 @@ class EtaDocument(TypedDict):
     ]
 
 
-class LevelCountsDocument(TypedDict, total=False):
-    """Number of ended levels by status. Statuses without levels are left out."""
-
-    completed: int
-    failed: int
-    cancelled: int
-    skipped: int
+NumbersByStatus: TypeAlias = dict[Literal["completed", "failed", "cancelled", "skipped"], int]
 
 
 EvictedLevels: TypeAlias = Annotated[
-    LevelCountsDocument, "Ended levels directly below that are not stored any more, by status."
+    NumbersByStatus, "Ended levels directly below that are not stored any more, by status, without zeros."
 ]
 
 
@@ -167,7 +161,7 @@ class LevelDocument(TypedDict):
         float, "Units of `current` that an earlier session finished. They do not count for the rate."
     ]
     ended_levels: Annotated[
-        LevelCountsDocument, "All ended levels directly below, by status, evicted ones included."
+        NumbersByStatus, "All ended levels directly below, by status, without zeros. Includes evicted ones."
     ]
     elapsed_seconds: Seconds
     metadata: Metadata
@@ -456,7 +450,10 @@ def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
 
 
 def encode_levels(operation: OperationSnapshot, levels: Iterable[LevelSnapshot]) -> list[Document]:
-    """Return the objects of some levels of an operation, which was read with all its levels."""
+    """Return the objects of some levels of an operation.
+
+    The operation was read with all its levels.
+    """
     evicted = operation.count_evicted_levels()
     return [
         {
@@ -484,7 +481,10 @@ def decode_level_counts(document: Mapping[str, Any] | None) -> LevelCounts:
 
 
 def check_level_counts(counts: LevelCounts) -> LevelCounts:
-    """Return the counts. Raises TypeError or ValueError unless they are integers of at least 0."""
+    """Return the counts.
+
+    Raises TypeError or ValueError unless they are integers of at least 0.
+    """
     if {type(count) for count in counts} != {int}:
         raise TypeError(counts)
     if min(counts) < 0:

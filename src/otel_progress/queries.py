@@ -133,7 +133,7 @@ def flush(timeout: float = FLUSH_S) -> bool:
 
 
 def shutdown(timeout: float = SHUTDOWN_S) -> bool:
-    """Cancel active operations, write and export everything, and end the configuration.
+    """Cancel active operations, export everything, and end the configuration.
 
     Return False if a component failed or took longer than ``timeout`` seconds. Further calls, and
     calls without a configuration, do nothing and return True. Never raises. After it,

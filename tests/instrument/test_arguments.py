@@ -185,7 +185,7 @@ def find_line(marker: str) -> str:
 def test_warning_about_count_beyond_total_names_the_line_that_started_the_level(
     lenient: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ticks, readers and ends in other threads find the count. There is one warning per line."""
+    """Ticks, readers and other threads find the count. There is one warning per line."""
     with progress.operation("o", id="o", total=1) as op:  # start of the operation
         op.increment()
         op.increment()

@@ -1,4 +1,4 @@
-"""Evicted levels: every reader counts the same ones, and the levels near the operation stay."""
+"""Evicted levels: readers count the same ones, and levels near the operation stay."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def record_with_limits(store: str) -> Iterator[Recorder]:
 
 
 class Work:
-    """Levels of one operation, and the number of ended ones by the path of their parent."""
+    """Levels of one operation, and the numbers of ended ones by parent."""
 
     def __init__(self) -> None:
         self.root = progress.operation("work", id="o").start()
@@ -106,7 +106,7 @@ def assert_exact_counts(operation: OperationSnapshot, work: Work) -> None:
 
 
 def describe(operation: OperationSnapshot | None) -> tuple[list[tuple[str, str]], Mapping[str, LevelCounts]]:
-    """Return the stored levels and the evicted ones of an operation, to compare readers."""
+    """Return the stored and the evicted levels of an operation, to compare readers."""
     assert operation is not None
     levels = sorted((level.path, level.status.value) for level in operation.levels)
     return levels, operation.count_evicted_levels()
@@ -187,7 +187,7 @@ def test_failed_leaf_stays_behind_many_completed_levels(recorder: Recorder) -> N
 
 
 def test_next_attempt_replaces_the_counted_level(recorder: Recorder) -> None:
-    """A level that is started again is not counted twice, also below the earlier attempt."""
+    """A level that is started again is not counted twice, nor are those below it."""
     with progress.operation("o", id="o") as op:
         for attempt in range(3):
             with op.level("table", "t") as table:
@@ -216,7 +216,7 @@ def test_stages_stay_and_evicted_levels_below_them_are_counted(recorder: Recorde
 
 
 def test_levels_of_an_older_operation_are_read_from_the_journal(tmp_path: Path) -> None:
-    """The live store drops them and still counts them. The composite reader lists them."""
+    """The live store drops and counts them. The composite reader lists them."""
     # Why the real time: a journal deletes what ended long ago.
     clock = FakeClock(wall=time.time())
     with recording(store=f"sqlite:///{tmp_path}/p.db", clock=clock) as recorder:

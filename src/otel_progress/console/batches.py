@@ -69,7 +69,7 @@ def draw_bar(ratio: float | None, width: int, glyphs: Glyphs) -> str:
 
 
 def format_batch_title(batch: BatchSnapshot) -> str:
-    """Return the type and name of a batch, or only the name if it starts with the type."""
+    """Return the type and name of a batch. The type is not repeated."""
     kind, name = clean_text(batch.type), clean_text(batch.name) or clean_text(batch.id)
     return join_title(kind, name)
 

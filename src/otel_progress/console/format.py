@@ -182,9 +182,10 @@ def format_rate(current: Number, seconds: float, unit: str | None) -> str:
 
 
 def format_more_levels(counts: LevelCounts) -> str:
-    """Return the number of ended levels that are not shown: ``312 more, all completed``.
+    """Return the number of ended levels that are not shown.
 
-    With several statuses: ``312 more: 300 completed, 12 failed``.
+    For example ``312 more, all completed``. With several statuses:
+    ``312 more: 300 completed, 12 failed``.
     """
     present = [(status, count) for status, count in counts._asdict().items() if count]
     if len(present) == 1:

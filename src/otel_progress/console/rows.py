@@ -101,7 +101,7 @@ def clean_text(text: str | None) -> str:
 
 
 def format_title(level: LevelSnapshot) -> str:
-    """Return the type and name of a level, or only the name if it starts with the type."""
+    """Return the type and name of a level. The type is not repeated."""
     return join_title(clean_text(level.info.type), clean_text(level.info.name))
 
 
@@ -272,7 +272,7 @@ class _LevelTree:
     def _build_finished_rows(
         self, finished: Sequence[LevelSnapshot], evicted: LevelCounts, indent: int
     ) -> Iterator[Row]:
-        """Yield rows of the last failed levels, and a row that counts the other ended ones."""
+        """Yield rows of the last failed levels, and a row that counts the others."""
         failed = [level for level in finished if level.status is Status.FAILED]
         latest = heapq.nlargest(
             MAX_FAILED, failed, key=lambda level: (level.ended_at or 0.0, level.info.order)

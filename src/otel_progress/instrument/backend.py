@@ -76,7 +76,10 @@ class RecordingBackend:
         self.report_rejection(reason, text)
 
     def report_rejection(self, reason: RejectionReason, text: str) -> None:
-        """Count and log an invalid value of the caller without raising, also in strict mode."""
+        """Count and log an invalid value of the caller.
+
+        It never raises, also in strict mode.
+        """
         self.report_late_rejection(reason, text, capture_call_site())
 
     def report_late_rejection(self, reason: RejectionReason, text: str, call_site: CallSite | None) -> None:

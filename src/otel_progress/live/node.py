@@ -116,7 +116,7 @@ class EndedLevels:
         return queue.size > queue.limit
 
     def pop_surplus(self, node: Node) -> Node | None:
-        """Remove and return a level to evict, or None within the limit that applies to ``node``.
+        """Remove and return a level to evict. None if the limit of ``node`` is kept.
 
         It is the deepest one of that limit, and the oldest of these.
         """
@@ -352,7 +352,10 @@ class Children:
         """The current stage."""
 
     def add_ended(self, status: Status, number: int = 1) -> None:
-        """Add a number of levels that ended with ``status``. It is negative for a next attempt."""
+        """Add a number of levels that ended with ``status``.
+
+        It is negative when an earlier attempt is dropped.
+        """
         if status is Status.COMPLETED:
             self.ended_completed += number
         elif status is Status.FAILED:

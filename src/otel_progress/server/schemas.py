@@ -178,7 +178,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(title=None)
 
 
-_NAMES: Final = {ListedPreviewDocument: "Preview"}
+_NAMES: Final = {ListedPreviewDocument: "Preview", TreeLevelDocument: "Level"}
 """Schemas that are not named like their class without ``Document``."""
 
 

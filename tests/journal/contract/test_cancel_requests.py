@@ -71,7 +71,7 @@ def test_cancel_requests_before_first_write_are_returned(open_another: Callable[
 def test_cancel_request_in_a_change_set_is_visible_to_all_readers(
     open_another: Callable[..., Journal],
 ) -> None:
-    """It may arrive with the start or the end of its run. Later requests do not replace it."""
+    """It may arrive with the start or the end of its run. The first one is kept."""
     worker, server = open_another(), open_another()
     first = CancelRequest("run-1", "friday-42", "enough", WALL + 1)
     worker.write(make_change_set(snapshot(), cancel_requests=[first]))

@@ -223,7 +223,7 @@ def _select_levels(
 def _select_evicted(
     operation: OperationSnapshot, base: LevelSnapshot, depth: int | None
 ) -> dict[str, LevelCounts]:
-    """Return the numbers of evicted levels below ``base``, down to ``depth`` generations."""
+    """Return the numbers of evicted levels in ``depth`` generations below ``base``."""
     parents = [base, *_select_levels(operation, base, None if depth is None else depth - 1)]
     evicted = operation.count_evicted_levels()
     return {level.path: evicted[level.path] for level in parents if level.path in evicted and depth != 0}
@@ -268,7 +268,10 @@ def _write_view(view: _OperationView, *, errors: bool) -> None:
 
 
 def _write_levels(view: _OperationView, glyphs: Glyphs, *, errors: bool) -> None:
-    """Write the levels as a tree. A line after them counts the evicted ones of each parent."""
+    """Write the levels as a tree.
+
+    A line after the levels of a parent counts the evicted ones.
+    """
     if view.levels or view.evicted:
         echo()
         echo(style_text("Levels", "bold"))

@@ -34,9 +34,9 @@ _STORE: Final = """INSERT OR IGNORE INTO requests (operation, reason, at) SELECT
 
 
 def store_requests(connection: sqlite3.Connection, requests: Sequence[tuple[int, CancelRequest]]) -> None:
-    """Store requests that the process of the operations has received already, by their keys.
+    """Store requests by the keys of their operations.
 
-    The first request of a run is kept.
+    The process of the operations has received them already. The first request of a run is kept.
     """
     connection.execute(_REVISE)
     for key, request in requests:
