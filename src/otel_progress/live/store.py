@@ -278,11 +278,10 @@ class LiveStore:
             if operation is None or (run is not None and operation.run != run):
                 return False
             if operation.cancel_requested_at is None:
-                # Why first: a thread that reads the time without the lock finds the reason, too.
-                operation.cancel_reason = truncate(reason)
-                operation.cancel_requested_at = at = self.now()
+                at, text = self.now(), truncate(reason)
+                operation.request_cancel(at, text)
                 if run is None:
-                    request = CancelRequest(operation.run, operation.id, operation.cancel_reason, at)
+                    request = CancelRequest(operation.run, operation.id, text, at)
                     self._state.unsent_cancel_requests.append(request)
                 if operation.root is not None:
                     operation.root.dirty = True
