@@ -94,46 +94,54 @@ class EndedLevels:
     def __init__(self, max_levels: int, max_failed_levels: int) -> None:
         self._max_levels = max_levels
         self._max_failed_levels = max_failed_levels
-        self._queues: dict[int, _LevelQueue] = {}
+        self._queues: list[_LevelQueue | None] = [None] * (2 * _DEEP)
+        """Failed levels, then the others, each by depth. The last ones are evicted first."""
 
     def __len__(self) -> int:
-        return sum(queue.size for queue in self._queues.values())
+        return sum(queue.size for queue in self._queues if queue is not None)
 
-    def add(self, node: Node) -> bool:
-        """Add a level that has just ended.
+    def add(self, node: Node, evict: Callable[[Node], object]) -> None:
+        """Add a level that has just ended. Call ``evict`` for each level to evict.
 
-        Return True when a limit is exceeded. The caller then evicts what :meth:`pop_surplus`
-        returns.
+        These are the deepest ones of the same limit, and the oldest of these.
         """
-        queue = self._get_queue(node)
-        owner = _find_owner(node)
-        if owner is not None and owner.children is not None:
-            owner.children.stored_below += 1
-        if node.children is None or not node.children.stored_below:
-            queue.add_leaf(node)
+        # Why not _get_queue: each end of a level calls this.
+        depth, is_failed = node.depth, node.status is Status.FAILED
+        queue = self._queues[(depth if depth < _DEEP else _DEEP) - (1 if is_failed else 1 - _DEEP)]
+        if queue is None:
+            queue = self._get_queue(node)
         node.stored = True
         queue.size += 1
-        return queue.size > queue.limit
-
-    def pop_surplus(self, node: Node) -> Node | None:
-        """Remove and return a level to evict. None if the limit of ``node`` is kept.
-
-        It is the deepest one of that limit, and the oldest of these.
-        """
-        queue = self._get_queue(node)
+        if depth > 1:
+            owner = _find_owner(node)
+            if owner is not None and owner.children is not None:
+                owner.children.stored_below += 1
+        if node.children is None or not node.children.stored_below:
+            queue.add_leaf(node)
         if queue.size <= queue.limit:
-            return None
-        victim = queue.pop_leaf()
-        # Why others: all levels of this queue have levels below them. Evicting these, the deepest
-        # first and failed ones last, releases one of this queue.
-        others = iter(sorted(self._queues.items(), reverse=True))
-        while victim is None:
-            _, other = next(others, (0, None))
-            if other is None:
-                return None
-            victim = other.pop_leaf()
-        self.remove(victim)
-        return victim
+            return
+        leaf = queue.pop_leaf()
+        if leaf is not None and depth == 1:
+            leaf.stored = False
+            queue.size -= 1
+            evict(leaf)
+        else:
+            self._evict_surplus(queue, leaf, evict)
+
+    def _evict_surplus(self, queue: _LevelQueue, leaf: Node | None, evict: Callable[[Node], object]) -> None:
+        while True:
+            if leaf is None:
+                # Why others: all levels of this queue have levels below them. Evicting these, the
+                # deepest first and failed ones last, releases one of this queue.
+                leaves = (other.pop_leaf() for other in reversed(self._queues) if other is not None)
+                leaf = next((found for found in leaves if found is not None), None)
+            if leaf is None:
+                return
+            self.remove(leaf)
+            evict(leaf)
+            if queue.size <= queue.limit:
+                return
+            leaf = queue.pop_leaf()
 
     def remove(self, node: Node) -> None:
         """Remove a level. A level that is not stored is ignored."""
@@ -142,62 +150,98 @@ class EndedLevels:
         node.stored = False
         queue = self._get_queue(node)
         queue.size -= 1
+        if node.depth == 1:
+            return
         queue.discard_leaf(node)
         owner = _find_owner(node)
-        if owner is None or owner.children is None:
-            return
-        owner.children.stored_below -= 1
-        if owner.stored and not owner.children.stored_below:
-            self._get_queue(owner).add_leaf(owner)
+        if owner is not None and owner.children is not None:
+            owner.children.stored_below -= 1
+            if owner.stored and not owner.children.stored_below:
+                self._get_queue(owner).add_leaf(owner)
 
     def _get_queue(self, node: Node) -> _LevelQueue:
-        depth, is_failed = min(node.depth, _DEEP), node.status is Status.FAILED
-        # Why this key: the order of the keys is the reverse order of ``pop_surplus``.
-        key = depth - _DEEP - 1 if is_failed else depth
-        queue = self._queues.get(key)
+        depth = node.depth
+        index = (depth if depth < _DEEP else _DEEP) - 1
+        if node.status is not Status.FAILED:
+            index += _DEEP
+        queue = self._queues[index]
         if queue is None:
-            limit = self._max_failed_levels if is_failed else self._max_levels
-            queue = self._queues[key] = _LevelQueue(limit)
+            limit = self._max_levels if index >= _DEEP else self._max_failed_levels
+            kind = _LevelQueue if depth < _DEEP else _DeepLevelQueue
+            queue = self._queues[index] = kind(limit)
         return queue
 
 
 class _LevelQueue:
-    """Ended levels with one limit: their number, and the leaves, which can be evicted.
+    """Ended levels of one depth: their number, and the leaves, which can be evicted.
 
-    Each step takes constant time, or logarithmic time in the number of different depths.
+    Each step takes constant time on average.
     """
 
-    __slots__ = ("_depths", "_leaves", "limit", "size")
+    __slots__ = ("_leaves", "limit", "size")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
-        self._leaves: dict[int, OrderedDict[Node, None]] = {}
-        """Leaves by depth, the oldest first."""
-        self._depths: list[int] = []
-        """Heap of the negative depths in ``_leaves``."""
+        self._leaves: deque[Node] = deque()
+        """Leaves, the oldest first. Some of them are not stored any more."""
 
     def add_leaf(self, node: Node) -> None:
         """Add a level without ended levels below it."""
-        leaves = self._leaves.get(node.depth)
+        leaves = self._leaves
+        leaves.append(node)
+        if len(leaves) > 2 * self.limit + 2:
+            self._leaves = deque(leaf for leaf in leaves if leaf.stored)
+
+    def discard_leaf(self, node: Node) -> None:
+        """Do nothing: ``pop_leaf`` leaves out what is not stored."""
+
+    def pop_leaf(self) -> Node | None:
+        """Remove and return the oldest leaf. None without a leaf."""
+        leaves = self._leaves
+        while leaves:
+            leaf = leaves.popleft()
+            if leaf.stored:
+                return leaf
+        return None
+
+
+class _DeepLevelQueue(_LevelQueue):
+    """Ended levels of several depths. The deepest leaves are evicted first.
+
+    Each step takes logarithmic time in the number of different depths.
+    """
+
+    __slots__ = ("_depths", "_leaves_by_depth")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._leaves_by_depth: dict[int, OrderedDict[Node, None]] = {}
+        """Leaves by depth, the oldest first."""
+        self._depths: list[int] = []
+        """Heap of the negative depths in ``_leaves_by_depth``."""
+
+    def add_leaf(self, node: Node) -> None:
+        """Add a level without ended levels below it."""
+        leaves = self._leaves_by_depth.get(node.depth)
         if leaves is None:
-            leaves = self._leaves[node.depth] = OrderedDict()
+            leaves = self._leaves_by_depth[node.depth] = OrderedDict()
             heappush(self._depths, -node.depth)
         leaves[node] = None
 
     def discard_leaf(self, node: Node) -> None:
         """Remove a level if it is a leaf."""
-        leaves = self._leaves.get(node.depth)
+        leaves = self._leaves_by_depth.get(node.depth)
         if leaves is not None:
             leaves.pop(node, None)
 
     def pop_leaf(self) -> Node | None:
         """Remove and return the oldest of the deepest leaves. None without a leaf."""
         while self._depths:
-            leaves = self._leaves.get(-self._depths[0])
+            leaves = self._leaves_by_depth.get(-self._depths[0])
             if leaves:
                 return leaves.popitem(last=False)[0]
-            self._leaves.pop(-heappop(self._depths), None)
+            self._leaves_by_depth.pop(-heappop(self._depths), None)
         return None
 
 

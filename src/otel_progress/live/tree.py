@@ -319,9 +319,7 @@ class Tree:
             return
         if operation.ended is None:
             operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
-        has_surplus = operation.ended.add(node)
-        while has_surplus and (surplus := operation.ended.pop_surplus(node)) is not None:
-            self._evict_locked(surplus)
+        operation.ended.add(node, self._evict_locked)
 
     def _drop_oldest_closed_locked(self) -> None:
         """Drop the ended level that has waited longest for a tick.
@@ -440,7 +438,10 @@ def _create_number(children: Children, type_: str) -> tuple[str, str]:
 def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> None:
     """Add an ended level to the counts of its parent."""
     siblings.running -= 1
-    siblings.add_ended(status)
+    if status is Status.COMPLETED:
+        siblings.ended_completed += 1
+    else:
+        siblings.add_ended(status)
     if status is Status.CANCELLED and not node.declared:
         siblings.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
     if siblings.running == 0:
