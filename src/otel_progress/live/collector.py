@@ -159,7 +159,10 @@ class ChangeCollector:
         return sorted((*snapshots, *added), key=lambda snapshot: snapshot.info.depth)
 
     def _list_cancel_requests_locked(self) -> list[CancelRequest]:
-        """Return the requests of all active operations. The journal keeps those that it has."""
+        """Return the requests of all active operations.
+
+        The journal keeps those that it has.
+        """
         return [
             CancelRequest(operation.run, operation.id, operation.cancel_reason or "", at)
             for operation in self._state.tree.operations.values()
