@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from otel_progress.model import (
+    NO_LEVELS,
     NO_METADATA,
     Eta,
     Failure,
     Instance,
+    LevelCounts,
     LevelSnapshot,
     MetadataValue,
     Number,
@@ -191,11 +194,46 @@ class OperationSnapshot:
             self._index.update((level.info.path, level) for level in (self.root, *self.levels))
         return self._index.get(path)
 
+    def count_evicted_levels(self) -> Mapping[str, LevelCounts]:
+        """Return the number of ended levels that are not in :attr:`levels`, by status.
+
+        The key is the path of the level above, ``""`` for the operation. Levels without such
+        levels directly below have no entry. The operation must have been read with its levels.
+        """
+        return _count_evicted_levels(self)
+
     def get_overall_progress(self) -> OverallProgress:
         """Return percentage, completed, failed and total of the operation."""
         root = self.root
         percentage = None if root.ratio is None else 100.0 * root.ratio
         return OverallProgress(percentage, root.completed, root.failed, root.total)
+
+
+def _count_evicted_levels(operation: OperationSnapshot) -> dict[str, LevelCounts]:
+    stored: dict[str, dict[Status, int]] = {}
+    for level in operation.levels:
+        if level.status.finished:
+            counts = stored.setdefault(level.info.parent_path or "", {})
+            counts[level.status] = counts.get(level.status, 0) + 1
+    evicted = {}
+    for level in (operation.root, *operation.levels):
+        if level.ended_levels == NO_LEVELS:
+            continue
+        counts = stored.get(level.path, {})
+        # Why at least 0: a level may have ended after the snapshot of its parent.
+        differences = LevelCounts(
+            *(
+                max(0, ended - counts.get(status, 0))
+                for status, ended in zip(_ENDED_STATUSES, level.ended_levels, strict=True)
+            )
+        )
+        if differences != NO_LEVELS:
+            evicted[level.path] = differences
+    return evicted
+
+
+_ENDED_STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
+"""Statuses in the order of LevelCounts."""
 
 
 def _derive_condition(operation: OperationSnapshot) -> Condition:

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 import otel_progress as progress
 from otel_progress import Status
 from otel_progress.live.listener import NullListener
-from otel_progress.live.node import Spec
+from otel_progress.live.node import CallSite, Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
 from otel_progress.protocols import EventQuery
@@ -223,7 +223,8 @@ def test_ended_levels_without_a_tick_are_bounded(below: bool) -> None:
     reported: list[str] = []
 
     class Listener(NullListener):
-        def on_late_rejection(self, reason: str, text: str) -> None:
+        def on_late_rejection(self, reason: str, text: str, call_site: CallSite | None) -> None:
+            assert call_site is None
             assert "left out of the journal" in text
             reported.append(reason)
 

@@ -135,12 +135,9 @@ def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs 
         _join_parts(format_failed_level(level, glyphs), width, glyphs, indent=2)
         for level in failed[-MAX_FAILED:]
     )
-    if len(failed) > MAX_FAILED:
-        lines.append(
-            _join_parts(
-                ((f"{glyphs.more} {len(failed) - MAX_FAILED} more failed", "dim"),), width, glyphs, indent=2
-            )
-        )
+    evicted = sum(counts.failed for counts in operation.count_evicted_levels().values())
+    if more := max(0, len(failed) - MAX_FAILED) + evicted:
+        lines.append(_join_parts(((f"{glyphs.more} {more} more failed", "dim"),), width, glyphs, indent=2))
     return lines
 
 

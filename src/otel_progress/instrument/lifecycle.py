@@ -12,7 +12,7 @@ from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import LevelArguments, normalize_arguments
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import get_parent_context
-from otel_progress.instrument.rejections import Rejection, StrictCounter
+from otel_progress.instrument.rejections import Rejection, StrictCounter, capture_call_site
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
@@ -59,6 +59,8 @@ def start_level(
         node = _open_node(backend, arguments, parent_node)
         if node is None:
             return NOOP_NODE, None
+        if node.total is not None:
+            node.call_site = capture_call_site()
         if backend.strict:
             node.ensure_counter()
             node.count_one = StrictCounter(node, backend.reject).count_one

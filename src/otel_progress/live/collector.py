@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node, Operation
@@ -11,8 +12,8 @@ from otel_progress.live.state import StoreState
 from otel_progress.live.tree import walk_levels
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
-from otel_progress.records import ResourceUse
-from otel_progress.redaction import redact_snapshot
+from otel_progress.records import CancelRequest, ResourceUse
+from otel_progress.redaction import redact_message, redact_snapshot
 
 
 class ChangeCollector:
@@ -54,6 +55,9 @@ class ChangeCollector:
             resources = {} if sample is None else self._get_resources_locked()
             batches = state.batches.drain_locked(everything=self._resend)
             previews = state.previews.drain_locked()
+            requests, state.unsent_cancel_requests = state.unsent_cancel_requests, []
+            if self._resend:
+                requests += self._list_cancel_requests_locked()
             self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
@@ -78,6 +82,7 @@ class ChangeCollector:
             batches=batches,
             trajectories=trajectories,
             previews=previews,
+            cancel_requests=[replace(request, reason=redact_message(request.reason)) for request in requests],
         )
 
     def _update_changed(self, clock: float, now: float) -> dict[Node, None]:
@@ -152,6 +157,17 @@ class ChangeCollector:
                 if (snapshot.info.run, snapshot.info.path) not in known:
                     added.append(redact_snapshot(snapshot))
         return sorted((*snapshots, *added), key=lambda snapshot: snapshot.info.depth)
+
+    def _list_cancel_requests_locked(self) -> list[CancelRequest]:
+        """Return the requests of all active operations.
+
+        The journal keeps those that it has.
+        """
+        return [
+            CancelRequest(operation.run, operation.id, operation.cancel_reason or "", at)
+            for operation in self._state.tree.operations.values()
+            if (at := operation.cancel_requested_at) is not None
+        ]
 
     def _get_resources_locked(self) -> dict[str, ResourceUse]:
         return {

@@ -225,9 +225,15 @@ class LiveReader:
         nodes = self._update_figures(operation.root)
         if estimate:
             self._estimate(operation.root)
+        # Why again: a level that ended after the first walk is in the counts of its parent. Without
+        # it in the list, readers would count it as evicted.
+        nodes = list(walk_levels(operation.root)) if levels else nodes[:1]
         snapshots = []
-        for node in nodes if levels else nodes[:1]:
+        for node in nodes:
             with self._state.lock:
+                if node.sequence == 0:
+                    # It started after the first walk.
+                    self._state.tree.update_level_locked(node, self._state.clock(), self._state.now())
                 snapshot = take_snapshot_locked(node)
             snapshots.append(redact_snapshot(snapshot))
         return self._build_operation(operation, snapshots)

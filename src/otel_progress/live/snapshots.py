@@ -84,6 +84,7 @@ def build_snapshot(node: Node) -> LevelSnapshot:
         *(_get_operation_fields(node.operation) if node.parent is None else _get_pause_fields(node)),
         0 if node.operation.resumed_units is None else node.operation.resumed_units.get(node.path, 0),
         node.failed_below,
+        node.ended_levels,
     )
 
 

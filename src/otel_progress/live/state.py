@@ -15,13 +15,15 @@ from otel_progress.live.listener import StoreListener
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.tree import Limits, Tree
 from otel_progress.model import Failure, Instance, Status
-from otel_progress.records import ResourceSample
+from otel_progress.records import CancelRequest, ResourceSample
 
 MAX_SAMPLES: Final = 3_600
 """Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
 
 
-REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
+REASON_COLLECTED: Final = (
+    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
+)
 
 
 class StoreState:
@@ -92,6 +94,8 @@ class StoreState:
         self.batches = BatchRegistry(self.now, self.clock)
         self.samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self.unsent_sample: ResourceSample | None = None
+        self.unsent_cancel_requests: list[CancelRequest] = []
+        """Requests made in this process, at most one per run."""
 
     def _report_late_count(self) -> None:
         self.listener.on_rejection(
@@ -145,8 +149,8 @@ class StoreState:
         """Report to the listener what the tree rejected while the lock was held."""
         with self.lock:
             rejections, self.tree.late_rejections = self.tree.late_rejections, []
-        for reason, text in rejections:
-            self.listener.on_late_rejection(reason, text)
+        for reason, text, call_site in rejections:
+            self.listener.on_late_rejection(reason, text, call_site)
 
     def _store_ended_locked(self, operation: Operation) -> None:
         self.ended.append(operation)

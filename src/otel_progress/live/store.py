@@ -24,6 +24,7 @@ from otel_progress.live.tree import Limits, OpenRejected
 from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import (
+    CancelRequest,
     LogRecord,
     Preview,
     ResourceSample,
@@ -287,14 +288,19 @@ class LiveStore:
 
         Return False when no such run is active.
 
-        With ``run``, only that run is requested to stop. The first request of a run wins.
+        With ``run``, only that run is requested to stop. It is given for requests from the journal.
+        Other requests are in the next change set. The first request of a run wins.
         """
         with self._state.lock:
             operation = self._state.tree.operations.get(operation_id)
             if operation is None or (run is not None and operation.run != run):
                 return False
             if operation.cancel_requested_at is None:
-                operation.request_cancel(self.read_time(operation), truncate(reason))
+                at, text = self.read_time(operation), truncate(reason)
+                operation.request_cancel(at, text)
+                if run is None:
+                    request = CancelRequest(operation.run, operation.id, text, at)
+                    self._state.unsent_cancel_requests.append(request)
                 if operation.root is not None:
                     operation.root.dirty = True
         self.notify_change()

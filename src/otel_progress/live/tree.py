@@ -12,19 +12,23 @@ from typing import Final
 
 from otel_progress import semconv
 from otel_progress.live.figures import count_parent_units, needs_update, update_figures_locked
-from otel_progress.live.node import Children, EndedLevels, LevelExtras, Node, Operation, Spec
+from otel_progress.live.node import CallSite, Children, EndedLevels, LevelExtras, Node, Operation, Spec
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.semconv import RejectionReason
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
-from otel_progress.text import encode_segment
+from otel_progress.text import encode_segment, join_title
 
 REASON_PARENT_ENDED: Final = "ended with its parent"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the memory of ended levels, events and operations."""
+    """Limits of the memory of ended levels, events and operations.
+
+    ``levels`` and ``failed_levels`` are limits per operation at depth 1, at depth 2, and for all
+    deeper levels. Failed levels count only for ``failed_levels``.
+    """
 
     levels: int = 400
     failed_levels: int = 100
@@ -74,9 +78,9 @@ class Tree:
         """Run and path of the levels that sinks have to drop."""
         self.items: dict[tuple[str, str, str], Number] = {}
         """Units by operation type, level type and outcome that no change set has reported."""
-        self.late_rejections: list[tuple[RejectionReason, str]] = []
-        """Reason and text of what was rejected while the lock was held. The store reports them
-        without it.
+        self.late_rejections: list[tuple[RejectionReason, str, CallSite | None]] = []
+        """Reason, text and level's call site of what was rejected while the lock was held. The
+        store reports them without it.
         """
         self._instance = instance
         self._limits = limits
@@ -203,6 +207,7 @@ class Tree:
             siblings.failed -= failed
             siblings.failures -= before.reported_failures
             siblings.skipped -= skipped
+            siblings.add_ended(before.status, -1)
             siblings.nodes[before.path_segment] = node
         return node
 
@@ -211,13 +216,14 @@ class Tree:
 
         Sinks drop only the levels below it, because the next attempt has the same path.
         """
+        ended = before.operation.ended
         for node in walk_levels(before):
             node.evicted = True
+            if ended is not None:
+                ended.remove(node)
             self.closed.pop(node, None)
             if node is not before and node.sent_sequence:
                 self.evicted.append((node.operation.run, node.path))
-        if before.operation.ended is not None:
-            before.operation.ended.drop_evicted()
 
     def _activate_locked(self, node: Node) -> None:
         node.status = Status.RUNNING
@@ -295,6 +301,7 @@ class Tree:
         stage.status = Status.SKIPPED
         if stage.parent is not None and stage.parent.children is not None:
             stage.parent.children.skipped += 1
+            stage.parent.children.add_ended(Status.SKIPPED)
         now, clock = self._now(), self._clock()
         self.update_level_locked(stage, clock, now)
         self.closed[stage] = None
@@ -314,12 +321,8 @@ class Tree:
         if node.declared:
             return
         if operation.ended is None:
-            operation.ended = EndedLevels()
-        is_failed = status is Status.FAILED
-        levels = operation.ended.failed if is_failed else operation.ended.finished
-        levels.append(node)
-        if len(levels) > (self._limits.failed_levels if is_failed else self._limits.levels):
-            self._evict_locked(levels.popleft())
+            operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
+        operation.ended.add(node, self._evict_locked)
 
     def _drop_oldest_closed_locked(self) -> None:
         """Drop the ended level that has waited longest for a tick.
@@ -331,6 +334,7 @@ class Tree:
             (
                 "waiting",
                 "Ended levels were left out of the journal and the exports: no tick collected them in time.",
+                None,
             )
         )
 
@@ -383,10 +387,10 @@ class Tree:
         extras.exceeds_total = False
         if not extras.has_warned:
             extras.has_warned = True
-            level = f"{node.spec.type} {node.name!r}"
+            level = repr(join_title(node.spec.type, node.name))
             expected = f"expected at most its total {node.total}"
             text = f"Invalid count of {level}: {expected}. Raise it with set_total()."
-            self.late_rejections.append(("beyond_total", text))
+            self.late_rejections.append(("beyond_total", text, node.call_site))
 
     def _count_units_locked(self, node: Node, outcome: str, units: Number) -> None:
         key = (node.operation.type, node.spec.type, outcome)
@@ -441,6 +445,10 @@ def _create_number(children: Children, type_: str) -> tuple[str, str]:
 def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> None:
     """Add an ended level to the counts of its parent."""
     siblings.running -= 1
+    if status is Status.COMPLETED:
+        siblings.ended_completed += 1
+    else:
+        siblings.add_ended(status)
     if status is Status.CANCELLED and not node.declared:
         siblings.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
     if siblings.running == 0:

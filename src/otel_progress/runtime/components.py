@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument import spans
 from otel_progress.instrument.backend import RecordingBackend
-from otel_progress.live.node import Node
+from otel_progress.live.node import CallSite, Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
 from otel_progress.processes import current_instance, get_program_name
@@ -162,9 +162,9 @@ class RuntimeComponents:
         """Count and log a rejected call. Raises RejectedValueError when strict."""
         self.recording.reject_value(reason, text)
 
-    def on_late_rejection(self, reason: RejectionReason, text: str) -> None:
+    def on_late_rejection(self, reason: RejectionReason, text: str, call_site: CallSite | None) -> None:
         """Count and log a rejected value that was found after the call had returned."""
-        self.recording.report_rejection(reason, text)
+        self.recording.report_late_rejection(reason, text, call_site)
 
     def on_operation_started(self, root: Node) -> None:
         """Submit the start of an operation to the callbacks."""

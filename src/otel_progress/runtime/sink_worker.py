@@ -19,7 +19,14 @@ from otel_progress.diagnostics import OutageLog, report_internal_error
 from otel_progress.model import LevelSnapshot, Number
 from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
-from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
+from otel_progress.records import (
+    CancelRequest,
+    LogRecord,
+    Preview,
+    ResourceSample,
+    ResourceUse,
+    TrajectoryEntry,
+)
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.semconv import SinkName, get_sink_place
 
@@ -47,6 +54,10 @@ MAX_PREVIEWS: Final = 10_000
 """Maximum number of previews that wait for one sink. Beyond it the oldest are dropped."""
 
 
+MAX_CANCEL_REQUESTS: Final = 10_000
+"""Maximum number of cancel requests that wait for one sink. Beyond it the oldest are dropped."""
+
+
 RETRY_S: Final = 0.05
 """Time between two attempts of a flush after a temporary error, in seconds."""
 
@@ -61,6 +72,7 @@ class PendingLimits:
     batches: int = MAX_BATCHES
     trajectories: int = MAX_TRAJECTORIES
     previews: int = MAX_PREVIEWS
+    cancel_requests: int = MAX_CANCEL_REQUESTS
 
 
 class PendingChanges:
@@ -83,6 +95,7 @@ class PendingChanges:
         self._batches: dict[str, BatchDeclaration] = {}
         self._trajectories: list[TrajectoryEntry] = []
         self._previews: list[Preview] = []
+        self._cancel_requests: list[CancelRequest] = []
 
     def add(self, change_set: ChangeSet) -> int:
         """Merge a change set. Return the number of records dropped because of the limits."""
@@ -103,6 +116,7 @@ class PendingChanges:
         self._logs.extend(change_set.logs)
         self._trajectories.extend(change_set.trajectories)
         self._previews.extend(change_set.previews)
+        self._cancel_requests.extend(change_set.cancel_requests)
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
@@ -133,6 +147,7 @@ class PendingChanges:
             + _drop_oldest_keys(self._batches, limits.batches)
             + _drop_oldest(self._trajectories, limits.trajectories)
             + _drop_oldest(self._previews, limits.previews)
+            + _drop_oldest(self._cancel_requests, limits.cancel_requests)
         )
 
     def drain(self) -> ChangeSet | None:
@@ -152,6 +167,7 @@ class PendingChanges:
             batches=tuple(self._batches.values()),
             trajectories=self._trajectories,
             previews=self._previews,
+            cancel_requests=self._cancel_requests,
         )
         self.clear()
         return change_set

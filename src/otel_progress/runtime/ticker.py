@@ -173,5 +173,6 @@ def has_changes(change_set: ChangeSet) -> bool:
             change_set.resources,
             change_set.trajectories,
             change_set.previews,
+            change_set.cancel_requests,
         )
     )

@@ -14,6 +14,7 @@ from otel_progress.batches import BatchDeclaration
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.sqlite import batches, previews, rows
+from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
@@ -410,6 +411,11 @@ class Writer:
             batches.upsert_declarations(connection, change_set.batches, change_set.at)
         if change_set.trajectories:
             insert_trajectories(connection, change_set.trajectories, self._limits.trajectories)
+        if change_set.cancel_requests:
+            keyed_requests = (
+                (self._find_key(connection, request.run), request) for request in change_set.cancel_requests
+            )
+            store_requests(connection, [(key, each) for key, each in keyed_requests if key is not None])
         if change_set.previews:
             keyed = self._with_operation_keys(connection, change_set, change_set.previews)
             self.unreferenced = previews.store_previews(

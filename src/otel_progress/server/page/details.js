@@ -4,7 +4,7 @@ import { ask } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
 import { clean, cleanLines, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { bindTerms, factsOf, metadataOf } from "./facts.js";
-import { percent, rate } from "./format.js";
+import { percent, rate, typeBeside } from "./format.js";
 import { Logs } from "./logs.js";
 import { Previews } from "./previews.js";
 import { hasEnded } from "./progress-shared.js";
@@ -214,7 +214,8 @@ export class Details {
     bindSign(parts.sign, kind);
     setText(parts.word, KINDS[kind].word);
     setText(parts.name, clean(doc.name || doc.operation_id, 400));
-    setText(parts.sub, `${clean(doc.operation_type, 80)} · ${clean(doc.operation_id, 160)}`);
+    const type = clean(typeBeside(doc.name, doc.operation_type), 80);
+    setText(parts.sub, `${type}${type ? " · " : ""}${clean(doc.operation_id, 160)}`);
     setText(
       parts.percent,
       doc.percentage === null ? "Total unknown" : percent(doc.percentage, doc.estimated),
@@ -265,10 +266,12 @@ export class Details {
     bindStages(parts.cards, levels, items);
     show(parts.items, items.length > 0);
     keyed(parts.list, items.slice(-MOST_ITEMS).reverse(), (item) => item.number, createItem, bindItem);
-    show(parts.levels, levels.length > 0);
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const isOpen = (key) => this.#open.has(key);
-    const rows = levelRows({ entry, now, levels, isOpen, height: 3.5 * rem, depth: 0, parentKind: kind });
+    const evicted = this.#context.following.evictedOf(entry.doc);
+    const place = { height: 3.5 * rem, depth: 0, parentKind: kind };
+    const rows = levelRows({ entry, now, levels, evicted, isOpen, ...place });
+    show(parts.levels, rows.length > 0);
     const height = `${Math.min(rows.reduce((sum, row) => sum + row.height, 0) + 2, 26 * rem)}px`;
     if (parts.tree.style.height !== height) parts.tree.style.height = height;
     this.#tree.update(rows);

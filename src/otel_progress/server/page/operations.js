@@ -158,10 +158,11 @@ export class OperationsView {
 
   #levels(entry, kind, height, now) {
     const { run } = entry.doc;
-    const levels = this.#context.following.levelsOf(entry.doc);
-    const rows = levels
-      ? levelRows({ entry, now, levels, height, parentKind: kind, isOpen: (key) => this.#open.has(key) })
-      : [];
+    const { following } = this.#context;
+    const levels = following.levelsOf(entry.doc);
+    const evicted = following.evictedOf(entry.doc);
+    const isOpen = (key) => this.#open.has(key);
+    const rows = levels ? levelRows({ entry, now, levels, evicted, height, parentKind: kind, isOpen }) : [];
     if (rows.length) return rows;
     const text = levels ? "No levels below this operation." : "Loading…";
     return [{ kind: "more", key: `${run} none`, text, height, open: null, depth: 1, place: 1, siblings: 1 }];

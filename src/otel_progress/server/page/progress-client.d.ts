@@ -90,7 +90,14 @@ export interface Level {
   eta: Eta | null;
   trace_id: string | null;
   span_id: string | null;
+  /** All ended levels directly below, evicted ones included. */
+  ended_levels: LevelCounts;
+  /** Ended levels directly below that are not stored any more; only if levels were requested. */
+  evicted_levels?: LevelCounts;
 }
+
+/** Number of ended levels by status; statuses without levels are left out. */
+export type LevelCounts = Partial<Record<"completed" | "failed" | "cancelled" | "skipped", number>>;
 
 export interface Operation extends Level {
   schema: string;
