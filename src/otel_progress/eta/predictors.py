@@ -154,8 +154,9 @@ class HistoryAlignment:
                 else:
                     earlier, done, later = times[after - 1], fractions[after - 1], times[after]
                     # It may exceed the end by a rounding error. build_forecast limits the results.
-                    advance = (fraction - done) / (fractions[after] - done)
-                    reached.append(earlier + (later - earlier) * advance)
+                    reached.append(
+                        earlier + (later - earlier) * (fraction - done) / (fractions[after] - done)
+                    )
         return reached
 
     def predict_next_gap(self, until: float | None) -> tuple[float, float]:
