@@ -178,7 +178,7 @@ class HistoryAlignment:
             gaps.append(end - since)
             whole_gaps.append(end - times[max(0, before - 1)])
         if not last:
-            return median(gaps), median(whole_gaps)
+            return max(0.0, median(gaps)), max(0.0, median(whole_gaps))
         start, duration = self.times_reached(0), self.run.times[last] - self.run.times[0]
         expected = _compute_scaled_median(gaps, reached, start, duration)
         longest = _compute_scaled_median(whole_gaps, reached, start, duration)
