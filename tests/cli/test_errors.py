@@ -66,7 +66,7 @@ def test_unreadable_journal_exits_with_3(tmp_path: Path) -> None:
 def test_doctor_with_valid_journal_exits_with_0(store: str) -> None:
     result = run("--store", store, "doctor")
     assert result.exit_code == 0, result.stdout
-    assert "quick_check found no problem" in result.stdout
+    assert "integrity_check found no problem" in result.stdout
     assert "is running" in result.stdout
     assert "1 operations are abandoned" in result.stdout
 

@@ -18,8 +18,9 @@ from opentelemetry import trace
 from otel_progress import redaction
 from otel_progress.attribute_patch import AttributePatch
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.instrument.arguments import format_traceback, normalize_metadata
+from otel_progress.instrument.arguments import normalize_metadata
 from otel_progress.instrument.context import get_current_level
+from otel_progress.instrument.failures import format_traceback
 from otel_progress.model import Status
 from otel_progress.records import NO_ATTRIBUTES, Attribute, LogRecord
 from otel_progress.text import MAX_DETAILS, MAX_NAME, truncate

@@ -321,7 +321,7 @@ class EndTracker:
 def _build_end_samples(snapshot: LevelSnapshot, run: _RunPredictions | None) -> Iterator[EndSample]:
     """Yield the samples of one finished operation.
 
-    Only completed operations rate their predictions.
+    Only operations that completed all their units rate their predictions.
     """
     info, duration = snapshot.info, snapshot.duration_s
     labels = (info.operation_type, snapshot.status.value)
@@ -330,6 +330,8 @@ def _build_end_samples(snapshot: LevelSnapshot, run: _RunPredictions | None) -> 
         return
     yield EndSample(semconv.OPERATION_DURATION, labels, duration, snapshot)
     if run is None or snapshot.status is not Status.COMPLETED or info.started_clock is None:
+        return
+    if snapshot.ended_early:
         return
     for error, covered in run.predictions.score(duration - snapshot.paused_s) or ():
         yield EndSample(semconv.ETA_ERROR, (info.operation_type,), error, snapshot)
