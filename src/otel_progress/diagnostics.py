@@ -54,8 +54,8 @@ OUTAGE_LOG_INTERVAL_S: Final = 60.0
 class OutageLog:
     """Logs each outage of one component once.
 
-    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is logged when that time is over, if it still lasts. Only one
-    thread may use it.
+    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is
+    logged when that time is over, if it still lasts. Only one thread may use it.
     """
 
     def __init__(self, place: InternalErrorPlace, clock: Callable[[], float] = time.monotonic) -> None:

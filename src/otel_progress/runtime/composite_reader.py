@@ -220,7 +220,8 @@ class CompositeReader:
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:
         """Mark the active run of an operation as failed.
 
-        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
         """
         journal = self._journal
         return isinstance(journal, Controller) and journal.fail_abandoned(operation_id, reason)

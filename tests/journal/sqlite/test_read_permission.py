@@ -24,7 +24,7 @@ from tests.support.factories import WALL, ended, event, make_change_set, snapsho
 from tests.support.journal_processes import PATIENT, run
 
 _READ = """
-import os, sys
+import os, shutil, sys, tempfile
 from pathlib import Path
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal

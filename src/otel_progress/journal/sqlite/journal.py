@@ -342,7 +342,8 @@ class SqliteJournal:
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:
         """Mark the newest active run of an operation as failed.
 
-        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
         """
         self._check_writable()
         with self._reading.transaction("IMMEDIATE") as connection:

@@ -180,8 +180,9 @@ class OpenFiles:
 def is_log_truncated(log: int, index: int) -> bool:
     """Return True if the write-ahead log does not match its index.
 
-    It is shorter than the index says, or has another salt. ``log`` and ``index`` are descriptors. Other processes may write at the same time. They change
-    the index before they shorten the log, and after they extended it.
+    It is shorter than the index says, or has another salt. ``log`` and ``index`` are descriptors.
+    Other processes may write at the same time. They change the index before they shorten the log,
+    and after they extended it.
     """
     try:
         before = _decode_index(os.pread(index, _INDEX_BYTES, 0))
