@@ -91,7 +91,7 @@ class CompositeReader:
                 with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]
                     yield from watch
             except ProgressError as error:
-                report_internal_error("journal", f"The journal cannot be watched: {error}", error=error)
+                report_internal_error("journal", "The journal cannot be watched", error=error)
             yield ()
         while True:
             yield ()
@@ -240,7 +240,7 @@ class CompositeReader:
         try:
             return read(self._journal)
         except ProgressError as error:
-            report_internal_error("journal", f"The journal cannot be read: {error}", error=error)
+            report_internal_error("journal", "The journal cannot be read", error=error)
             return default
 
 

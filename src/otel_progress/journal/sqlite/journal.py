@@ -152,6 +152,12 @@ class SqliteJournal:
             if not self._missing_ok:
                 raise
 
+    @repeat_after_fork
+    def prepare(self) -> None:
+        """Create the file if necessary and open it for writing. Raises JournalError."""
+        with self._writing.acquire():
+            pass
+
     def diagnose(self) -> Iterator[JournalFinding]:
         """Check permissions and integrity of the file without changing it. Never raises."""
         return diagnose_file(self.path)
