@@ -151,7 +151,7 @@ _DERIVED: Final = {"stall_after_s": "coalesce(s.stall_after_s, max(60.0, 3.0 * s
 _STATE: Final = ", ".join(_DERIVED.get(column, f"s.{column}") for column in STATE)
 
 
-_OPERATION: Final = f"""SELECT o.key, o.instance, u.use, r.at, l.info, {_STATE} FROM operations o
+_OPERATION: Final = f"""SELECT o.key, o.instance, o.run, u.use, r.at, l.info, {_STATE} FROM operations o
     JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
     LEFT JOIN uses u ON u.operation = o.key LEFT JOIN requests r ON r.operation = o.key"""
 
@@ -222,9 +222,9 @@ def read_history(
         before, keys = ends[-1][:2], [key for *_, key in ends]
         known = dict(select_operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
         found += (known[key] for key in keys if key in known)
-        for key in keys:
+        for _, run, key in ends:
             if key not in known:
-                count_invalid_row("operation", key)
+                count_invalid_row("operation", run)
     return found
 
 
@@ -290,11 +290,11 @@ def select_operations(
     answer = query_all(connection, f"{_OPERATION} {rest}", bound)
     heartbeats = read_heartbeats(connection, {row[1] for row in answer})
     found = []
-    for key, instance, use, cancelled, info, *state in answer:
+    for key, instance, run, use, cancelled, info, *state in answer:
         if (root := rows.decode_snapshot_row(info, state)) is not None:
             found.append((key, _build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
         else:
-            count_invalid_row("operation", key)
+            count_invalid_row("operation", run)
     return found
 
 
