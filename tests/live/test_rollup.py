@@ -49,7 +49,12 @@ class Model:
         return current if self.total is None else min(current, self.total)
 
     def ratio(self) -> float | None:
-        """The count with running and cancelled children over the total, or 1."""
+        """The count with running and cancelled children over the total, or 1.
+
+        A level that completed below its total has the ratio of its count.
+        """
+        if self.status is Status.COMPLETED and self.total:
+            return self.current() / self.total
         if self.status in (Status.COMPLETED, Status.SKIPPED):
             return 1.0
         if not self.total:
