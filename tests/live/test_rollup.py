@@ -51,7 +51,7 @@ class Model:
     def ratio(self) -> float | None:
         """The count with running and cancelled children over the total, or 1.
 
-        A level that completed below its total has the ratio of its count.
+        It is the count over the total for a level that completed below its total.
         """
         if self.status is Status.COMPLETED and self.total:
             return self.current() / self.total
