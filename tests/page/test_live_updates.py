@@ -307,7 +307,7 @@ def test_logs_batches_and_history_are_shown(site: str, tab: Tab) -> None:
 
 
 def test_early_end_and_failures_below_are_shown(site: str, tab: Tab) -> None:
-    """Both appear in the list, in the details and in the history, with the given plural."""
+    """In the list, the details and the history, with the given plural."""
     with progress.operation("load", "Early", id="early-1", total=1000, unit=("child", "children")) as op:
         op.increment(5)
         with op.level("table") as table:
