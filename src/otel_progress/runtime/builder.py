@@ -10,6 +10,8 @@ from otel_progress import redaction
 from otel_progress.errors import MissingExtraError
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
+from otel_progress.journal.spill import SpillFile
+from otel_progress.live.ends import EndOverflow
 from otel_progress.live.store import LiveStore
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import select_signals
@@ -79,7 +81,7 @@ class _RuntimeBuilder:
                 journal.close()
             raise
         if journal is not None:
-            self._add_sink("journal", journal, on_written=self._read_journal_requests)
+            self._add_journal(journal)
         self._add_console()
         if self._is_sampling:
             self._build_sampler()
@@ -90,6 +92,23 @@ class _RuntimeBuilder:
         return runtime
 
     # --- journal ---------------------------------------------------------------------------------
+
+    def _add_journal(self, journal: Journal) -> None:
+        """Add the sink of the journal, and the files of ended operations next to it."""
+        overflow = self._create_spill_file(journal, "journal")
+        self._add_sink("journal", journal, on_written=self._read_journal_requests, overflow=overflow)
+        waiting = self._create_spill_file(journal, "tick")
+        if waiting is not None:
+            self._store.set_end_overflow(waiting)
+
+    def _create_spill_file(self, journal: Journal, kind: str) -> SpillFile | None:
+        """Return a queue in files next to the journal. It creates no file before its first use."""
+        if journal.location is None:
+            return None
+        spill_file = SpillFile(journal.location, self._store.instance, kind)
+        self._components.spill_files.append(spill_file)
+        self._components.close_callbacks.append(lambda timeout: spill_file.close())
+        return spill_file
 
     def _read_journal_requests(self, written: ChangeSet) -> None:
         """Read cancel requests and trajectories from the journal.
@@ -115,6 +134,7 @@ class _RuntimeBuilder:
         *,
         every_tick: bool = False,
         on_written: Callable[[ChangeSet], None] = lambda change_set: None,
+        overflow: EndOverflow | None = None,
     ) -> None:
         worker = SinkWorker(
             name,
@@ -124,6 +144,7 @@ class _RuntimeBuilder:
             on_dropped=self._totals.count_dropped,
             on_recovered=self._store.resend,
             on_written=on_written,
+            overflow=overflow,
         )
         self._components.sink_workers.append(worker)
 

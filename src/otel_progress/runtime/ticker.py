@@ -28,6 +28,16 @@ HEARTBEAT_S: Final = 1.0
 """Interval at which sinks receive a change set although nothing changed, in seconds."""
 
 
+CROWDED_TIME_SHARE: Final = 0.5
+"""Maximum share of the time for ticks while many ended operations wait. Why more: otherwise their
+number grows without a limit.
+"""
+
+
+_POLL_S: Final = 0.05
+"""Time between two checks for many ended operations during a pause, in seconds."""
+
+
 class Ticker:
     """Ticks every ``interval`` seconds while the store has an active level.
 
@@ -119,13 +129,31 @@ class Ticker:
         busy_s = seconds + sum(worker.seconds for worker in self._sink_workers)
         return max(self._interval - seconds, busy_s * (1 / MAX_TIME_SHARE - 1))
 
-    def stop(self, timeout: float) -> None:
-        """End the thread within ``timeout`` seconds, and tick a last time."""
+    def drain(self, timeout: float) -> bool:
+        """Tick until no ended operation waits for it. Return False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        self._tick_safely()
+        store = self._get_store()
+        while store.waiting_ends:
+            if time.monotonic() >= deadline:
+                return False
+            self._tick_safely()
+        return True
+
+    def stop(self, timeout: float) -> bool:
+        """End the thread within ``timeout`` seconds, and tick a last time.
+
+        Return False if ended operations still wait. They are moved to the file, if there is one.
+        """
+        deadline = time.monotonic() + timeout
         self._stop.set()
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-        self._tick_safely()
+        is_complete = self.drain(max(0.0, 0.5 * (deadline - time.monotonic())))
+        if not is_complete:
+            self._get_store().spill_ends()
+        return is_complete
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -133,7 +161,16 @@ class Ticker:
             if self._is_idle():
                 self._sleep()
             else:
-                self._stop.wait(self.compute_pause(seconds))
+                self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait after a tick that took ``seconds``, shorter while many ended operations wait."""
+        started, pause_s = time.monotonic(), self.compute_pause(seconds)
+        shortest_s = max(self._interval, seconds * (1 / CROWDED_TIME_SHARE - 1))
+        while not self._stop.wait(min(_POLL_S, max(0.0, started + pause_s - time.monotonic()))):
+            waited_s = time.monotonic() - started
+            if waited_s >= pause_s or (waited_s >= shortest_s and self._get_store().is_crowded):
+                return
 
     def _is_idle(self) -> bool:
         return (

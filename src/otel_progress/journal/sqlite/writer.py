@@ -6,8 +6,9 @@ Tables of log records and samples are bounded here, where they grow.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from otel_progress.batches import BatchDeclaration
@@ -98,6 +99,12 @@ MAX_SNAPSHOTS_PER_CHUNK: Final = 1_000
 """Levels written by one set of statements. More are split, which limits the memory."""
 
 
+MAX_ROWS_PER_STATEMENT: Final = 40
+"""Rows inserted by one statement. Why several: each execution of a statement releases the GIL, and
+busy threads keep it for milliseconds. Old SQLite versions accept 999 values.
+"""
+
+
 MAX_CACHED_LEVELS: Final = 250_000
 """Levels in the cache. Beyond it, the whole cache is dropped, which makes one write slower."""
 
@@ -112,6 +119,9 @@ def _marks(count: int) -> str:
 
 _HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
     SET heartbeat_at = excluded.heartbeat_at, heartbeat_clock = excluded.heartbeat_clock"""
+
+
+_ADD_INSTANCE: Final = f"INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO NOTHING"
 
 
 _REVISE: Final = "UPDATE counters SET revision = revision + 1"
@@ -131,6 +141,15 @@ _INSERT_OPERATION: Final = f"""INSERT INTO operations
     VALUES (0, {_marks(5)}) ON CONFLICT (run) DO NOTHING"""
 
 
+_NEW_OPERATION: Final = """INSERT INTO operations
+    (revision, run, operation_id, operation_type, instance, recorded_at, batch, finished_at, status)"""
+
+
+_FIND_OPERATIONS: Final = f"""SELECT group_concat(key || ' ' || run, char(10)) FROM operations
+    WHERE run IN ({_marks(MAX_ROWS_PER_STATEMENT)})"""
+"""Why one row: reading each row releases the GIL, and busy threads keep it for milliseconds."""
+
+
 _FIND_OPERATION: Final = "SELECT key FROM operations WHERE run = ?"
 
 
@@ -141,12 +160,10 @@ _FIND_LEVEL: Final = """SELECT l.key, s.sequence FROM levels l JOIN states s ON 
     WHERE l.operation = ? AND l.path = ?"""
 
 
-_INSERT_LEVEL: Final = "INSERT INTO levels (key, operation, path, info) VALUES (?, ?, ?, ?)"
+_INSERT_LEVEL: Final = "INSERT INTO levels (key, operation, path, info)"
 
 
-_INSERT_STATE: Final = (
-    f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s) VALUES ({_marks(len(STATE) + 1)}, 0.0)"
-)
+_INSERT_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s)"
 
 
 _UPDATE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
@@ -198,10 +215,14 @@ class _RowState:
 
 
 class _WritePlan:
-    """Rows of one chunk of snapshots, with one list per statement."""
+    """Rows of one chunk of snapshots, with one list per statement.
 
-    def __init__(self, last_key: int) -> None:
+    ``complete`` are the keys of operations whose rows have the values of their roots already.
+    """
+
+    def __init__(self, last_key: int, complete: Set[int]) -> None:
         self._last_key = last_key
+        self._complete = complete
         self._levels: list[tuple[Any, ...]] = []
         self._states: list[tuple[Any, ...]] = []
         self._infos: list[tuple[str, int]] = []
@@ -217,7 +238,7 @@ class _WritePlan:
         self._last_key += 1
         info, rest = snapshot.info, rows.get_rest(snapshot)
         self._levels.append((self._last_key, operation, info.path, rows.encode_info_column(info)))
-        self._states.append((*rows.get_advance(snapshot), *rows.encode_rest(rest), self._last_key))
+        self._states.append((*rows.get_advance(snapshot), *rows.encode_rest(rest), self._last_key, 0.0))
         self._add_root(operation, snapshot, new=True)
         return _RowState(self._last_key, snapshot.sequence, info, rest)
 
@@ -244,8 +265,8 @@ class _WritePlan:
         Return False if a row to update was missing or newer.
         """
         connection.execute(_RESERVE, (self._last_key,))
-        connection.executemany(_INSERT_LEVEL, self._levels)
-        connection.executemany(_INSERT_STATE, self._states)
+        _insert_rows(connection, _INSERT_LEVEL, self._levels)
+        _insert_rows(connection, _INSERT_STATE, self._states)
         updated = connection.executemany(_UPDATE_STATE, self._changed).rowcount if self._changed else 0
         updated += connection.executemany(_UPDATE_ADVANCE, self._moved).rowcount if self._moved else 0
         connection.executemany(_UPDATE_INFO, self._infos)
@@ -256,16 +277,20 @@ class _WritePlan:
         return updated == len(self._changed) + len(self._moved)
 
     def _add_root(self, operation: int, snapshot: LevelSnapshot, *, new: bool) -> None:
-        self._touched.add(operation)
         if snapshot.info.path:
+            self._touched.add(operation)
             return
+        if new and operation in self._complete:
+            if snapshot.info.batch is not None:
+                self._add_to_batch(snapshot.info.batch, snapshot)
+            return
+        self._touched.add(operation)
         if new:
             self._owners.append((snapshot.info.instance, snapshot.info.batch, operation))
             if snapshot.info.batch is not None:
                 self._add_to_batch(snapshot.info.batch, snapshot)
         if snapshot.status.finished:
-            end = snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
-            self._finished.append((end, snapshot.status.value, operation))
+            self._finished.append((_get_end(snapshot), snapshot.status.value, operation))
 
     def _add_to_batch(self, batch: str, snapshot: LevelSnapshot) -> None:
         """Plan a placeholder of the batch from the start of its first operation."""
@@ -274,6 +299,25 @@ class _WritePlan:
         known = self._batches.get(batch)
         if known is None or placeholder.started_at < known.started_at:
             self._batches[batch] = placeholder
+
+
+def _get_end(snapshot: LevelSnapshot) -> float:
+    return snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
+
+
+def _insert_rows(connection: sqlite3.Connection, insert: str, values: Sequence[Sequence[Any]]) -> None:
+    """Insert rows, many by one statement."""
+    if not values:
+        return
+    row = f"({_marks(len(values[0]))})"
+    whole = len(values) - len(values) % MAX_ROWS_PER_STATEMENT
+    if whole:
+        statement = f"{insert} VALUES {', '.join([row] * MAX_ROWS_PER_STATEMENT)}"
+        for start in range(0, whole, MAX_ROWS_PER_STATEMENT):
+            block = values[start : start + MAX_ROWS_PER_STATEMENT]
+            connection.execute(statement, list(chain.from_iterable(block)))
+    if whole < len(values):
+        connection.executemany(f"{insert} VALUES {row}", values[whole:])
 
 
 class Writer:
@@ -297,25 +341,31 @@ class Writer:
         self._levels.clear()
         self._cached_count = 0
 
-    def write(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
-        """Write a change set within the caller's transaction."""
+    def write(
+        self, connection: sqlite3.Connection, change_set: ChangeSet, *, is_heartbeat: bool = True
+    ) -> None:
+        """Write a change set within the caller's transaction.
+
+        It is a heartbeat of its process unless another process recovered it.
+        """
         if self._cached_count > MAX_CACHED_LEVELS:
             self.reset_cache()
         self.unreferenced = []
         try:
-            self._write(connection, change_set)
+            self._write(connection, change_set, is_heartbeat)
         except _INVALID_VALUE_ERRORS:
             # Why only now: sanitizing all values takes time.
             self.reset_cache()
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             self.unreferenced = []
-            self._write(connection, sanitize_change_set(change_set))
+            self._write(connection, sanitize_change_set(change_set), is_heartbeat)
 
-    def _write(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
+    def _write(self, connection: sqlite3.Connection, change_set: ChangeSet, is_heartbeat: bool) -> None:
         process = change_set.instance
         identity = (process.id, process.pid, process.host, process.service, process.started_at, process.start)
-        connection.execute(_HEARTBEAT, (*identity, change_set.at, change_set.clock))
+        statement = _HEARTBEAT if is_heartbeat else _ADD_INSTANCE
+        connection.execute(statement, (*identity, change_set.at, change_set.clock))
         if change_set.snapshots or change_set.evicted:
             connection.execute(_REVISE)
             (self._revision,) = connection.execute(_REVISION).fetchone()
@@ -352,7 +402,8 @@ class Writer:
     def _write_snapshots(self, connection: sqlite3.Connection, change_set: ChangeSet) -> bool:
         """Write snapshots. Return False if a cached row was missing."""
         (last_key,) = connection.execute(_LAST_KEY).fetchone()
-        plan = _WritePlan(last_key)
+        inserted, complete = self._insert_operations(connection, change_set)
+        plan = _WritePlan(last_key, complete)
         for snapshot in change_set.snapshots:
             info = snapshot.info
             operation = self._operations.get(info.run)
@@ -362,13 +413,75 @@ class Writer:
             levels = self._levels[operation]
             written = levels.get(info.path)
             if written is None:
-                written = levels[info.path] = self._find_level(connection, operation, info.path) or plan.add(
-                    operation, snapshot
-                )
+                if operation not in inserted:
+                    written = self._find_level(connection, operation, info.path)
+                if written is None:
+                    written = plan.add(operation, snapshot)
+                levels[info.path] = written
                 self._cached_count += 1
             if snapshot.sequence > written.sequence:
                 plan.change(operation, written, snapshot)
         return plan.run(connection, self._revision, change_set.at)
+
+    def _insert_operations(
+        self, connection: sqlite3.Connection, change_set: ChangeSet
+    ) -> tuple[Set[int], Set[int]]:
+        """Add the operations of a chunk to the cache, and insert those that are missing.
+
+        Return the keys of the inserted ones, and of those whose rows are complete.
+        """
+        unknown: dict[str, LevelSnapshot] = {}
+        for snapshot in change_set.snapshots:
+            if snapshot.info.run not in self._operations and (
+                not snapshot.info.path or snapshot.info.run not in unknown
+            ):
+                unknown[snapshot.info.run] = snapshot
+        keys = self._find_operations(connection, list(unknown))
+        new = {run: snapshot for run, snapshot in unknown.items() if run not in keys}
+        _insert_rows(
+            connection, _NEW_OPERATION, [self._build_operation_row(change_set, each) for each in new.values()]
+        )
+        new_keys = self._find_operations(connection, list(new))
+        for run, key in (keys | new_keys).items():
+            self._operations[run] = key
+            self._levels.setdefault(key, {})
+        inserted = frozenset(new_keys.values())
+        return inserted, frozenset(key for run, key in new_keys.items() if not new[run].info.path)
+
+    def _build_operation_row(self, change_set: ChangeSet, snapshot: LevelSnapshot) -> tuple[Any, ...]:
+        """Return the row of a new operation. Its root completes it later if it is not here."""
+        info, is_root = snapshot.info, not snapshot.info.path
+        is_finished = is_root and snapshot.status.finished
+        return (
+            self._revision if is_root else 0,
+            info.run,
+            info.operation_id,
+            info.operation_type,
+            info.instance,
+            change_set.at,
+            info.batch if is_root else None,
+            _get_end(snapshot) if is_finished else None,
+            snapshot.status.value if is_finished else None,
+        )
+
+    def _find_operations(self, connection: sqlite3.Connection, runs: Sequence[str]) -> dict[str, int]:
+        """Return the keys of the runs that are stored."""
+        keys: dict[str, int] = {}
+        for start in range(0, len(runs), MAX_ROWS_PER_STATEMENT):
+            chunk = runs[start : start + MAX_ROWS_PER_STATEMENT]
+            # Why filled up: all chunks use one prepared statement.
+            bound = [*chunk, *[None] * (MAX_ROWS_PER_STATEMENT - len(chunk))]
+            (found,) = connection.execute(_FIND_OPERATIONS, bound).fetchone()
+            entries = [] if found is None else [line.partition(" ") for line in found.split("\n")]
+            if not all(key.isdigit() and run in chunk for key, _, run in entries):
+                # A run contains a line end.
+                return self._find_operations_singly(connection, runs)
+            keys.update((run, int(key)) for key, _, run in entries)
+        return keys
+
+    def _find_operations_singly(self, connection: sqlite3.Connection, runs: Sequence[str]) -> dict[str, int]:
+        found = ((run, connection.execute(_FIND_OPERATION, (run,)).fetchone()) for run in runs)
+        return {run: int(row[0]) for run, row in found if row is not None}
 
     def _find_or_insert_operation(
         self,
