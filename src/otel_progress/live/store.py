@@ -103,12 +103,6 @@ class LiveStore:
         )
 
     @property
-    def is_crowded(self) -> bool:
-        """True when so many ended operations wait that the next tick must not be delayed."""
-        state = self._state
-        return len(state.ends) > 0 or len(state.tree.closed) > state.limits.waiting_operations
-
-    @property
     def waiting_ends(self) -> int:
         """Number of ended operations that wait in their smallest form, also in the file."""
         return len(self._state.ends)
@@ -122,9 +116,12 @@ class LiveStore:
         """Set the file of ended operations that do not fit into the memory."""
         self._state.end_overflow = self._state.ends.overflow = overflow
 
-    def spill_ends(self) -> None:
-        """Move all waiting ended operations to the file, if there is one."""
-        self._collector.spill_ends(everything=True)
+    def spill_ends(self, *, everything: bool = False) -> None:
+        """Move waiting ended operations to the file, if there is one.
+
+        Without ``everything``, do it only if they use much memory.
+        """
+        self._collector.spill_ends(everything=everything)
 
     def restart(self, instance: Instance) -> None:
         """Drop everything and continue as another instance, with a new lock.

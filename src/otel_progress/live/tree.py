@@ -35,7 +35,7 @@ class Limits:
     history_levels: int = 5_000
     waiting_events: int = 20_000
     waiting_levels: int = 100_000
-    waiting_operations: int = 2_000
+    waiting_operations: int = 10_000
     """Ended levels that wait for a tick. Beyond it, ended operations wait in their smallest form.
     """
     waiting_end_bytes: int = 32 * 1024 * 1024

@@ -28,14 +28,18 @@ HEARTBEAT_S: Final = 1.0
 """Interval at which sinks receive a change set although nothing changed, in seconds."""
 
 
+MAX_WAITING_ENDS: Final = 20_000
+"""Ended operations that wait for a tick. Beyond it, the pauses become shorter."""
+
+
 CROWDED_TIME_SHARE: Final = 0.5
-"""Maximum share of the time for ticks while many ended operations wait. Why more: otherwise their
-number grows without a limit.
+"""Maximum share of the time for ticks while more ended operations wait. Why more: otherwise their
+number grows until some are dropped.
 """
 
 
 _POLL_S: Final = 0.05
-"""Time between two checks for many ended operations during a pause, in seconds."""
+"""Time between two checks of the waiting ended operations during a pause, in seconds."""
 
 
 class Ticker:
@@ -152,7 +156,7 @@ class Ticker:
             self._thread.join(timeout)
         is_complete = self.drain(max(0.0, 0.5 * (deadline - time.monotonic())))
         if not is_complete:
-            self._get_store().spill_ends()
+            self._get_store().spill_ends(everything=True)
         return is_complete
 
     def _run(self) -> None:
@@ -164,12 +168,19 @@ class Ticker:
                 self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:
-        """Wait after a tick that took ``seconds``, shorter while many ended operations wait."""
+        """Wait after a tick that took ``seconds``, shorter while many ended operations wait.
+
+        Move them to a file if they use much memory, which is faster than a tick.
+        """
         started, pause_s = time.monotonic(), self.compute_pause(seconds)
-        shortest_s = max(self._interval, seconds * (1 / CROWDED_TIME_SHARE - 1))
+        shortest_s = min(pause_s, max(self._interval, seconds * (1 / CROWDED_TIME_SHARE - 1)))
         while not self._stop.wait(min(_POLL_S, max(0.0, started + pause_s - time.monotonic()))):
             waited_s = time.monotonic() - started
-            if waited_s >= pause_s or (waited_s >= shortest_s and self._get_store().is_crowded):
+            if waited_s >= pause_s:
+                return
+            store = self._get_store()
+            store.spill_ends()
+            if waited_s >= shortest_s and store.waiting_ends > MAX_WAITING_ENDS:
                 return
 
     def _is_idle(self) -> bool:

@@ -12,6 +12,7 @@ from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.sqlite import previews, rows
 from otel_progress.journal.sqlite.connection import query_all
+from otel_progress.journal.sqlite.paths import build_subtree_condition, expand_levels, expand_records
 from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
 from otel_progress.model import Instance, LevelSnapshot
 from otel_progress.operations import Event, OperationSnapshot
@@ -23,22 +24,18 @@ _NEWEST_RUN: Final = (
 )
 
 
-_IN_SUBTREE: Final = "(path = ? OR (path > ? AND path < ?))"
-"""A level with its subtree, which is a range of paths, because "0" follows "/"."""
-
-
 def read_events(connection: sqlite3.Connection, operation_id: str, query: EventQuery) -> list[Event]:
     """Return the newest matching events of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN_SUBTREE, _subtree_range(query.path)),
+            _build_path_condition(connection, key, query.path),
             ("outcome = ?", None if query.outcome is None else (query.outcome.value,)),
             ("at >= ?", None if query.since is None else (query.since,)),
             ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
         found = _select_newest(connection, "events", EVENT, key, conditions, query.limit)
         decoded = (rows.decode_event_row(operation_id, operation_type, run, row) for row in found)
-        return [event for event in decoded if event is not None]
+        return expand_records(connection, key, (event for event in decoded if event is not None))
     return []
 
 
@@ -46,7 +43,7 @@ def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery
     """Return the newest matching log records of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN_SUBTREE, _subtree_range(query.path)),
+            _build_path_condition(connection, key, query.path),
             ("severity >= ?", None if query.severity == 0 else (query.severity,)),
             ("at >= ?", None if query.since is None else (query.since,)),
             ("number > ?", (query.after,)),
@@ -54,7 +51,7 @@ def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery
         )
         found = _select_newest(connection, "logs", LOG, key, conditions, query.limit)
         decoded = (rows.decode_log_row(operation_id, operation_type, run, row) for row in found)
-        return [record for record in decoded if record is not None]
+        return expand_records(connection, key, (record for record in decoded if record is not None))
     return []
 
 
@@ -62,12 +59,12 @@ def read_previews(connection: sqlite3.Connection, operation_id: str, query: Prev
     """Return the newest matching previews of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN_SUBTREE, _subtree_range(query.path)),
+            _build_path_condition(connection, key, query.path),
             ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
         found = _select_newest(connection, "previews", previews.PREVIEW, key, conditions, query.limit)
         decoded = (previews.decode_preview_row(operation_id, operation_type, run, row) for row in found)
-        return [preview for preview in decoded if preview is not None]
+        return expand_records(connection, key, (preview for preview in decoded if preview is not None))
     return []
 
 
@@ -115,8 +112,10 @@ def _select_newest(
     return query_all(connection, query, bound)[::-1]
 
 
-def _subtree_range(path: str | None) -> tuple[str, str, str] | None:
-    return (path, f"{path}/", f"{path}0") if path else None
+def _build_path_condition(
+    connection: sqlite3.Connection, operation: int, path: str | None
+) -> tuple[str, Sequence[object] | None]:
+    return build_subtree_condition(connection, operation, path) if path else ("", None)
 
 
 KeyedOperation: TypeAlias = "tuple[int, OperationSnapshot]"
@@ -233,7 +232,10 @@ def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) 
         ):
             if (level := rows.decode_snapshot_row(info, state)) is not None:
                 levels[key].append(level)
-    return [replace(operation, levels=sort_depth_first(levels[key]), _index={}) for key, operation in found]
+    return [
+        replace(operation, levels=sort_depth_first(expand_levels(connection, key, levels[key])), _index={})
+        for key, operation in found
+    ]
 
 
 def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:

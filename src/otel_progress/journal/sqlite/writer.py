@@ -6,7 +6,7 @@ Tables of log records and samples are bounded here, where they grow.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -16,6 +16,7 @@ from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.sqlite import batches, previews, rows
 from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
 from otel_progress.journal.sqlite.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
@@ -220,8 +221,9 @@ class _WritePlan:
     ``complete`` are the keys of operations whose rows have the values of their roots already.
     """
 
-    def __init__(self, last_key: int, complete: Set[int]) -> None:
+    def __init__(self, last_key: int, complete: Set[int], encode_path: Callable[[int, str], str]) -> None:
         self._last_key = last_key
+        self._encode_path = encode_path
         self._complete = complete
         self._levels: list[tuple[Any, ...]] = []
         self._states: list[tuple[Any, ...]] = []
@@ -237,7 +239,8 @@ class _WritePlan:
         """Plan the rows of a new level."""
         self._last_key += 1
         info, rest = snapshot.info, rows.get_rest(snapshot)
-        self._levels.append((self._last_key, operation, info.path, rows.encode_info_column(info)))
+        path, text = self._encode_info(operation, info)
+        self._levels.append((self._last_key, operation, path, text))
         self._states.append((*rows.get_advance(snapshot), *rows.encode_rest(rest), self._last_key, 0.0))
         self._add_root(operation, snapshot, new=True)
         return _RowState(self._last_key, snapshot.sequence, info, rest)
@@ -254,10 +257,15 @@ class _WritePlan:
             written.rest = rest
         new = written.info is not snapshot.info
         if new:
-            self._infos.append((rows.encode_info_column(snapshot.info), written.key))
+            self._infos.append((self._encode_info(operation, snapshot.info)[1], written.key))
             written.info = snapshot.info
         written.sequence = snapshot.sequence
         self._add_root(operation, snapshot, new=new)
+
+    def _encode_info(self, operation: int, info: LevelInfo) -> tuple[str, str]:
+        """Return the stored path of a level, and its column ``info`` with this path."""
+        path = self._encode_path(operation, info.path)
+        return path, rows.encode_info_column(info if path == info.path else replace(info, path=path))
 
     def run(self, connection: sqlite3.Connection, revision: int, at: float) -> bool:
         """Execute the plan at ``at`` (Unix seconds).
@@ -331,6 +339,7 @@ class Writer:
         self._operations: dict[str, int] = {}
         self._levels: dict[int, dict[str, _RowState]] = {}
         self._cached_count = 0
+        self._paths = PathEncoder()
         self._revision = 0
         self.unreferenced: list[str] = []
         """Locations of previews that the last write deleted and that are unreferenced now."""
@@ -339,6 +348,7 @@ class Writer:
         """Drop the cache, so that rows are read from the file again."""
         self._operations.clear()
         self._levels.clear()
+        self._paths.reset()
         self._cached_count = 0
 
     def write(
@@ -403,7 +413,9 @@ class Writer:
         """Write snapshots. Return False if a cached row was missing."""
         (last_key,) = connection.execute(_LAST_KEY).fetchone()
         inserted, complete = self._insert_operations(connection, change_set)
-        plan = _WritePlan(last_key, complete)
+        plan = _WritePlan(
+            last_key, complete, lambda operation, path: self._paths.encode(connection, operation, path)
+        )
         for snapshot in change_set.snapshots:
             info = snapshot.info
             operation = self._operations.get(info.run)
@@ -503,7 +515,11 @@ class Writer:
         return int(key)
 
     def _find_level(self, connection: sqlite3.Connection, operation: int, path: str) -> _RowState | None:
-        found = connection.execute(_FIND_LEVEL, (operation, path)).fetchone()
+        stored = self._paths.encode(connection, operation, path)
+        found = connection.execute(_FIND_LEVEL, (operation, stored)).fetchone()
+        if found is None and stored != path:
+            # A process of an earlier version stored the full path.
+            found = connection.execute(_FIND_LEVEL, (operation, path)).fetchone()
         return None if found is None else _RowState(*found)
 
     def _write_records(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
@@ -550,7 +566,8 @@ class Writer:
                     change_set.at,
                 )
                 key = self._find_or_insert_operation(connection, *names)
-            result.append((key, record))
+            path = self._paths.encode(connection, key, record.path)
+            result.append((key, record if path == record.path else replace(record, path=path)))
         return result
 
     def _evict(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
@@ -559,11 +576,18 @@ class Writer:
         A subtree is a range of paths, because "0" follows "/".
         """
         levels, subtrees = [], []
+        has_prefixes: dict[int, bool] = {}
         for run, path in change_set.evicted:
             key = self._find_key(connection, run)
             if key is not None and path:
-                levels.append((key, path))
-                subtrees.append((key, path + "/", path + "0"))
+                if key not in has_prefixes:
+                    has_prefixes[key] = has_long_paths(connection, key)
+                stored = self._paths.encode(connection, key, path) if has_prefixes[key] else path
+                levels.append((key, stored))
+                ranges = [(f"{stored}/", f"{stored}0")]
+                if has_prefixes[key]:
+                    ranges = list_subtree_ranges(connection, key, stored)
+                subtrees += [(key, *each) for each in ranges]
                 self._cached_count -= self._levels.get(key, {}).pop(path, None) is not None
         for where, keys in ((_IS_LEVEL, levels), (_IS_BELOW_LEVEL, subtrees)):
             connection.executemany(
@@ -587,4 +611,5 @@ class Writer:
             self._cached_count -= self._levels[key].pop(info.path, None) is not None
         else:
             self._cached_count -= len(self._levels.pop(key))
+            self._paths.drop(key)
             del self._operations[info.run]
