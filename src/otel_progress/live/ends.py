@@ -63,16 +63,19 @@ class EndQueue:
         self._size_bytes += len(record) + RECORD_OVERHEAD_BYTES
         dropped = 0
         while self._size_bytes > self._max_bytes and len(self._records) > 1:
-            self._pop_locked()
-            dropped += 1
+            dropped += len(self.take_locked(1))
         self._dropped += dropped
         return dropped
 
     def take_locked(self, max_records: int) -> list[bytes]:
         """Remove and return the oldest records in memory."""
-        taken = [self._pop_locked() for _ in range(min(max_records, len(self._records)))]
+        taken: list[bytes] = []
+        # Why so careful: a signal handler may end operations in between.
+        while self._records and len(taken) < max_records:
+            record = self._records.popleft()
+            self._size_bytes -= len(record) + RECORD_OVERHEAD_BYTES
+            taken.append(record)
         if not self._records:
-            # Why: a signal handler may have interrupted an addition.
             self._size_bytes = 0
         return taken
 
@@ -81,17 +84,12 @@ class EndQueue:
         limit = SPILL_RATIO * self._max_bytes
         if self.overflow is None or self._size_bytes <= limit:
             return []
-        surplus = []
+        surplus: list[bytes] = []
         while self._size_bytes > limit / 2 and self._records:
-            surplus.append(self._pop_locked())
+            surplus += self.take_locked(1)
         return surplus
 
     def return_locked(self, records: Sequence[bytes]) -> None:
         """Put records back that could not be moved to the overflow."""
         self._records.extendleft(reversed(records))
         self._size_bytes += sum(map(len, records)) + RECORD_OVERHEAD_BYTES * len(records)
-
-    def _pop_locked(self) -> bytes:
-        record = self._records.popleft()
-        self._size_bytes -= len(record) + RECORD_OVERHEAD_BYTES
-        return record

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
 from otel_progress.ends import encode_end
 from otel_progress.live.batches import BatchRegistry
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
@@ -131,7 +132,10 @@ class StoreState:
         for each in ended:
             self.listener.on_level_ended(each)
         if node.parent is None and len(self.tree.closed) > self.limits.waiting_operations:
-            self._reduce_ended(node)
+            try:
+                self._reduce_ended(node)
+            except Exception as error:
+                report_internal_error("tick", "An ended operation could not be encoded", error=error)
         if self.tree.late_rejections:
             self.report_late_rejections()
         return True

@@ -134,15 +134,15 @@ class Ticker:
         return max(self._interval - seconds, busy_s * (1 / MAX_TIME_SHARE - 1))
 
     def drain(self, timeout: float) -> bool:
-        """Tick until no ended operation waits for it. Return False after ``timeout`` seconds."""
+        """Tick until no ended operation waits. Return False after an error or the timeout."""
         deadline = time.monotonic() + timeout
-        self._tick_safely()
+        is_complete = self._tick_safely() is not None
         store = self._get_store()
-        while store.waiting_ends:
+        while is_complete and store.waiting_ends:
             if time.monotonic() >= deadline:
                 return False
-            self._tick_safely()
-        return True
+            is_complete = self._tick_safely() is not None
+        return is_complete
 
     def stop(self, timeout: float) -> bool:
         """End the thread within ``timeout`` seconds, and tick a last time.
@@ -156,12 +156,12 @@ class Ticker:
             self._thread.join(timeout)
         is_complete = self.drain(max(0.0, 0.5 * (deadline - time.monotonic())))
         if not is_complete:
-            self._get_store().spill_ends(everything=True)
+            self._spill_safely(self._get_store(), everything=True)
         return is_complete
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            seconds = self._tick_safely()
+            seconds = self._tick_safely() or self._interval
             if self._is_idle():
                 self._sleep()
             else:
@@ -179,9 +179,15 @@ class Ticker:
             if waited_s >= pause_s:
                 return
             store = self._get_store()
-            store.spill_ends()
+            self._spill_safely(store)
             if waited_s >= shortest_s and store.waiting_ends > MAX_WAITING_ENDS:
                 return
+
+    def _spill_safely(self, store: LiveStore, *, everything: bool = False) -> None:
+        try:
+            store.spill_ends(everything=everything)
+        except Exception as error:
+            report_internal_error("tick", "Ended operations could not be moved to a file", error=error)
 
     def _is_idle(self) -> bool:
         return (
@@ -198,14 +204,15 @@ class Ticker:
             self._wake.wait()
         self._is_asleep = False
 
-    def _tick_safely(self) -> float:
+    def _tick_safely(self) -> float | None:
+        """Tick and return the seconds it took, or None after an error."""
         try:
             return self.tick()
         except Exception as error:
             report_internal_error(
                 "tick", "A tick failed; the work continues, and the next tick reports progress", error=error
             )
-            return self._interval
+            return None
 
 
 def has_changes(change_set: ChangeSet) -> bool:

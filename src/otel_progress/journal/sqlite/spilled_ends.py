@@ -63,19 +63,21 @@ class SpilledEnds:
 
     def _recover_file(self, path: Path, moment: ReadTime) -> int | None:
         """Store the records of a file and remove it. Return None if its owner may be alive."""
+        count = 0
         with open_segment(path) as (owner, changed_at, file):
             if owner is None:
-                if moment.now - changed_at > UNVERIFIED_TIMEOUT_S:
-                    path.unlink()
-                return None
-            if not self._is_gone(owner, changed_at, moment):
-                return None
-            count = 0
-            for snapshots in _read_snapshots(file, path):
-                self._store(ChangeSet(owner, changed_at, 0.0, snapshots=snapshots))
-                count += len(snapshots)
+                is_recovered = moment.now - changed_at > UNVERIFIED_TIMEOUT_S
+            elif self._is_gone(owner, changed_at, moment):
+                is_recovered = True
+                for snapshots in _read_snapshots(file, path):
+                    self._store(ChangeSet(owner, changed_at, 0.0, snapshots=snapshots))
+                    count += len(snapshots)
+            else:
+                is_recovered = False
+        # Why outside: Windows does not remove open files.
+        if is_recovered:
             path.unlink()
-            return count
+        return count if is_recovered else None
 
     def _is_gone(self, owner: Instance, changed_at: float, moment: ReadTime) -> bool:
         if is_left_by_this_process(owner):
