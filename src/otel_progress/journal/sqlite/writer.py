@@ -576,10 +576,16 @@ class Writer:
         A subtree is a range of paths, because "0" follows "/".
         """
         levels, subtrees = [], []
+        evicted = set(change_set.evicted)
         has_prefixes: dict[int, bool] = {}
         for run, path in change_set.evicted:
             key = self._find_key(connection, run)
-            if key is not None and path:
+            if key is None or not path:
+                continue
+            self._cached_count -= self._levels.get(key, {}).pop(path, None) is not None
+            # Why: the subtree of its parent includes it, and a deep tree may end at once.
+            above = path.rpartition("/")[0]
+            if not above or (run, above) not in evicted:
                 if key not in has_prefixes:
                     has_prefixes[key] = has_long_paths(connection, key)
                 stored = self._paths.encode(connection, key, path) if has_prefixes[key] else path
@@ -588,7 +594,6 @@ class Writer:
                 if has_prefixes[key]:
                     ranges = list_subtree_ranges(connection, key, stored)
                 subtrees += [(key, *each) for each in ranges]
-                self._cached_count -= self._levels.get(key, {}).pop(path, None) is not None
         for where, keys in ((_IS_LEVEL, levels), (_IS_BELOW_LEVEL, subtrees)):
             connection.executemany(
                 f"DELETE FROM states WHERE level IN (SELECT key FROM levels WHERE {where})", keys
