@@ -1,4 +1,4 @@
-"""Codec of ended operations in their smallest form, which waits in queues and files.
+"""Codec of ended operations in the form in which they wait in queues and files.
 
 A record is one line of ASCII JSON: the values of LevelInfo, and those of LevelSnapshot without an
 estimate. Values are stored by position, and defaults at the end are left out. Both dataclasses only

@@ -223,7 +223,7 @@ def test_failed_child_without_weight_adds_no_failed_unit(recorder: Recorder) -> 
 
 
 class ReasonListener(NullListener):
-    """Stores the reasons of late rejections."""
+    """Stores the reasons of rejections."""
 
     def __init__(self) -> None:
         self.reported: list[str] = []
@@ -308,7 +308,7 @@ def test_reduced_operations_beyond_the_memory_limit_drop_and_report_the_oldest()
 
 
 def test_reduced_operation_leaves_its_duration_to_later_runs() -> None:
-    """The change set has the newest entries of a key only, because sinks store no more."""
+    """The change set has the newest entries of a key only, as sinks store no more."""
     store = LiveStore(instance(), limits=Limits(waiting_operations=0), has_trajectory_store=True)
     end_many(store, MAX_TRAJECTORIES_PER_KEY + 5)
     change_set = store.collect()

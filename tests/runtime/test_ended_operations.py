@@ -1,4 +1,4 @@
-"""Ends of many operations: none is lost, and a flush reports an incomplete delivery."""
+"""Ends of many operations: none is lost, and a flush reports a failure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MemoryOverflow:
 
 
 class Sink:
-    """Sink that stores the runs of ended operations, and that fails or waits on request."""
+    """Sink that stores runs of ended operations. It fails or waits on request."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
@@ -261,7 +261,7 @@ def read_counter(runtime: Runtime, metric: Any) -> dict[tuple[str, ...], Any]:
 
 
 def test_many_ends_at_once_all_reach_journal_and_metrics(runtime: Runtime, tmp_path: Path) -> None:
-    """Several threads end more operations than fit into the memory, and no tick happens."""
+    """Several threads end more operations than fit into the memory."""
     runtime._ticker.set_background(False)
 
     def work(name: int) -> None:

@@ -59,7 +59,7 @@ _open_queues: Final[dict[str, int]] = {}
 
 @dataclass(slots=True)
 class _Segment:
-    """One file: its path and inode, its size, and the number of records that were not removed."""
+    """One file, its size, and the number of records that were not removed."""
 
     path: Path
     inode: tuple[int, int]
@@ -232,7 +232,7 @@ class SpillFile:
 
 
 def is_left_by_this_process(owner: Instance) -> bool:
-    """Return True if this process has closed all queues of an owner that has its process id."""
+    """Return True if an owner was this process, which has closed its queues."""
     return owner.pid == os.getpid() and owner.host == this_host() and owner.id not in _open_queues
 
 
@@ -246,7 +246,7 @@ def list_segments(journal: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def open_segment(path: Path) -> Iterator[tuple[Instance | None, float, BinaryIO]]:
-    """Open a file of another process of this user, and lock it against other recoveries.
+    """Open a file of a process of this user, locked against other recoveries.
 
     Yield its owner, the time of its last change (Unix seconds) and its records. The owner is None
     if the header is incomplete. Raises OSError or ValueError if it is not such a file.
@@ -261,7 +261,7 @@ def open_segment(path: Path) -> Iterator[tuple[Instance | None, float, BinaryIO]
 
 
 def read_records(file: BinaryIO, max_records: int) -> tuple[list[bytes], int, int]:
-    """Return the next valid records, the bytes that were read, and the number of damaged lines.
+    """Return the next valid records, the bytes read, and the number of damaged lines.
 
     A last line without its end is not complete and is not read.
     """
@@ -281,7 +281,7 @@ def read_records(file: BinaryIO, max_records: int) -> tuple[list[bytes], int, in
 
 
 def _lock_exclusively(file: BinaryIO) -> None:
-    """Lock a file until it is closed. Raises BlockingIOError if another process has locked it."""
+    """Lock a file until it is closed. Raises BlockingIOError if it is locked."""
     # Why no error without locks: two recoveries of one file store the same ends.
     with contextlib.suppress(ImportError):
         import fcntl

@@ -102,7 +102,7 @@ class _RuntimeBuilder:
             self._store.set_end_overflow(waiting)
 
     def _create_spill_file(self, journal: Journal, kind: str) -> SpillFile | None:
-        """Return a queue in files next to the journal. It creates no file before its first use."""
+        """Return a queue in files, which are created at the first use."""
         if journal.location is None:
             return None
         spill_file = SpillFile(journal.location, self._store.instance, kind)

@@ -320,7 +320,7 @@ class SinkWorker:
             self._on_dropped(self.name, dropped)
 
     def _spill(self, ends: list[LevelSnapshot]) -> None:
-        """Move ended operations to the file. Those that do not fit are dropped and counted."""
+        """Move ended operations to the file. Drop and count those that do not fit."""
         stored = 0 if self._overflow is None else self._overflow.append([encode_end(end) for end in ends])
         dropped = len(ends) - stored
         if dropped and self._overflow is not None and not self._is_closing:
@@ -461,7 +461,7 @@ class SinkWorker:
         return self._is_closing or ((self._is_due or not self._has_failed) and self._has_waiting)
 
     def _write_pending(self) -> bool:
-        """Write what waits, with some ended operations of the file. Return False after an error."""
+        """Write what waits, and some ends of the file. Return False after an error."""
         with self._changed:
             self._is_due = False
             dropped = self._requeue_rejected()

@@ -168,7 +168,7 @@ class Ticker:
                 self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:
-        """Wait after a tick that took ``seconds``, shorter while many ended operations wait.
+        """Wait after a tick that took ``seconds``, shorter while many ends wait.
 
         Move them to a file if they use much memory, which is faster than a tick.
         """

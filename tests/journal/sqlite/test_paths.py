@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress.journal import SqliteJournal
+from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.paths import MAX_PATH_CHARACTERS
 from otel_progress.model import Status
 from otel_progress.protocols import EventQuery, LogQuery, PreviewQuery
 from otel_progress.records import LogRecord
-from tests.journal.conftest import Opener
 from tests.support.factories import WALL, ended, event, make_change_set, preview, snapshot
+
+Opener = Callable[..., Journal]
 
 DEPTH = 150
 
@@ -97,7 +99,7 @@ def test_deep_levels_are_updated_by_any_process(deep: SqliteJournal, open_anothe
 
 
 def test_journal_size_grows_in_proportion_to_the_depth(tmp_path: Path) -> None:
-    """Twice the depth needs about twice the space, and full paths would need four times of it."""
+    """Twice the depth needs about twice the space, and not four times of it."""
     sizes = []
     for depth in (400, 800):
         with closing(SqliteJournal(tmp_path / f"{depth}.db", now=lambda: WALL)) as journal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import pytest
 
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.ends import encode_end
-from otel_progress.journal import SqliteJournal
+from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.spill import SpillFile, list_segments
 from otel_progress.journal.sqlite.spilled_ends import RECOVERY_INTERVAL_S
 from otel_progress.model import LevelSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S, current_instance
 from otel_progress.protocols import HistoryQuery
-from tests.journal.conftest import Opener
 from tests.support.factories import WALL, ended, instance, local_instance, make_change_set
 from tests.support.fake_time import FakeTime
+
+Opener = Callable[..., Journal]
 
 DEAD_PID = 2**22 + 1
 """Process id above the largest one of Linux."""
@@ -138,7 +140,7 @@ def test_spill_file_after_restart_leaves_the_files_of_the_parent(spill_file: Spi
 def test_journal_stores_the_ends_of_a_dead_process_and_removes_its_files(
     open_another: Opener, spill_file: SpillFile, path: Path
 ) -> None:
-    """Each write stores one file. The process itself is known, and does not look alive."""
+    """Each write stores one file."""
     spill_file.append(records(*range(10)))
     count = len(list_segments(path))
     journal = open_another()

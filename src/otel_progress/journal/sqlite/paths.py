@@ -1,4 +1,4 @@
-"""Compact storage of long paths, so that a deep tree needs space in proportion to its levels.
+"""Compact storage of long paths, so that deep trees need little space.
 
 A path up to ``MAX_PATH_CHARACTERS`` is stored as it is. A longer one is stored as ``%%KEY/REST``.
 KEY is the key of a row in ``path_prefixes``, whose path may be compact too. No path contains
@@ -61,7 +61,10 @@ T = TypeVar("T", Event, LogRecord, Preview)
 
 
 class PathEncoder:
-    """Encodes paths for rows of one file, with a cache. Call ``reset`` when the file changes."""
+    """Encodes paths for rows of one file, with a cache.
+
+    Call ``reset`` when the file changes.
+    """
 
     def __init__(self) -> None:
         self._cache: dict[int, dict[str, str]] = {}
@@ -90,7 +93,7 @@ class PathEncoder:
 
 
 def find_encoded(connection: sqlite3.Connection, operation: int, path: str) -> str:
-    """Return the stored form of a path. A path without stored prefixes is returned as it is."""
+    """Return the stored form of a path, or the path if its prefixes are not stored."""
     if len(path) <= MAX_PATH_CHARACTERS:
         return path
     found = _encode(path, {}, lambda prefix: _find_prefix(connection, operation, prefix))

@@ -1,4 +1,4 @@
-"""Stores the ended operations that dead processes left in files next to the journal."""
+"""Recovery of ended operations that dead processes left in files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_ENDS_PER_TRANSACTION: Final = 1_000
 
 
 class SpilledEnds:
-    """Searches for files next to a journal and stores their records, one file per pass.
+    """Finds files next to a journal and stores their records, one file per pass.
 
     ``store`` stores a change set of a dead process. ``find_heartbeat`` returns the last heartbeat
     of a process, or None. Both may raise JournalError.
@@ -62,7 +62,10 @@ class SpilledEnds:
         return 0
 
     def _recover_file(self, path: Path, moment: ReadTime) -> int | None:
-        """Store the records of a file and remove it. Return None if its owner may be alive."""
+        """Store the records of a file and remove it.
+
+        Return None if its owner may be alive.
+        """
         count = 0
         with open_segment(path) as (owner, changed_at, file):
             if owner is None:
@@ -88,7 +91,7 @@ class SpilledEnds:
 
 
 def _read_snapshots(file: BinaryIO, path: Path) -> Iterator[Sequence[LevelSnapshot]]:
-    """Yield the ended operations of a file in chunks. Damaged ones are reported and skipped."""
+    """Yield the ended operations of a file in chunks. Report damaged ones."""
     damaged_count = 0
     while True:
         records, size_bytes, damaged = read_records(file, MAX_ENDS_PER_TRANSACTION)

@@ -461,7 +461,7 @@ class Writer:
         return inserted, frozenset(key for run, key in new_keys.items() if not new[run].info.path)
 
     def _build_operation_row(self, change_set: ChangeSet, snapshot: LevelSnapshot) -> tuple[Any, ...]:
-        """Return the row of a new operation. Its root completes it later if it is not here."""
+        """Return the row of a new operation. Without its root it is completed later."""
         info, is_root = snapshot.info, not snapshot.info.path
         is_finished = is_root and snapshot.status.finished
         return (
