@@ -50,6 +50,10 @@ SPILL_S: Final = 20e-6
 """Time to move one ended operation to the file, in seconds. A close reserves it."""
 
 
+MIN_JOIN_S: Final = 0.1
+"""Time that a close waits for the thread after its time limit, in seconds."""
+
+
 MAX_EVENTS: Final = 50_000
 """Maximum number of events that wait for one sink. Beyond it the oldest are dropped and counted."""
 
@@ -414,6 +418,7 @@ class SinkWorker:
 
         Ended operations that are not written by then wait in the file, if there is one.
         """
+        deadline = time.monotonic() + timeout
         reserved_s = 0.0 if self._overflow is None else min(0.5 * timeout, self._pending.ends_count * SPILL_S)
         is_flushed = self.flush(timeout - reserved_s)
         with self._changed:
@@ -424,7 +429,7 @@ class SinkWorker:
         if rest:
             self._spill(rest)
         if thread is not None:
-            thread.join(timeout)
+            thread.join(max(MIN_JOIN_S, deadline - time.monotonic()))
             # Why: the sink hangs in a write, so its close() may hang as well.
             if thread.is_alive():
                 return False
