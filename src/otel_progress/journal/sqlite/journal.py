@@ -240,7 +240,10 @@ class SqliteJournal:
             if self._generation != self._writing.generation:
                 self._writer.reset_cache()
                 self._generation = self._writing.generation
-            self._writer.write(connection, change_set, is_heartbeat=is_heartbeat)
+            if is_heartbeat:
+                self._writer.write(connection, change_set)
+            else:
+                self._writer.write_recovered(connection, change_set)
         return self._writer.unreferenced
 
     @repeat_after_fork

@@ -351,13 +351,17 @@ class Writer:
         self._paths.reset()
         self._cached_count = 0
 
-    def write(
-        self, connection: sqlite3.Connection, change_set: ChangeSet, *, is_heartbeat: bool = True
-    ) -> None:
-        """Write a change set within the caller's transaction.
+    def write(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
+        """Write a change set of this process within the caller's transaction."""
+        self._write_or_sanitize(connection, change_set, is_heartbeat=True)
 
-        It is a heartbeat of its process unless another process recovered it.
-        """
+    def write_recovered(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
+        """Write a change set of a dead process, which is not a heartbeat of it."""
+        self._write_or_sanitize(connection, change_set, is_heartbeat=False)
+
+    def _write_or_sanitize(
+        self, connection: sqlite3.Connection, change_set: ChangeSet, *, is_heartbeat: bool
+    ) -> None:
         if self._cached_count > MAX_CACHED_LEVELS:
             self.reset_cache()
         self.unreferenced = []
