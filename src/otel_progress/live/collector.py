@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.ends import DECODE_ERRORS, decode_end
 from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.snapshots import take_snapshot_locked
@@ -14,6 +17,9 @@ from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import CancelRequest, ResourceUse
 from otel_progress.redaction import redact_message, redact_snapshot
+
+MAX_ENDS_PER_TICK: Final = 5_000
+"""Ended operations in their smallest form per tick. The others wait for the next tick."""
 
 
 class ChangeCollector:
@@ -43,6 +49,7 @@ class ChangeCollector:
         now, clock = state.now(), state.clock()
         state.estimates.refresh_opaque(clock)
         changed = self._update_changed(clock, now)
+        reduced = self._take_reduced()
         with state.lock:
             ended = self._take_ended_locked(clock, now)
             stored = self._list_stored_operations_locked() if self._resend else []
@@ -61,7 +68,7 @@ class ChangeCollector:
             self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
-        snapshots = self._take_snapshots([*changed, *estimated, *ended])
+        snapshots = reduced + self._take_snapshots([*changed, *estimated, *ended])
         if stored:
             snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
@@ -84,6 +91,38 @@ class ChangeCollector:
             previews=previews,
             cancel_requests=[replace(request, reason=redact_message(request.reason)) for request in requests],
         )
+
+    def spill_ends(self, *, everything: bool = False) -> None:
+        """Move ended operations to the file if they use much memory, or ``everything``."""
+        state, overflow = self._state, self._state.ends.overflow
+        if overflow is None:
+            return
+        with state.lock:
+            surplus = (
+                state.ends.take_locked(len(state.ends)) if everything else (state.ends.take_surplus_locked())
+            )
+        if not surplus:
+            return
+        stored = overflow.append(surplus)
+        if stored < len(surplus):
+            with state.lock:
+                state.ends.return_locked(surplus[stored:])
+
+    def _take_reduced(self) -> list[LevelSnapshot]:
+        """Return ended operations that waited in their smallest form.
+
+        Those in memory come first. Reading the file is slower.
+        """
+        state, overflow = self._state, self._state.ends.overflow
+        if not len(state.ends):
+            return []
+        self.spill_ends()
+        with state.lock:
+            records = state.ends.take_locked(MAX_ENDS_PER_TICK)
+        if overflow is not None and len(overflow) and len(records) < MAX_ENDS_PER_TICK:
+            records += overflow.read(MAX_ENDS_PER_TICK - len(records))
+            overflow.remove_read()
+        return [snapshot for record in records if (snapshot := _decode(record)) is not None]
 
     def _update_changed(self, clock: float, now: float) -> dict[Node, None]:
         """Update the figures of the changed levels and their parents, deepest first."""
@@ -175,6 +214,14 @@ class ChangeCollector:
             for operation in self._state.tree.operations.values()
             if operation.resources is not None
         }
+
+
+def _decode(record: bytes) -> LevelSnapshot | None:
+    try:
+        return decode_end(record)
+    except DECODE_ERRORS as error:
+        report_internal_error("tick", "The record of an ended operation is invalid", error=error)
+        return None
 
 
 def _is_evicted(node: Node) -> bool:

@@ -7,15 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.ends import encode_end
 from otel_progress.live.batches import BatchRegistry
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
+from otel_progress.live.ends import EndOverflow, EndQueue
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.estimation.trajectories import TrajectoryCache
 from otel_progress.live.listener import StoreListener
 from otel_progress.live.node import Node, Operation
-from otel_progress.live.tree import Limits, Tree
+from otel_progress.live.snapshots import take_snapshot_locked
+from otel_progress.live.tree import WAITING_DROPPED, Limits, Tree
 from otel_progress.model import Failure, Instance, Status
 from otel_progress.records import CancelRequest, ResourceSample
+from otel_progress.redaction import redact_snapshot
 
 MAX_SAMPLES: Final = 3_600
 """Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
@@ -56,6 +61,8 @@ class StoreState:
         self.listener = listener
         self._stall_after = stall_after
         self._has_trajectory_store = has_trajectory_store
+        self.end_overflow: EndOverflow | None = None
+        """File of the ended operations that do not fit into the memory. Survives a restart."""
         self._clear(instance)
 
     def restart(self, instance: Instance) -> None:
@@ -88,6 +95,7 @@ class StoreState:
         )
         self.ended: deque[Operation] = deque()
         """Ended operations in memory, the oldest first."""
+        self.ends = EndQueue(self.limits.waiting_end_bytes, self.end_overflow)
         self.events = EventBuffer(self.limits)
         self.logs = LogBuffer()
         self.previews = PreviewBuffer()
@@ -131,9 +139,37 @@ class StoreState:
                     self.batches.remove_operation_locked(node.spec.batch, node)
         for each in ended:
             self.listener.on_level_ended(each)
+        if node.parent is None and len(self.tree.closed) > self.limits.waiting_operations:
+            try:
+                self._reduce_ended(node)
+            except Exception as error:
+                report_internal_error("tick", "An ended operation could not be encoded", error=error)
         if self.tree.late_rejections:
             self.report_late_rejections()
         return True
+
+    def _reduce_ended(self, root: Node) -> None:
+        """Replace an ended operation that waits for a tick by its smallest form.
+
+        The caller's thread does it, but only while many ended levels wait. So the memory stays
+        bounded however long the ticker waits for the processor.
+        """
+        with self.lock:
+            if root not in self.tree.closed:
+                return
+            if root.sequence == 0:
+                self.tree.update_level_locked(root, self.clock(), self.now())
+            snapshot = take_snapshot_locked(root)
+        record = encode_end(redact_snapshot(snapshot))
+        with self.lock:
+            # Why again: a tick may have collected it in the meantime.
+            if root not in self.tree.closed:
+                return
+            dropped = self.ends.add_locked(record)
+            del self.tree.closed[root]
+            self.estimates.finish_locked(root)
+            root.sent_sequence = root.sequence
+            self.tree.late_rejections += [WAITING_DROPPED] * dropped
 
     def end_orphans(self) -> None:
         """Cancel the levels whose handles were garbage-collected."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from otel_progress.live.collector import ChangeCollector
+from otel_progress.live.ends import EndOverflow
 from otel_progress.live.interruptions import Interruptions
 from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
@@ -99,11 +100,33 @@ class LiveStore:
         return (
             not state.tree.active
             and not state.tree.closed
+            and not len(state.ends)
             and not state.events
             and not state.logs
             and not state.previews
             and not state.batches.has_unsent
         )
+
+    @property
+    def waiting_ends(self) -> int:
+        """Number of ended operations that wait in their smallest form, also in the file."""
+        return len(self._state.ends)
+
+    @property
+    def dropped_ends(self) -> int:
+        """Number of ended levels and operations that no change set will report."""
+        return self._state.ends.dropped + self._state.tree.dropped_levels
+
+    def set_end_overflow(self, overflow: EndOverflow) -> None:
+        """Set the file of ended operations that do not fit into the memory."""
+        self._state.end_overflow = self._state.ends.overflow = overflow
+
+    def spill_ends(self, *, everything: bool = False) -> None:
+        """Move waiting ended operations to the file, if there is one.
+
+        Without ``everything``, do it only if they use much memory.
+        """
+        self._collector.spill_ends(everything=everything)
 
     def restart(self, instance: Instance) -> None:
         """Drop everything and continue as another instance, with a new lock.

@@ -38,6 +38,19 @@ class Limits:
     history_levels: int = 5_000
     waiting_events: int = 20_000
     waiting_levels: int = 100_000
+    waiting_operations: int = 10_000
+    """Ended levels that wait for a tick. Beyond it, ended operations wait in their smallest form.
+    """
+    waiting_end_bytes: int = 32 * 1024 * 1024
+    """Memory of ended operations in their smallest form. Half of it is used if there is a file."""
+
+
+WAITING_DROPPED: Final[tuple[RejectionReason, str, None]] = (
+    "waiting",
+    "Ended levels were left out of the journal and the exports: no tick collected them in time.",
+    None,
+)
+"""Reason and text of an ended level that was dropped."""
 
 
 # Why no "Error" in the name: it is a signal to the live store, and no caller receives it.
@@ -74,6 +87,8 @@ class Tree:
         self.operations: dict[str, Operation] = {}
         self.closed: dict[Node, None] = {}
         """Ended levels and announced stages that no change set has reported."""
+        self.dropped_levels = 0
+        """Number of levels that were dropped from ``closed``."""
         self.evicted: list[tuple[str, str]] = []
         """Run and path of the levels that sinks have to drop."""
         self.items: dict[tuple[str, str, str], Number] = {}
@@ -325,18 +340,19 @@ class Tree:
         operation.ended.add(node, self._evict_locked)
 
     def _drop_oldest_closed_locked(self) -> None:
-        """Drop the ended level that has waited longest for a tick.
+        """Drop the level that has waited longest for a tick, but no operation.
 
         This happens only when ticks hang.
         """
-        del self.closed[next(iter(self.closed))]
-        self.late_rejections.append(
-            (
-                "waiting",
-                "Ended levels were left out of the journal and the exports: no tick collected them in time.",
-                None,
-            )
-        )
+        for _ in range(len(self.closed)):
+            oldest = next(iter(self.closed))
+            del self.closed[oldest]
+            if oldest.parent is not None:
+                self.dropped_levels += 1
+                self.late_rejections.append(WAITING_DROPPED)
+                return
+            # Why: it waits again behind the levels, and its end is never dropped here.
+            self.closed[oldest] = None
 
     def _evict_locked(self, node: Node) -> None:
         node.evicted = True

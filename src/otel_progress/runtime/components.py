@@ -24,6 +24,7 @@ from otel_progress.semconv import RejectionReason
 
 if TYPE_CHECKING:
     from otel_progress.journal import Journal
+    from otel_progress.journal.spill import SpillFile
     from otel_progress.metrics.collector import ProgressCollector
     from otel_progress.previews.service import PreviewService
     from otel_progress.runtime.resource_sampler import ResourceSampler
@@ -65,6 +66,7 @@ class RuntimeComponents:
         self.previews: PreviewService | None = None
         self.sampler: ResourceSampler | None = None
         self.sink_workers: list[SinkWorker] = []
+        self.spill_files: list[SpillFile] = []
         self.flush_callbacks: list[Callable[[float], bool]] = []
         self.close_callbacks: list[CloseCallback] = []
         self.metrics_url: str | None = None
