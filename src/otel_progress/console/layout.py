@@ -106,7 +106,7 @@ def render_tree(
 def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
     """Return the final lines of a finished operation: result and failed levels."""
     root = operation.root
-    percentage, count, _ = format_figures(root, operation.active_seconds_of(root))
+    percentage, count, _ = format_figures(root, operation.rate_seconds_of(root))
     style = STATUS_STYLES[root.status]
     parts: list[Part] = [
         (glyphs.status(root.status), style),

@@ -293,7 +293,7 @@ def normalize_arguments(
     return _make_spec(
         (
             level_type,
-            None if id_ is None else normalize_id(id_),
+            None if id_ is None else _accept_id(backend, id_),
             None if name is None else truncate(name, MAX_NAME),
             None if total is None else _accept_number(backend, total, "total"),
             _normalize_unit(unit, counts_stages=stages is not None and total is None),
@@ -305,6 +305,15 @@ def normalize_arguments(
             None if eta_key is None else _accept_eta_key(backend, eta_key, normalized_metadata),
         )
     )
+
+
+def _accept_id(backend: RecordingBackend, id_: object) -> str | None:
+    """Return a normalised id, or None if it is empty. The level then gets a generated one."""
+    normalized_id = normalize_id(id_)
+    if not normalized_id:
+        text = "Invalid id '': expected at least one character. A generated id is used."
+        backend.reject(Rejection("id", text))
+    return normalized_id or None
 
 
 def _normalize_unit(unit: object, *, counts_stages: bool) -> str | None:

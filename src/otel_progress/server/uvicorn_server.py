@@ -22,6 +22,7 @@ from otel_progress.server.app import create_app
 from otel_progress.server.connections import build_protocols
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import (
+    LOCAL_PROXIES,
     ConnectionLimits,
     ServerSettings,
     StreamLimits,
@@ -55,8 +56,8 @@ class Server:
     Every request needs ``token`` when it is set. An address that other machines can reach requires
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
-    differs from the server's own. ``previews`` stores the content of previews. The constructor
-    binds the address. Raises ConfigurationError when a value is not valid or the address cannot be
+    differs from the server's own. ``previews`` stores the content of previews. Without
+    ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the address. Raises ConfigurationError when a value is not valid or the address cannot be
     bound.
     """
 
@@ -72,6 +73,7 @@ class Server:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         root_path: str = "",
+        trusted_proxies: Sequence[str] | None = None,
         streams: StreamLimits | None = None,
         connections: ConnectionLimits | None = None,
         totals: Totals | None = None,
@@ -80,7 +82,15 @@ class Server:
     ) -> None:
         _check_address(host, port, has_access_control=bool(token or allow_public))
         # Why: invalid settings are reported before the address is bound.
-        settings = ServerSettings(host, port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path)
+        settings = ServerSettings(
+            host,
+            port,
+            token,
+            tuple(allowed_hosts),
+            tuple(allowed_origins),
+            root_path,
+            LOCAL_PROXIES if trusted_proxies is None else tuple(trusted_proxies),
+        )
         self._socket = _bind(host, port)
         self.host = host
         self.port = int(self._socket.getsockname()[1])
