@@ -57,8 +57,8 @@ class Server:
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
     differs from the server's own. ``previews`` stores the content of previews. Without
-    ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the address. Raises ConfigurationError when a value is not valid or the address cannot be
-    bound.
+    ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the address.
+    Raises ConfigurationError when a value is not valid or the address cannot be bound.
     """
 
     def __init__(

@@ -216,10 +216,6 @@ export class ProgressClient {
       message: (name, kind, data) => this.#dispatch(name, kind, data),
       announce: () => this.#announce(),
       received: () => this.#received(),
-      failed: () => {
-        this.#link = null;
-        this.#regroupNow();
-      },
     };
   }
 

@@ -1,6 +1,7 @@
 /**
  * Connection of a tab to the stream host. The host runs in a SharedWorker. Where that does not
  * exist, one visible tab leads: it holds a Web Lock and reaches the others by a BroadcastChannel.
+ * Where neither exists, each tab has its own host.
  */
 
 import { ProgressError } from "./progress-shared.js";
@@ -11,18 +12,22 @@ const CHECK_EVERY_MS = 5000;
 const FIRST_ANSWER_MS = 5000;
 const SILENT_AFTER_MS = 45_000; // the host sends a ping every 15 s
 
-/** Returns a link to the host of `base`; null where tabs cannot share a stream. */
+/**
+ * Returns a link to the host of `base`; null outside of a page of the server. If the host of all
+ * tabs fails, the link uses its own.
+ */
 export function createLink(base, handlers) {
   if (globalThis.document === undefined || base.origin !== globalThis.location.origin) return null;
+  return new SharedLink(base, handlers);
+}
+
+function openCarrier(base) {
   const name = `otel-progress ${VERSION} ${base.pathname}`;
-  for (const open of [openWorker, openLeader]) {
-    const carrier = open(base, name);
-    if (carrier) return new SharedLink(carrier, handlers);
-  }
-  return null;
+  return openWorker(base, name) ?? openLeader(base, name) ?? new OwnCarrier(base);
 }
 
 class SharedLink {
+  #base;
   #carrier;
   #handlers;
   #wanted = null;
@@ -34,19 +39,24 @@ class SharedLink {
   #end = new AbortController();
   state = { state: "connecting", since: Date.now(), detail: null };
 
-  /** `handlers`: message(name, kind, data), announce(), received(), failed(). */
-  constructor(carrier, handlers) {
-    this.#carrier = carrier;
+  /** `handlers`: message(name, kind, data), announce(), received(). */
+  constructor(base, handlers) {
+    this.#base = base;
     this.#handlers = handlers;
-    carrier.onMessage = (message) => this.#receive(message);
-    carrier.onReady = () => this.#post();
-    carrier.onFailure = () => this.#fail();
+    this.#use(openCarrier(base));
     const { signal } = this.#end;
     document.addEventListener("visibilitychange", () => this.#look(), { signal });
     addEventListener("pageshow", (event) => event.persisted && this.#look(), { signal });
     addEventListener("pagehide", () => this.#carrier.post({ type: "bye" }), { signal });
-    carrier.setVisible(!document.hidden);
     this.#timer = setInterval(() => this.#check(), CHECK_EVERY_MS);
+  }
+
+  #use(carrier) {
+    this.#carrier = carrier;
+    carrier.onMessage = (message) => this.#receive(message);
+    carrier.onReady = () => this.#post();
+    carrier.onFailure = () => this.#fail();
+    carrier.setVisible(!document.hidden);
   }
 
   /** Subscribes to exactly these operations: {all, ids, levels, interval}. */
@@ -117,8 +127,13 @@ class SharedLink {
   }
 
   #fail() {
-    this.close();
-    this.#handlers.failed();
+    const failed = this.#carrier;
+    if (failed instanceof OwnCarrier) return;
+    failed.onMessage = failed.onReady = failed.onFailure = () => {};
+    failed.post({ type: "bye" });
+    failed.close();
+    this.#use(new OwnCarrier(this.#base));
+    this.#post();
   }
 }
 
@@ -230,5 +245,26 @@ class LeaderCarrier {
       this.#ports.set(id, { postMessage: send });
     }
     return this.#ports.get(id);
+  }
+}
+
+/** Host of this tab only. */
+class OwnCarrier {
+  #host;
+  onMessage = () => {};
+  #port = { postMessage: (message) => queueMicrotask(() => this.onMessage(message)) };
+
+  constructor(base) {
+    this.#host = new StreamHost(base);
+  }
+
+  post(message) {
+    this.#host.receive(this.#port, message);
+  }
+
+  setVisible() {}
+
+  close() {
+    this.#host.close();
   }
 }
