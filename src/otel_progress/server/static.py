@@ -187,6 +187,7 @@ async def _log_out(request: Request) -> Response:
     session = access.find_session(request.scope)
     if access.sessions is not None and session is not None:
         access.sessions.revoke(session)
+        get_app_state(request).hub.wake_all()
     response = _redirect("login")
     response.delete_cookie(
         security.COOKIE,

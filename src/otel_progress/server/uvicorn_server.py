@@ -48,6 +48,11 @@ _MAX_WS_MESSAGE_BYTES: Final = 1024 * 1024
 
 
 _LISTEN_BACKLOG: Final = 2_048
+"""Connections that the system queues until they are accepted."""
+
+
+_ACCEPTED_AT_ONCE: Final = 64
+"""Connections accepted before others are served. More in one step could use all open files."""
 
 
 class Server:
@@ -216,6 +221,14 @@ class _Uvicorn(uvicorn.Server):
         """Do not change any signal handler."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        # Why: asyncio uses one value as the length of the queue and as the number of connections
+        # that it accepts at once.
+        for sock in sockets or ():
+            sock.listen(_LISTEN_BACKLOG)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End all streams, wait until the clients have left, then close all connections."""
         for server in self.servers:
@@ -238,6 +251,7 @@ def _build_config(
         ws=ws,
         loop="asyncio",
         lifespan="on",
+        backlog=_ACCEPTED_AT_ONCE,
         # Logging belongs to the application, which may run its own uvicorn.
         log_config=None,
         root_path=root_path,

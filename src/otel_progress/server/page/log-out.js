@@ -16,7 +16,7 @@ export function createLogOut(client) {
       return;
     }
     client.reconnect();
-    location.assign("login");
+    location.assign(`login${location.hash}`);
   });
   return button;
 }
