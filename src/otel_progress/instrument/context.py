@@ -50,6 +50,52 @@ def build_level_context(level: LevelHandle) -> context_api.Context:
     return context_api.Context(entries)
 
 
+class BlockEntry:
+    """One entry of a block: the context inside it, and the token that leaves it.
+
+    The token is None if the block did not change the context.
+    """
+
+    __slots__ = ("context", "token")
+
+    def __init__(self, context: context_api.Context, token: object) -> None:
+        self.context = context
+        self.token = token
+
+
+def enter_level_context(level: LevelHandle) -> BlockEntry:
+    """Make a level current, unless it is current already."""
+    current = context_api.get_current()
+    if current.get(LEVEL_KEY) is level:
+        return BlockEntry(current, None)
+    context = build_level_context(level)
+    return BlockEntry(context, context_api.attach(context))
+
+
+def enter_batch_context(batch_id: str) -> BlockEntry:
+    """Make a batch current."""
+    context = context_api.set_value(BATCH_KEY, batch_id)
+    return BlockEntry(context, context_api.attach(context))
+
+
+def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
+    """Remove the entry of the block that ends, and restore the context before it.
+
+    Several threads and tasks can be in blocks of one handle. The entry of this one has the current
+    context. If the block left another context behind, the newest entry is removed.
+    """
+    current = context_api.get_current()
+    entry = entries[-1]
+    if entry.context is not current:
+        entry = next((entry for entry in reversed(entries) if entry.context is current), entry)
+    try:
+        entries.remove(entry)
+    except ValueError:  # another thread removed it
+        return
+    if entry.token is not None:
+        detach_if_current(entry.token, key, value)
+
+
 def detach_if_current(token: object, key: str, value: object) -> None:
     """Detach ``token`` if ``value`` is still the current value of ``key``.
 

@@ -86,7 +86,19 @@ def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Nod
     """Add a node to the live store. Returns None if the level was rejected."""
     if arguments.kind == "stage":
         return _open_stage(backend, arguments, parent)
-    return backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))
+    spec = normalize_arguments(backend, arguments, parent)
+    if parent is None and arguments.kind == "level":
+        spec = _to_operation_spec(spec)
+    return backend.store.start_level(parent, spec)
+
+
+def _to_operation_spec(spec: Spec) -> Spec:
+    """Return the spec of a level without a parent, which is an operation.
+
+    The id of a level identifies it among its siblings. It is not the id of an operation, which is
+    unique on the machine.
+    """
+    return spec._replace(id=None, name=spec.id if spec.name is None else spec.name)
 
 
 def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
@@ -97,9 +109,9 @@ def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: No
         backend.reject(Rejection("stage", str(error)))
         return None
     spec = normalize_arguments(backend, arguments._replace(id=name, name=name), parent)
-    return (
-        backend.store.start_level(None, spec) if parent is None else backend.store.start_stage(parent, spec)
-    )
+    if parent is None:
+        return backend.store.start_level(None, _to_operation_spec(spec))
+    return backend.store.start_stage(parent, spec)
 
 
 def _start_span(
