@@ -174,7 +174,10 @@ class OperationSnapshot:
         return not self.status.finished and self.root.paused_clock is not None
 
     def rate_seconds_of(self, level: LevelSnapshot) -> float:
-        """Return the active time of a level for its rate, in seconds. During a pause it is 0."""
+        """Return the active time of a level for its rate, in seconds.
+
+        It is 0 during a pause, so there is no rate.
+        """
         return 0.0 if self.is_paused and not level.status.finished else self.active_seconds_of(level)
 
     @property

@@ -151,15 +151,20 @@ def test_client_that_the_system_times_out_is_counted_as_slow(
         poll(counted, what="count of a slow client")
 
 
-def test_connection_beyond_the_limit_is_closed(recorder: Recorder) -> None:
-    """It is counted. A new one is accepted after another has closed."""
+def test_connection_beyond_the_limit_evicts_the_oldest_idle_one(recorder: Recorder) -> None:
+    """It is counted. Connections with a running request are not evicted."""
     with serving(recorder, connections=ConnectionLimits(max_connections=2, request_s=600.0)) as server:
-        first, second, third = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(3))
-        with second, third:
-            with first:
-                assert ends(third)
+        with stream(server) as told:
+            assert next(told).kind == "ready"
+            first, second = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
+            with first, second:
+                assert ends(first)
                 assert {("connections",): 1} in server.counts.read().values()
-            poll(lambda: answers(f"{server.url}healthz"))
+                assert answers(f"{server.url}healthz")
+                assert ends(second)
+            with stream(server), socket.create_connection(("127.0.0.1", server.port)) as refused:
+                assert ends(refused)
+        poll(lambda: answers(f"{server.url}healthz"))
 
 
 def ends(client: socket.socket) -> bool:

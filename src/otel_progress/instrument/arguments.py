@@ -308,7 +308,7 @@ def normalize_arguments(
 
 
 def _accept_id(backend: RecordingBackend, id_: object) -> str | None:
-    """Return a normalised id, or None if it is empty. The level then gets a generated one."""
+    """Return a normalised id. Reject an empty one, which a generated id replaces."""
     normalized_id = normalize_id(id_)
     if not normalized_id:
         text = "Invalid id '': expected at least one character. A generated id is used."

@@ -1,4 +1,4 @@
-"""Authentication of requests: token, session cookie, and a limit on failed attempts."""
+"""Authentication of requests by token or session, with a limit on failures."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ BURST_ATTEMPTS: Final = 10
 
 
 REFILL_S: Final = 6.0
-"""Time after which a peer may fail once more, in seconds: 10 attempts per minute."""
+"""Time after which a peer may fail again, in seconds: 10 attempts per minute."""
 
 
 MAX_PEERS: Final = 10_000

@@ -1,4 +1,4 @@
-"""Table of open connections: limits per peer, and a reserve for authenticated clients."""
+"""Table of open connections, with limits per peer and for idle connections."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ class ConnectionTable:
         return len(self._members)
 
     def add(self, connection: Connection) -> tuple[bool, int]:
-        """Add a new connection. Return whether it is accepted, and how many were evicted for it."""
+        """Add a new connection.
+
+        Return whether it is accepted, and how many others were evicted.
+        """
         limits, peer = self._limits, connection.peer
         self._members.add(connection)
         self._open[peer] += 1

@@ -85,7 +85,10 @@ def to_network(address: str) -> str:
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return an address, also one with a port or in brackets. None when it is not valid."""
+    """Return an address, also one with a port or in brackets.
+
+    None when it is not valid.
+    """
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]

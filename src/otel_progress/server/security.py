@@ -140,7 +140,7 @@ def is_token(text: str, settings: ServerSettings) -> bool:
 
 
 def is_framing_ambiguous(scope: Scope) -> bool:
-    """Return True when the length of a request's body is given in two ways (RFC 9112, 6.1).
+    """Return True when a request has two lengths of its body (RFC 9112, 6.1).
 
     A proxy may read another length than this server, and then the two disagree about where the next
     request starts.

@@ -248,7 +248,7 @@ def parse_token(value: object) -> str:
 
 
 def _is_weak(token: str) -> bool:
-    """Return whether a token can be guessed: few characters, a repetition or a sequence."""
+    """Return whether a token is a repetition, a sequence or of few characters."""
     text = token.lower()
     if len(set(text)) < MIN_TOKEN_CHARACTERS:
         return True

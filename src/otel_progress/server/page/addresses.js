@@ -11,10 +11,18 @@ const COLLECTIONS = new Set(["operations", "batches"]);
 export function resolve(path, query = {}) {
   const segments = path.split("/");
   if (!COLLECTIONS.has(segments[0]) || segments.length < 2) return { path, query };
-  const id = decodeURIComponent(segments[1]);
+  const id = decode(segments[1]);
   if (!UNSAFE.has(id) && !id.includes("/")) return { path, query };
   segments[1] = "~";
   return { path: segments.join("/"), query: { ...query, id } };
+}
+
+function decode(segment) {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    return segment;
+  }
 }
 
 /** Returns the URL of a request below `base`. */

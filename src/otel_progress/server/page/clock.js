@@ -5,7 +5,7 @@ const CONNECTED = new Set(["live", "polling"]);
 export const GRACE_MS = 400;
 
 export class PageClock {
-  #stoppedAt = null; // performance.now() of the last contact while there is none
+  #stoppedAt = null; // performance.now() of the last contact while disconnected
   /** Time up to which the state of the operations is known. */
   contactAt = Infinity;
 
@@ -21,7 +21,7 @@ export class PageClock {
 
   /**
    * Receives the state of the connection. Returns the time of the last contact in Unix
-   * milliseconds while there is none, else null.
+   * milliseconds while disconnected, else null.
    */
   update({ state, since }, receivedAt) {
     this.contactAt = receivedAt;

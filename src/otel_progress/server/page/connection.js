@@ -21,7 +21,7 @@ export class ConnectionState {
   #banner = h("p", { class: "banner", hidden: true });
   #said = h("span", { class: "visually-hidden", role: "status", "aria-live": "polite" });
   #state = { state: "connecting", since: Date.now(), detail: null };
-  #stoppedAt = null; // time of the last contact while there is none
+  #stoppedAt = null; // time of the last contact while disconnected
   #restarted = 0;
   element = h(
     "div",
