@@ -30,6 +30,7 @@ class Now:
         self.seconds = 1_000.0
 
     def __call__(self) -> float:
+        """Return the seconds."""
         return self.seconds
 
 
@@ -57,7 +58,10 @@ def test_attempts_beyond_the_burst_wait_for_the_refill() -> None:
 
 
 def test_limited_peer_is_refused_without_a_check(journal: SqliteJournal, serve: Callable[..., Any]) -> None:
-    """Also with the correct token, because a response would confirm a guess. Sessions still work."""
+    """Also with the correct token, because a response would confirm a guess.
+
+    Sessions still work.
+    """
     client: Client = serve(journal, token=TOKEN)
     session = client.post("/login", data={"token": TOKEN}).headers["set-cookie"].partition(";")[0]
     wrong = {"authorization": "Bearer wrong"}

@@ -9,9 +9,7 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 from otel_progress.server.connection_table import ConnectionTable
 from otel_progress.server.settings import ConnectionLimits
 
-LIMITS = ConnectionLimits(
-    max_connections=10, reserved_connections=3, idle_per_peer=4, connections_per_peer=5
-)
+LIMITS = ConnectionLimits(max_connections=10, reserved_connections=3, idle_per_peer=4, connections_per_peer=5)
 
 
 class Connection:
