@@ -116,8 +116,8 @@ class ProgressTracer:
 
         Without a current level it is an operation with a generated id. ``type`` is its kind.
         ``id`` identifies it among its siblings and is a number if it is not given. Starting the
-        same id again is another attempt. ``weight`` is the number of units that it counts for in its parent, 1 by
-        default.
+        same id again is another attempt. ``weight`` is the number of units that it counts for in
+        its parent, 1 by default.
         """
         return Level(
             make_level_arguments(
