@@ -110,7 +110,7 @@ def test_rate_of_resumed_run_excludes_earlier_work(run_in_page: Ask) -> None:
 
 
 def test_recent_rate_uses_active_time(run_in_page: Ask) -> None:
-    """Documents before and after a pause give two units per second, those in it no rate."""
+    """Two units per second before and after a pause, and no rate in it."""
     steps = [(10.0 + n, 2 * n, None, 0.0) for n in range(10)]
     steps += [(19.0 + n, 18, CLOCK + 19.0, 0.0) for n in (0, 30, 3_600)]
     steps += [(3_619.0 + n, 18 + 2 * n, None, 3_600.0) for n in range(1, 10)]

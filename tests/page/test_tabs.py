@@ -1,4 +1,4 @@
-"""Tabs of one browser share a stream, which is closed while all of them are hidden."""
+"""Tabs of one browser share a stream, which is closed while all are hidden."""
 
 from __future__ import annotations
 
@@ -176,14 +176,14 @@ def advancing(operation: progress.Level) -> Iterator[None]:
 @pytest.mark.parametrize("served", [4.0], indirect=True)
 @pytest.mark.parametrize("failure", ["killed", "silent"])
 def test_disconnected_page_freezes_all_conditions(served: Serving, tab: Tab, failure: str) -> None:
-    """Healthy work is not shown as stalled. The page reports since when it is disconnected."""
+    """Healthy work is not shown as stalled. The page reports the time of the failure."""
     operation = progress.operation("job", "Healthy", id="healthy").start()
     with advancing(operation):
         check_disconnection(served, tab, failure)
 
 
 def check_disconnection(served: Serving, tab: Tab, failure: str) -> None:
-    """Interrupt the server for longer than an operation may be without an advance."""
+    """Interrupt the server until the operation would be stalled."""
     page = tab.page
     page.goto(served.url)
     row = page.get_by_role("treeitem", name="Healthy, Running")

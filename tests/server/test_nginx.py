@@ -81,7 +81,7 @@ def send(
 
 
 def test_any_id_is_reachable_through_the_proxy(recorder: Recorder, proxy_port: int) -> None:
-    """In the path as the client sent it, and in the query for clients that change paths."""
+    """In the path as the client sent it, and in the query."""
     for id_ in IDS:
         progress.operation("job", id=id_, total=3).start()
         encoded = quote(id_, safe="")

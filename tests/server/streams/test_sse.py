@@ -187,7 +187,7 @@ def test_websocket_path_without_upgrade_answers_426(small: Server) -> None:
 
 
 def test_stream_of_all_and_named_operations_has_each_of_them(recorder: Recorder) -> None:
-    """The named ones come with their levels. After a reconnect nothing is missing or repeated."""
+    """The named ones come with their levels. A reconnect resumes all."""
     first, second = (progress.operation("job", id=id_, total=9).start() for id_ in ("first", "second"))
     first.level("part", "a").start()
     query = "?operation=first&levels=true&all=true"
