@@ -128,7 +128,7 @@ def test_every_tab_receives_live_data(
 def test_stream_is_closed_while_all_tabs_are_hidden(
     served: Serving, open_tab: Callable[..., Tab], place: str
 ) -> None:
-    """It is opened again for the first visible tab, which then shows the current state."""
+    """The first visible tab opens it again and shows the current state."""
     tab = open_tab()
     tab.page.close()
     context = tab.page.context
