@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +45,46 @@ def log_warning(text: str, *arguments: object, error: BaseException | None = Non
     """Log a warning. Exceptions of log handlers and filters are ignored."""
     with suppress(Exception):
         logger.warning(text, *arguments, exc_info=error)
+
+
+OUTAGE_LOG_INTERVAL_S: Final = 60.0
+"""Minimum time between two logged outages of a component, in seconds. Others are counted."""
+
+
+class OutageLog:
+    """Logs each outage of one component once.
+
+    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is logged when that time is over, if it still lasts. Only one
+    thread may use it.
+    """
+
+    def __init__(self, place: InternalErrorPlace, clock: Callable[[], float] = time.monotonic) -> None:
+        self._place = place
+        self._clock = clock
+        self._logged_at: float | None = None
+        self._is_failing = False
+        self._is_logged = False
+        self._unlogged = 0
+
+    def report_error(self, text: str, *, error: BaseException | None) -> None:
+        """Count an error. Log it if it is the first one of its outage."""
+        with _lock:
+            internal_error_counts[self._place] += 1
+        self._is_failing = True
+        now = self._clock()
+        is_early = self._logged_at is not None and now - self._logged_at < OUTAGE_LOG_INTERVAL_S
+        if self._is_logged or is_early:
+            return
+        self._is_logged, self._logged_at = True, now
+        unlogged, self._unlogged = self._unlogged, 0
+        earlier = f", {unlogged} shorter outages before it were not logged" if unlogged else ""
+        log_warning("%s (further errors of this kind are only counted%s)", text, earlier, error=error)
+
+    def report_success(self) -> None:
+        """End the outage."""
+        if self._is_failing and not self._is_logged:
+            self._unlogged += 1
+        self._is_failing = self._is_logged = False
 
 
 report_hook_errors(lambda error: report_internal_error("fork", "A fork hook failed.", error=error))

@@ -42,6 +42,9 @@ class JournalError(ProgressError, OSError):
     is_temporary: bool = False
     """True if another process holds the journal's lock, so a later call can succeed."""
 
+    has_lost_changes: bool = False
+    """True if the journal was truncated or replaced, so that it lost earlier changes."""
+
 
 class PreviewError(ProgressError, ValueError):
     """Preview that cannot be created or loaded.

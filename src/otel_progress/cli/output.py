@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import click
@@ -19,6 +22,10 @@ from otel_progress.text import escape_controls
 
 MAX_BATCHES: Final = 1000
 """Batches that a list, a search by prefix and shell completion read, the newest."""
+
+
+EXIT_ABANDONED: Final = 4
+"""Exit code with ``--exit-status``: an abandoned operation, whose process has exited."""
 
 
 _MIN_CUT_CELLS: Final = 12
@@ -47,7 +54,38 @@ def echo_error(message: str) -> None:
     """Write ``error: message`` to stderr, on one line."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     line = f"error: {escape_controls(' '.join(message.split()))}"
-    click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
+    # Why suppress: stderr may be full or closed, and there is no other place for the error.
+    with suppress(OSError):
+        click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
+
+
+def quote_id(operation_id: str) -> str:
+    """Return an ID as an argument for a suggested command.
+
+    ``--`` precedes an ID that starts with ``-``.
+    """
+    quoted = shlex.quote(escape_controls(operation_id))
+    return f"-- {quoted}" if operation_id.startswith("-") else quoted
+
+
+def echo_if_possible(text: str) -> None:
+    """Write one line to stdout.
+
+    Discard all output if stdout is full or its reader has exited.
+    """
+    try:
+        echo(text)
+    except OSError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Discard further output to stdout. An example is ``| head -1`` after its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        target = sys.stdout.fileno()
+        discarding = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(discarding, target)
+        os.close(discarding)
 
 
 def echo_json(document: object) -> None:

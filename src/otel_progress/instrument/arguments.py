@@ -20,6 +20,7 @@ from opentelemetry import context as context_api
 from otel_progress import redaction, semconv
 from otel_progress.errors import ProgressError
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
+from otel_progress.instrument.callers import Caller, describe_caller
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome
@@ -253,7 +254,8 @@ class LevelArguments(NamedTuple):
 
     They are normalised when the level starts.
 
-    ``batch`` is the id of a batch, or a function that returns it.
+    ``batch`` is the id of a batch, or a function that returns it. ``eta_key`` is a text, metadata
+    keys, or the caller of ``track``.
     """
 
     kind: Literal["operation", "level", "stage"]
@@ -306,7 +308,9 @@ def normalize_arguments(
             None if stages is None else _accept_stages(backend, stages),
             normalized_metadata,
             None if parent is not None else _resolve_batch(backend, batch),
-            None if eta_key is None else _accept_eta_key(backend, eta_key, normalized_metadata),
+            None
+            if eta_key is None or parent is not None
+            else _accept_eta_key(backend, eta_key, normalized_metadata),
         )
     )
 
@@ -379,11 +383,16 @@ def parse_batch_id(value: object) -> str | Rejection:
 def _accept_eta_key(
     backend: RecordingBackend, eta_key: object, metadata: Mapping[str, MetadataValue]
 ) -> str | None:
+    if isinstance(eta_key, Caller):
+        return normalize_id(f"{backend.store.get_history_scope()},caller={describe_caller(eta_key)}")
     resolved = resolve_eta_key(eta_key, metadata)
     if isinstance(resolved, Rejection):
         backend.reject(resolved)
         return None
-    return resolved
+    if isinstance(eta_key, str):
+        return resolved
+    # Why: metadata keys such as "size" are common, so another program may use them as well.
+    return normalize_id(f"{backend.store.get_history_scope()},{resolved}")
 
 
 def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str | Rejection:

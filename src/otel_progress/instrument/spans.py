@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as context_api
@@ -44,6 +45,12 @@ most 8.
 """
 
 
+MIN_LEAD_S: Final = 0.1
+"""Seconds by which the wall clock must be behind the times of a run to change those of its spans.
+Less may be the time between two readings of the clocks.
+"""
+
+
 MAX_EXCEPTION_CHARACTERS: Final = 65_536
 """Characters of an exception's text on a span if redaction is on. Longer texts are truncated."""
 
@@ -59,12 +66,33 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
     """Start the span of a level. Returns INVALID_SPAN if the tracer fails."""
     span_start_guard.starting = True
     try:
-        return tracer(scope).start_span(node.spec.type, context, attributes=build_identity_attributes(node))
+        return tracer(scope).start_span(
+            node.spec.type,
+            context,
+            attributes=build_identity_attributes(node),
+            start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
+        )
     except Exception:
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
     finally:
         span_start_guard.starting = False
+
+
+def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:
+    """Return a time for a span in Unix nanoseconds, or None for that of the tracer.
+
+    After the wall clock was set back, it is ahead of the wall clock, like all times of the run. The
+    end of ``span`` is at least its start.
+    """
+    lead_s = node.operation.wall_lead
+    started = getattr(span, "start_time", None)
+    if lead_s < MIN_LEAD_S and started is None:
+        return None
+    now = time_ns() + (int(lead_s * 1e9) if lead_s >= MIN_LEAD_S else 0)
+    if isinstance(started, int) and now < started:
+        return started
+    return now if lead_s >= MIN_LEAD_S else None
 
 
 def build_identity_attributes(node: Node) -> dict[str, AttributeValue]:
@@ -145,7 +173,7 @@ def finish_span(node: Node) -> None:
     except Exception:
         report_internal_error("span", "Writing the final values of a span failed.")
     try:
-        span.end()
+        span.end(_compute_time_ns(node, span) if node.operation.wall_lead else None)
     except Exception:
         report_internal_error("span", "A span processor failed at the end of a span.")
 
@@ -180,7 +208,7 @@ def record_exception(node: Node, error: BaseException) -> None:
         is_below = path.startswith(f"{node.path}/" if node.path else "") and path != node.path
         if run != node.operation.run or not is_below:
             error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
-            node.span.record_exception(error, _redact_exception(error))
+            node.span.record_exception(error, _redact_exception(error), _compute_time_ns(node))
     except Exception:
         report_internal_error("span", "Recording an exception on a span failed.")
 
@@ -248,7 +276,7 @@ def add_event(
         return
     node.span_events += 1
     try:
-        node.span.add_event(name, attributes)
+        node.span.add_event(name, attributes, _compute_time_ns(node))
     except Exception:
         report_internal_error("span", "Adding an event to a span failed.")
 

@@ -16,6 +16,7 @@ from otel_progress.instrument.arguments import (
     LevelArguments,
     make_level_arguments,
 )
+from otel_progress.instrument.callers import find_caller
 from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.level import Level, Track
 from otel_progress.instrument.lifecycle import NOOP_NODE
@@ -75,9 +76,9 @@ class ProgressTracer:
         :class:`Stages`, the name of a category, weights by name, or an Enum. ``batch`` is the
         batch that the operation belongs to, or its id.
 
-        Estimates use the history of operations of the same ``type``. ``eta_key`` separates runs
-        that are not comparable: a text, or metadata keys whose values name the group. Other
-        keyword arguments are metadata.
+        Estimates use the history of operations of the same ``type`` and service. ``eta_key``
+        separates runs that are not comparable: metadata keys whose values name the group, or a
+        text, which is shared by all services that use it. Other keyword arguments are metadata.
         """
         batch_id = batch if batch is None or isinstance(batch, str) else _get_join_function(batch)
         arguments = (
@@ -151,6 +152,7 @@ class ProgressTracer:
             unit=unit,
             weight=weight,
             metadata=metadata,
+            eta_key=find_caller(),
             scope=self.name,
         )
         return Track(iterable, arguments, None)

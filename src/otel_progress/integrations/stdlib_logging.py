@@ -77,7 +77,7 @@ class LogHandler(logging.Handler):
         level = get_current_level()
         node = None if level is None else level._node
         if node is not None and node.status is Status.RUNNING:
-            self._store.add_log(node, _convert(record, node, self._store.now()))
+            self._store.add_log(node, _convert(record, node, self._store.read_time(node.operation)))
 
     def install(self) -> None:
         """Start capturing records."""

@@ -16,7 +16,16 @@ def needs_update(node: Node) -> bool:
 
 
 def update_figures_locked(node: Node, clock: float, now: float) -> None:
-    """Update the figures of a node and report the changes to its parent."""
+    """Update the figures of a node and report the changes to its parent.
+
+    ``clock`` and ``now`` are monotonic and Unix seconds, read before the lock was acquired. Another
+    thread may have started or updated the node since. Then the times of that update are used.
+    """
+    operation = node.operation
+    if clock < node.observed_clock:
+        clock, now = node.observed_clock, node.observed_at
+    else:
+        now = operation.date(now, clock)
     status, children = node.status, node.children
     node.dirty = False
     node.snapshot = None
@@ -43,17 +52,33 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
         last = node.advanced_clock
         if node.sequence and last is not None and clock - last > node.longest_gap:
             node.longest_gap = clock - last
-        node.advanced_clock, node.advanced_at = clock, now
+        # Why: the end of a pause moves the last advance, perhaps beyond the time of this update.
+        if last is None or clock >= last:
+            node.advanced_clock, node.advanced_at = clock, now
     node.current, node.ratio = current, ratio
     if children is not None or node.extras is not None:
         _update_outcomes_locked(node, children, node.extras)
     node.observed_at, node.observed_clock = now, clock
-    operation = node.operation
     operation.sequence = node.sequence = operation.sequence + 1
     if node.parent is None:
         node.estimated = estimated
     else:
         _report_to_parent_locked(node, node.parent, estimated, has_advanced)
+
+
+def find_only_loop(node: Node) -> Node | None:
+    """Return the only loop of an operation without a total.
+
+    Return None if the operation started another level, or counted units itself. The operation has
+    the ratio of this loop.
+    """
+    children = node.children
+    if node.parent is not None or node.total is not None or children is None or children.created != 1:
+        return None
+    if node.counter is not None and node.counter.touched:
+        return None
+    loop = next(iter(children.nodes.values()), None)
+    return loop if loop is not None and loop.tracked else None
 
 
 def _update_outcomes_locked(node: Node, children: Children | None, extras: LevelExtras | None) -> None:
@@ -105,7 +130,10 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
         return current, rollup.compute_stages_ratio(
             (stage.spec.weight, stage.status, stage.ratio) for stage in children.stages
         )
-    return current, None if total is None else rollup.compute_count_ratio(current, total, partial)
+    if total is None:
+        loop = find_only_loop(node)
+        return current, None if loop is None else loop.ratio
+    return current, rollup.compute_count_ratio(current, total, partial)
 
 
 def _estimate_opaque_ratio(

@@ -7,6 +7,7 @@ path, so most objects are created when they are first needed.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 
 _creating: Final = fork_safe_lock()
+
+
+MIN_STEP_BACK_S: Final = 0.001
+"""Seconds by which the wall clock must be behind to count as set back. Less is a rounding error or
+the time between two readings.
+"""
 
 
 # Why no "Error" in the name: it is a signal to the handle, and no caller receives it.
@@ -97,6 +104,7 @@ class Operation:
         "estimated_levels",
         "id",
         "instance",
+        "latest_at",
         "next_log",
         "next_number",
         "orphaned",
@@ -114,6 +122,8 @@ class Operation:
         "trajectories",
         "type",
         "usage",
+        "wall_lead",
+        "wall_offset",
     )
 
     def __init__(
@@ -161,6 +171,13 @@ class Operation:
         """
         self.usage: UsageAccumulator | None = None
         """Resource usage of the process since the start. None until the first sample."""
+        self.wall_offset = -math.inf
+        """Largest known difference between wall and monotonic clock, in seconds."""
+        self.wall_lead = 0.0
+        """Seconds by which the times of this run are ahead of the wall clock, which was set back.
+        """
+        self.latest_at = -math.inf
+        """Latest time of this run, in Unix seconds."""
 
     def get_running_flags(self) -> list[bool]:
         """Return a list of True that is empty after a request to cancel."""
@@ -193,6 +210,29 @@ class Operation:
     def resources(self) -> ResourceUse | None:
         """The resource usage until the last sample."""
         return None if self.usage is None else self.usage.current
+
+    def date(self, now: float, clock: float) -> float:
+        """Return the time of a moment of this run, in Unix seconds.
+
+        ``now`` is the wall clock, and ``clock`` the monotonic clock, read after ``now``.
+
+        The result is ``now`` unless the wall clock was set back. Then it follows from ``clock``. So
+        the times of a run do not decrease. A suspended machine stops the monotonic clock only, and
+        the result is ``now`` again.
+        """
+        lead_s = clock + self.wall_offset - now
+        if lead_s < 0.0:
+            self.wall_offset, self.wall_lead = now - clock, 0.0
+        elif lead_s > MIN_STEP_BACK_S:
+            self.wall_lead = lead_s
+            now += lead_s
+        elif self.wall_lead:
+            self.wall_lead = 0.0
+        # Why: two threads may read the clocks in one order, and arrive here in the other.
+        if now < self.latest_at:
+            return self.latest_at
+        self.latest_at = now
+        return now
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return the seconds without pauses from ``start`` to ``end``."""

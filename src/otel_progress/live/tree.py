@@ -221,8 +221,9 @@ class Tree:
 
     def _activate_locked(self, node: Node) -> None:
         node.status = Status.RUNNING
-        node.started_at = node.advanced_at = self._now()
-        node.started_clock = node.advanced_clock = self._clock()
+        now = self._now()
+        node.started_clock = node.advanced_clock = node.observed_clock = clock = self._clock()
+        node.started_at = node.advanced_at = node.observed_at = node.operation.date(now, clock)
         node.info, node.dirty = None, True
         self.active[node] = None
         parent = node.parent
@@ -278,14 +279,15 @@ class Tree:
             for stage in stages:
                 if stage.status is Status.PENDING:
                     self._skip_stage_locked(stage)
-        clock, now = self._clock(), self._now()
+        now, clock = self._now(), self._clock()
         if node.parent is None and node.operation.pauses is not None:
             node.operation.pauses.close(clock)
-        node.status, node.ended_at = status, now
+        node.status = status
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
         node.has_advanced = True
         node.count_one = self._on_late_count
         self.update_level_locked(node, clock, now)
+        node.ended_at = node.observed_at
         self._move_to_ended_locked(node, status)
         ended.append(node)
 
@@ -293,7 +295,8 @@ class Tree:
         stage.status = Status.SKIPPED
         if stage.parent is not None and stage.parent.children is not None:
             stage.parent.children.skipped += 1
-        self.update_level_locked(stage, self._clock(), self._now())
+        now, clock = self._now(), self._clock()
+        self.update_level_locked(stage, clock, now)
         self.closed[stage] = None
 
     def _move_to_ended_locked(self, node: Node, status: Status) -> None:
@@ -345,7 +348,10 @@ class Tree:
     # --- figures ---------------------------------------------------------------------------------
 
     def update_level_locked(self, node: Node, clock: float, now: float) -> None:
-        """Update the figures of a level and count its newly completed units."""
+        """Update the figures of a level and count its newly completed units.
+
+        ``clock`` and ``now`` are monotonic and Unix seconds. The last update may be newer.
+        """
         failed, skipped = node.failed, node.skipped
         update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.extras is None:

@@ -123,6 +123,7 @@ class _RuntimeBuilder:
             on_error=self._totals.count_sink_error,
             on_dropped=self._totals.count_dropped,
             on_recovered=self._store.resend,
+            on_lost=lambda: self._store.resend(ended=True),
             on_written=on_written,
         )
         self._components.sink_workers.append(worker)

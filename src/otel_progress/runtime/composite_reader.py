@@ -217,6 +217,14 @@ class CompositeReader:
         # Most runs are in both.
         return max(live, stored)
 
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:
+        """Mark the active run of an operation as failed.
+
+        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
+        """
+        journal = self._journal
+        return isinstance(journal, Controller) and journal.fail_abandoned(operation_id, reason)
+
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files in bytes, or None without a journal."""
         return self._journal.size_bytes() if isinstance(self._journal, SizedStorage) else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.exporters import build_span_processor, build_tracer_provider
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from otel_progress.live.store import LiveStore
+
+
+_UNKNOWN_SERVICE: Final = "unknown_service"
+"""Start of the default of the SDK. The executable may follow."""
 
 
 _own_providers: list[TracerProvider] = []
@@ -48,6 +53,12 @@ class TracerProviders:
         if tracer is None:
             tracer = self._tracers[scope] = self._provider.get_tracer(scope)
         return tracer
+
+    def read_service_name(self) -> str | None:
+        """Return the service name of the provider's resource, or None for the default."""
+        attributes = getattr(getattr(self._provider, "resource", None), "attributes", None) or {}
+        service = str(attributes.get(semconv.SERVICE_NAME) or "")
+        return None if not service or service.startswith(_UNKNOWN_SERVICE) else service
 
     def add(self, provider: Any, *, is_explicit: bool) -> None:
         """Follow the spans of a provider.

@@ -12,7 +12,15 @@ import click
 from otel_progress import semconv
 from otel_progress.cli.batch_output import find_batch, write_batch
 from otel_progress.cli.context import CliContext, complete_id_or_batch, find_operation
-from otel_progress.cli.output import CliError, echo, echo_json, get_status_label, style_text, write_facts
+from otel_progress.cli.output import (
+    EXIT_ABANDONED,
+    CliError,
+    echo,
+    echo_json,
+    get_status_label,
+    style_text,
+    write_facts,
+)
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.console.format import (
     format_count,
@@ -33,7 +41,7 @@ from otel_progress.console.rows import (
     format_title,
 )
 from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
-from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot
 from otel_progress.protocols import EventQuery, PreviewQuery, Reader
 from otel_progress.records import Preview, ResourceUse
 from otel_progress.text import escape_controls
@@ -100,7 +108,11 @@ Examples:
     is_flag=True,
     help="Include previews: a list, and the newest as images if the terminal supports them.",
 )
-@click.option("--exit-status", is_flag=True, help="Exit with 1 if the operation failed or was cancelled.")
+@click.option(
+    "--exit-status",
+    is_flag=True,
+    help="Exit with 1 if the operation failed or was cancelled, with 4 if it is abandoned.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document with the levels.")
 @click.pass_obj
 def show_target(
@@ -128,7 +140,8 @@ def show_target(
                 )
                 raise click.UsageError(msg)
             echo_json(encode_batch(target)) if as_json else write_batch(target, errors=errors)
-            _exit_with_status(target.status, exit_status)
+            if exit_status:
+                _exit_with_status(target.status)
             return
         view = _read_view(reader, target, path, depth, events=events, errors=errors, previews=previews)
     if as_json:
@@ -139,11 +152,14 @@ def show_target(
             from otel_progress.cli.preview_output import write_previews
 
             write_previews(view.previews, context.previews(), color=context.color)
-    _exit_with_status(target.status, exit_status)
+    if exit_status:
+        if target.condition is Condition.ABANDONED:
+            raise click.exceptions.Exit(EXIT_ABANDONED)
+        _exit_with_status(target.status)
 
 
-def _exit_with_status(status: Status, is_requested: bool) -> None:
-    if is_requested and status in (Status.FAILED, Status.CANCELLED):
+def _exit_with_status(status: Status) -> None:
+    if status in (Status.FAILED, Status.CANCELLED):
         raise click.exceptions.Exit(1)
 
 
