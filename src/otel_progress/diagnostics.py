@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from otel_progress.errors import ProgressError
 from otel_progress.fork import fork_safe_lock, report_hook_errors
 
 if TYPE_CHECKING:
@@ -22,6 +23,17 @@ internal_error_counts: Final[Counter[str]] = Counter()
 """Number of internal errors per place. See ``semconv.InternalErrorPlace``."""
 
 
+MAX_LOGGED_CAUSES: Final = 100
+"""Maximum number of remembered causes. Beyond it a cause is logged once per place."""
+
+
+_logged_causes: Final[set[str]] = set()
+"""Messages of errors that were logged, so that two places log one cause only once."""
+
+
+_ONLY_COUNTED: Final = "further errors of this kind are only counted"
+
+
 _lock: Final = fork_safe_lock()
 
 
@@ -30,15 +42,45 @@ def report_internal_error(
 ) -> None:
     """Count an internal error and log the first one of its place, with its cause.
 
-    The default of ``error`` is the exception that is being handled.
+    The default of ``error`` is the exception that is being handled. The cause is a traceback, or
+    for a ProgressError its message in a second line.
     """
     with _lock:
         internal_error_counts[place] += 1
         first = internal_error_counts[place] == 1
-    if first:
-        log_warning(
-            "%s (further errors of this kind are only counted)", text, error=error or sys.exc_info()[1]
-        )
+    cause = error or sys.exc_info()[1]
+    if first and _is_new_cause(cause):
+        _log_failure(text, _ONLY_COUNTED, cause)
+
+
+def _log_failure(text: str, note: str, cause: BaseException | None) -> None:
+    if isinstance(cause, ProgressError):
+        # Why no traceback: the message contains the cause and the fix.
+        log_warning("%s (%s):\n%s", text, note, cause)
+    else:
+        log_warning("%s (%s)", text, note, error=cause)
+
+
+def _is_new_cause(cause: BaseException | None) -> bool:
+    """Return False for a ProgressError whose message was logged, for any place."""
+    if not isinstance(cause, ProgressError):
+        return True
+    text = str(cause)
+    with _lock:
+        is_new = text not in _logged_causes
+        if len(_logged_causes) < MAX_LOGGED_CAUSES:
+            _logged_causes.add(text)
+    return is_new
+
+
+def report_unavailable(place: InternalErrorPlace, text: str, error: ProgressError) -> None:
+    """Count a part that ``configure`` leaves out, and log it.
+
+    The log record has two lines: ``text`` and the reason.
+    """
+    with _lock:
+        internal_error_counts[place] += 1
+    log_warning("%s:\n%s", text, error)
 
 
 def log_warning(text: str, *arguments: object, error: BaseException | None = None) -> None:
@@ -54,8 +96,8 @@ OUTAGE_LOG_INTERVAL_S: Final = 60.0
 class OutageLog:
     """Logs each outage of one component once.
 
-    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is logged when that time is over, if it still lasts. Only one
-    thread may use it.
+    At most one outage per ``OUTAGE_LOG_INTERVAL_S`` is logged. An outage that starts earlier is
+    logged when that time is over, if it still lasts. Only one thread may use it.
     """
 
     def __init__(self, place: InternalErrorPlace, clock: Callable[[], float] = time.monotonic) -> None:
@@ -75,10 +117,14 @@ class OutageLog:
         is_early = self._logged_at is not None and now - self._logged_at < OUTAGE_LOG_INTERVAL_S
         if self._is_logged or is_early:
             return
+        is_first = self._logged_at is None
         self._is_logged, self._logged_at = True, now
         unlogged, self._unlogged = self._unlogged, 0
+        # Why only the first: a later outage is logged although its cause is known.
+        if is_first and not _is_new_cause(error):
+            return
         earlier = f", {unlogged} shorter outages before it were not logged" if unlogged else ""
-        log_warning("%s (further errors of this kind are only counted%s)", text, earlier, error=error)
+        _log_failure(text, f"{_ONLY_COUNTED}{earlier}", error)
 
     def report_success(self) -> None:
         """End the outage."""

@@ -250,7 +250,8 @@ class Controller(Protocol):
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:
         """Mark the active run of an operation as failed.
 
-        Its process must have certainly ended. Return False if no run is active or if its process may still run. See :meth:`delete`.
+        Its process must have certainly ended. Return False if no run is active or if its process
+        may still run. See :meth:`delete`.
         """
 
 

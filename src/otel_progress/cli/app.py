@@ -14,7 +14,7 @@ import click
 
 from otel_progress.cli.context import CliContext
 from otel_progress.cli.output import CliError, discard_output, echo_error, quote_id
-from otel_progress.errors import ConfigurationError, JournalError, ProgressError
+from otel_progress.errors import ConfigurationError, JournalError, ProgressError, UnavailableError
 from otel_progress.text import MAX_ID
 
 EXIT_PROBLEM: Final = 1
@@ -154,6 +154,8 @@ class App(click.Group):
             raise click.exceptions.Exit(_discard_output()) from error
         except JournalError as error:
             raise CliError(str(error), EXIT_UNREADABLE) from error
+        except UnavailableError as error:  # for example the port of ``serve`` is in use
+            raise CliError(str(error), EXIT_PROBLEM) from error
         except ConfigurationError as error:
             raise CliError(str(error), EXIT_USAGE) from error
         except ProgressError as error:

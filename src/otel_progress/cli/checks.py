@@ -185,7 +185,7 @@ def _check_capture(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "logs",
             "ok",
-            f"records from {name} on are captured, if the level of the root logger permits them",
+            f"records from {name} on are captured, if the level of their logger permits them",
         )
     if settings.redact is False:
         yield Finding(

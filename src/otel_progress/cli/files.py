@@ -64,7 +64,7 @@ class StagedFile:
             _write_in_place(path, chunks, is_truncated=True)
 
     def set_mode(self, mode: int) -> None:
-        """Set the mode of a new file, whatever the umask is."""
+        """Set the mode of a new file independently of the umask."""
         if self._temporary is not None:
             self._temporary.chmod(mode)
 

@@ -140,16 +140,20 @@ def write_table(
     styles: Sequence[Mapping[int, str]],
     width: int | None,
     optional: Sequence[int] = (),
+    intact: int | None = None,
 ) -> None:
     """Write rows in columns. The first row is the header.
 
     Empty columns are omitted. On a terminal of ``width`` cells the columns in ``optional`` are
-    omitted until the table fits, then the last column is cut. A ``width`` of None never cuts.
+    omitted until the table fits, then the last column is cut. The column ``intact`` is never cut:
+    columns before it become narrower instead. A ``width`` of None never cuts.
     ``styles`` has the styles of each row by column, with -1 as the default.
     """
     from rich.cells import set_cell_size
 
     sizes = _measure_columns(rows, width, optional)
+    if width is not None and intact in sizes:
+        _shrink_columns_before(sizes, intact, width)
     for row, style in zip(rows, styles, strict=True):
         free_cells, cells = width, []
         for index, column_size in sizes.items():
@@ -182,6 +186,18 @@ def _measure_columns(
         if sum(sizes.values()) + 2 * (len(sizes) - 1) > available:
             sizes.pop(index, None)
     return sizes
+
+
+def _shrink_columns_before(sizes: dict[int, int], intact: int, width: int) -> None:
+    """Make the widest columns before ``intact`` narrower until that column fits."""
+    before = [index for index in sizes if index < intact]
+    excess = sum(sizes[index] + 2 for index in before) + sizes[intact] - width
+    while excess > 0 and before:
+        widest = max(before, key=lambda index: sizes[index])
+        if sizes[widest] <= 1:
+            return
+        sizes[widest] -= 1
+        excess -= 1
 
 
 def get_terminal_width() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -16,7 +15,7 @@ from otel_progress.instrument.context import get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.snapshots import build_snapshot
-from otel_progress.model import NO_METADATA, LevelSnapshot, Status
+from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
 from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
@@ -132,10 +131,15 @@ def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSn
     return build_snapshot(NOOP_NODE) if backend is None else backend.store.reader.get_level(node)
 
 
-def is_interruption(error: BaseException) -> bool:
-    """Return whether an exception means an interruption instead of a failure."""
-    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+def has_reached_total(node: Node, backend: RecordingBackend) -> bool:
+    """Return whether a running level has done all its units, or its total is unknown.
+
+    A level that counts its stages has done them when its last stage runs or has ended.
+    """
+    if node.total is None and (node.children is None or node.children.stages is None):
         return True
-    # Why sys.modules: importing asyncio takes longer than importing this package.
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+    snapshot = backend.store.reader.get_level(node)
+    if snapshot.total is None or not is_below_total(snapshot.current, snapshot.total):
+        return True
+    stages = None if node.total is not None or node.children is None else node.children.stages
+    return stages is not None and all(stage.status is not Status.PENDING for stage in stages)

@@ -18,6 +18,7 @@ from opentelemetry.util.types import AttributeValue
 from otel_progress import redaction, semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.backend import span_start_guard
+from otel_progress.instrument.failures import RECORDED_AT, is_compound, to_failure
 from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
@@ -56,10 +57,6 @@ MAX_EXCEPTION_CHARACTERS: Final = 65_536
 
 
 _ETA_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
-
-
-_RECORDED_AT: Final = "__otel_progress_recorded_at__"
-"""Attribute of an exception: run and path of the level whose span recorded it."""
 
 
 def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
@@ -139,15 +136,19 @@ def build_final_attributes(node: Node) -> dict[str, AttributeValue]:
         attributes[semconv.ERROR_TYPE] = node.error.type
     if node.estimated:
         attributes[semconv.ESTIMATED] = True
+    if node.ended_early:
+        attributes[semconv.ENDED_EARLY] = True
     return attributes
 
 
 def build_eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the errors of an operation's predicted ends.
 
-    The result is empty unless the operation completed and had predictions.
+    The result is empty unless the operation completed all its units and had predictions.
     """
     if node.estimation is None or node.status is not LevelStatus.COMPLETED:
+        return {}
+    if node.ended_early:
         return {}
     start = node.started_clock or 0.0
     duration_s = node.operation.active_seconds(start, start + (node.duration or 0.0))
@@ -204,13 +205,27 @@ def record_exception(node: Node, error: BaseException) -> None:
     try:
         # Why on the exception: a later exception may have the same id(), and a reference to the
         # exception would keep its frames alive.
-        run, path = error.__dict__.get(_RECORDED_AT, ("", ""))
+        run, path = error.__dict__.get(RECORDED_AT, ("", ""))
         is_below = path.startswith(f"{node.path}/" if node.path else "") and path != node.path
-        if run != node.operation.run or not is_below:
-            error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
+        if run == node.operation.run and is_below:
+            return
+        error.__dict__[RECORDED_AT] = (node.operation.run, node.path)
+        if is_compound(error):
+            # Why: the SDK formats all exceptions of a chain or group, which may be thousands.
+            attributes = _build_exception_attributes(to_failure(error))
+            node.span.add_event("exception", attributes, _compute_time_ns(node))
+        else:
             node.span.record_exception(error, _redact_exception(error), _compute_time_ns(node))
     except Exception:
         report_internal_error("span", "Recording an exception on a span failed.")
+
+
+def _build_exception_attributes(failure: Failure) -> dict[str, AttributeValue]:
+    return {
+        semconv.EXCEPTION_TYPE: failure.type,
+        semconv.EXCEPTION_MESSAGE: failure.message,
+        semconv.EXCEPTION_STACKTRACE: failure.details or "",
+    }
 
 
 def _redact_exception(error: BaseException) -> dict[str, AttributeValue] | None:

@@ -14,6 +14,7 @@ from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
     LevelArguments,
+    UnitLike,
     make_level_arguments,
 )
 from otel_progress.instrument.callers import find_caller
@@ -60,7 +61,7 @@ class ProgressTracer:
         *,
         id: object = None,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
         batch: OperationBatch | str | None = None,
@@ -108,7 +109,7 @@ class ProgressTracer:
         name: str | None = None,
         *,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         stages: StagesLike | None = None,
         **metadata: object,
@@ -134,7 +135,7 @@ class ProgressTracer:
         *,
         type: str = "track",
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:

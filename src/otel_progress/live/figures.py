@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from otel_progress.live import rollup
 from otel_progress.live.node import Children, LevelExtras, Node
-from otel_progress.model import Number, Status
+from otel_progress.model import Number, Status, is_below_total
 
 
 def needs_update(node: Node) -> bool:
@@ -38,7 +40,13 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
         current, ratio = _measure(node, children)
         if status is Status.RUNNING and (children is not None or node.extras is not None):
             ratio, estimated = _estimate_opaque_ratio(node, current, ratio, clock)
-    if status is Status.COMPLETED or status is Status.SKIPPED:
+    if status is Status.COMPLETED and node.total is not None:
+        if node.opaque is not None and node.opaque.is_whole_level and not current:
+            current = node.total  # an opaque step cannot count
+        ratio = 1.0
+        if is_below_total(current, node.total):
+            ratio = rollup.compute_count_ratio(current, node.total)
+    elif status is Status.COMPLETED or status is Status.SKIPPED:
         ratio = 1.0
     # Why not an estimated ratio: it may fall, and it changes with time alone.
     has_advanced = (
@@ -84,11 +92,15 @@ def find_only_loop(node: Node) -> Node | None:
 def _update_outcomes_locked(node: Node, children: Children | None, extras: LevelExtras | None) -> None:
     # Why the larger one and not the sum: a level may count both its own items and the levels of
     # these items.
-    failed, skipped = (0, 0) if children is None else (children.failed, children.skipped)
+    failed, failures, skipped = 0, 0, 0
+    if children is not None:
+        failed, failures, skipped = children.failed, children.failures, children.skipped
     if extras is not None:
-        failed = failed if extras.failures is None else max(failed, int(extras.failures.value()))
+        if extras.failures is not None:
+            items = int(extras.failures.value())
+            failed, failures = max(failed, items), max(failures, items)
         skipped = skipped if extras.skips is None else max(skipped, int(extras.skips.value()))
-    node.failed, node.skipped = failed, skipped
+    node.failed, node.failed_below, node.skipped = failures, failures - failed, skipped
 
 
 def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_advanced: bool) -> None:
@@ -102,10 +114,22 @@ def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_adva
     if partial != node.reported_ratio and not node.declared and siblings is not None:
         siblings.partial_weight += node.spec.weight * ((partial or 0.0) - (node.reported_ratio or 0.0))
         node.reported_ratio = partial
+    failures = node.failed
+    if status is Status.FAILED:
+        # Why the larger one: a level often fails because a level below it failed.
+        failures = max(failures, count_parent_units(node))
+    if failures != node.reported_failures and siblings is not None:
+        siblings.failures += failures - node.reported_failures
+        node.reported_failures = failures
     # Why only a running parent: the last snapshot of an ended level must stay the last.
     if parent.status is Status.RUNNING:
         parent.dirty = True
         parent.has_advanced = parent.has_advanced or has_advanced
+
+
+def count_parent_units(node: Node) -> int:
+    """Return the units of its parent that a level is, which are its weight."""
+    return 1 if node.declared else math.ceil(node.spec.weight)
 
 
 def _measure(node: Node, children: Children | None) -> tuple[Number, float | None]:

@@ -17,7 +17,16 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.fork import fork_safe_lock
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
-from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Failure,
+    LevelInfo,
+    LevelSnapshot,
+    MetadataValue,
+    Number,
+    Status,
+    is_below_total,
+)
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 
@@ -65,6 +74,7 @@ class Spec(NamedTuple):
     metadata: Mapping[str, MetadataValue]
     batch: str | None = None
     eta_key: str | None = None
+    unit_plural: str | None = None
 
 
 class EndedLevels:
@@ -251,6 +261,7 @@ class Children:
         "done_weight",
         "estimated",
         "failed",
+        "failures",
         "nodes",
         "partial_weight",
         "running",
@@ -269,6 +280,9 @@ class Children:
         self.done_weight: Number = 0
         """Weight of the completed, failed and skipped levels."""
         self.failed = 0
+        """Units of the parent that failed, of the ended levels."""
+        self.failures = 0
+        """Failures of all levels at any depth, which include those of running levels."""
         self.skipped = 0
         self.partial_weight = 0.0
         """Weight times ratio, summed over the running and the cancelled levels."""
@@ -321,6 +335,7 @@ class Node:
         "evicted",
         "extras",
         "failed",
+        "failed_below",
         "has_advanced",
         "id",
         "info",
@@ -339,6 +354,7 @@ class Node:
         "path_segment",
         "quarter",
         "ratio",
+        "reported_failures",
         "reported_ratio",
         "sent_sequence",
         "sequence",
@@ -377,6 +393,12 @@ class Node:
     current: Number
     counted_completed: Number
     """Completed units that the metrics include."""
+    failed: int
+    """Failed units, and the failures of levels below in units of theirs."""
+    failed_below: int
+    """The part of ``failed`` that is not in units of this level."""
+    reported_failures: int
+    """Failures of this node in its parent's ``failures``."""
     ratio: float | None
     reported_ratio: float | None
     """Ratio of this node in its parent's ``partial_weight``."""
@@ -406,7 +428,8 @@ class Node:
         self.declared = self.tracked = self.orphaned = self.evicted = False
         self.has_advanced = self.estimated = False
         self.order = self.span_events = self.quarter = 0
-        self.failed = self.skipped = self.sequence = self.sent_sequence = 0
+        self.failed = self.failed_below = self.reported_failures = self.skipped = 0
+        self.sequence = self.sent_sequence = 0
         self.last_count = self.current = self.counted_completed = 0
         self.observed_at = self.observed_clock = self.longest_gap = 0.0
         self.children = self.counter = self.extras = self.estimation = None
@@ -418,6 +441,15 @@ class Node:
     def opaque(self) -> Opaque | None:
         """The active opaque step."""
         return None if self.extras is None else self.extras.opaque
+
+    @property
+    def ended_early(self) -> bool:
+        """True when the level completed below its total."""
+        return (
+            self.status is Status.COMPLETED
+            and self.total is not None
+            and is_below_total(self.current, self.total)
+        )
 
     def ensure_extras(self) -> LevelExtras:
         """Return the node's extras. Create them at the first call."""

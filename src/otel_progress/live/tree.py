@@ -6,13 +6,12 @@ Methods whose name ends in ``_locked`` require the lock of the live store.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.live.figures import needs_update, update_figures_locked
+from otel_progress.live.figures import count_parent_units, needs_update, update_figures_locked
 from otel_progress.live.node import Children, EndedLevels, LevelExtras, Node, Operation, Spec
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.semconv import RejectionReason
@@ -202,6 +201,7 @@ class Tree:
                 siblings.done_weight -= before.spec.weight
             failed, skipped = _count_failed_and_skipped_units(before)
             siblings.failed -= failed
+            siblings.failures -= before.reported_failures
             siblings.skipped -= skipped
             siblings.nodes[before.path_segment] = node
         return node
@@ -352,18 +352,19 @@ class Tree:
 
         ``clock`` and ``now`` are monotonic and Unix seconds. The last update may be newer.
         """
-        failed, skipped = node.failed, node.skipped
+        failed, skipped = node.failed - node.failed_below, node.skipped
         update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.extras is None:
             return
         if node.extras is not None and node.extras.exceeds_total:
             self._warn_exceeded_total_locked(node, node.extras)
-        if node.failed > failed:
-            self._count_units_locked(node, "failed", node.failed - failed)
+        failed_units = node.failed - node.failed_below
+        if failed_units > failed:
+            self._count_units_locked(node, "failed", failed_units - failed)
         if node.skipped > skipped:
             self._count_units_locked(node, "skipped", node.skipped - skipped)
         # Why the highest value: an outcome may be counted before its unit is done.
-        completed = node.current - node.failed - node.skipped
+        completed = node.current - failed_units - node.skipped
         if completed > node.counted_completed:
             self._count_units_locked(node, "completed", completed - node.counted_completed)
             node.counted_completed = completed
@@ -462,13 +463,13 @@ def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
     total, as for a folder of files, its own units are the parent's. Then its failed units failed in
     the parent, too.
     """
-    weight = math.ceil(node.spec.weight)
+    units = count_parent_units(node)
     if node.status is Status.FAILED:
-        return (1 if node.declared else weight), 0
+        return units, 0
     if node.status is Status.SKIPPED:
-        return 0, (1 if node.declared else weight)
+        return 0, units
     if not node.declared and node.total is not None and node.total == node.spec.weight:
-        return min(node.failed, weight), min(node.skipped, weight)
+        return min(node.failed - node.failed_below, units), min(node.skipped, units)
     return 0, 0
 
 

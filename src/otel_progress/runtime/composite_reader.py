@@ -91,7 +91,7 @@ class CompositeReader:
                 with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]
                     yield from watch
             except ProgressError as error:
-                report_internal_error("journal", f"The journal cannot be watched: {error}", error=error)
+                report_internal_error("journal", "The journal cannot be watched", error=error)
             yield ()
         while True:
             yield ()
@@ -220,7 +220,8 @@ class CompositeReader:
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:
         """Mark the active run of an operation as failed.
 
-        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
         """
         journal = self._journal
         return isinstance(journal, Controller) and journal.fail_abandoned(operation_id, reason)
@@ -239,7 +240,7 @@ class CompositeReader:
         try:
             return read(self._journal)
         except ProgressError as error:
-            report_internal_error("journal", f"The journal cannot be read: {error}", error=error)
+            report_internal_error("journal", "The journal cannot be read", error=error)
             return default
 
 

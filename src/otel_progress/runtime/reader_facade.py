@@ -140,7 +140,8 @@ class ReaderFacade:
     def fail_abandoned(self, operation_id: str, reason: str = "") -> bool:
         """Mark the active run of an operation as failed.
 
-        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
         """
         return self._reader.fail_abandoned(operation_id, reason)
 

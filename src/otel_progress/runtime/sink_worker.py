@@ -22,7 +22,6 @@ from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.semconv import SinkName, get_sink_place
-from otel_progress.text import truncate
 
 MAX_SNAPSHOTS: Final = 200_000
 """Maximum number of levels that wait for one sink. Beyond it the oldest are dropped and counted."""
@@ -347,7 +346,7 @@ class SinkWorker:
         except Exception as error:
             report_internal_error(
                 get_sink_place(self.name),
-                f"Requests could not be read from the sink {self.name}: {truncate(error)}",
+                f"Requests could not be read from the sink {self.name}",
                 error=error,
             )
 
@@ -360,7 +359,7 @@ class SinkWorker:
             self._is_error_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
             self._outages.report_error(
-                f"The sink {self.name} could not write progress, the work continues: {truncate(error)}",
+                f"The sink {self.name} could not write progress, and the work continues",
                 error=error,
             )
             if getattr(error, "has_lost_changes", False) is True:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import build_thread_error
 from otel_progress.semconv import InternalErrorPlace
 from otel_progress.suppression import run_suppressed
 
@@ -15,18 +16,24 @@ _AT_EXIT: Final = "at interpreter shutdown"
 
 
 def start_daemon_thread(
-    target: Callable[[], object], name: str, place: InternalErrorPlace, text: str
+    target: Callable[[], object],
+    name: str,
+    place: InternalErrorPlace,
+    text: str,
+    *,
+    is_suppressed: bool = True,
 ) -> threading.Thread | None:
     """Start and return a daemon thread, or None if that is not possible.
 
     A failure is reported as the internal error ``text`` of ``place``, except at interpreter
-    shutdown.
+    shutdown. Without ``is_suppressed`` the thread is instrumented, as code of the application is.
     """
-    thread = threading.Thread(target=run_suppressed(target), name=f"otel-progress-{name}", daemon=True)
+    run = run_suppressed(target) if is_suppressed else target
+    thread = threading.Thread(target=run, name=f"otel-progress-{name}", daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
         if not str(error).endswith(_AT_EXIT):
-            report_internal_error(place, text, error=error)
+            report_internal_error(place, text, error=build_thread_error(error))
         return None
     return thread

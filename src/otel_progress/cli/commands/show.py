@@ -34,6 +34,7 @@ from otel_progress.console.format import (
 )
 from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
 from otel_progress.console.rows import (
+    ENDED_EARLY,
     clean_text,
     format_cancelling,
     format_condition,
@@ -302,6 +303,8 @@ def _root_state_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]
     yield "id", clean_text(operation.operation_id)
     label, style = get_status_label(operation.status, operation.condition)
     condition = format_condition(operation, operation.condition)
+    if operation.root.ended_early:
+        label, style = f"{label}, {ENDED_EARLY}", "yellow"
     yield "status", style_text(f"{operation.status.value}, {condition[0]}" if condition else label, style)
     if (cancelling := format_cancelling(operation)) is not None:
         requested = f"requested at {format_moment(operation.cancel_requested_at)}"
@@ -311,7 +314,8 @@ def _root_state_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]
 def _level_state_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
     yield "operation", clean_text(operation.operation_id)
     yield "path", clean_text(level.path)
-    yield "status", style_text(level.status.value, STATUS_STYLES[level.status])
+    status = style_text(level.status.value, STATUS_STYLES[level.status])
+    yield "status", f"{status}, {style_text(ENDED_EARLY, 'yellow')}" if level.ended_early else status
 
 
 def _time_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
@@ -385,7 +389,7 @@ def _format_figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     active_s = operation.rate_seconds_of(level)
     parts = (
         format_percentage(level.ratio, estimated=level.estimated),
-        format_count(level.current, level.total, unit) if has_count else "",
+        format_count(level.current, level.total, unit, level.info.unit_plural) if has_count else "",
         "" if unit == semconv.STAGE else format_rate(level.done_this_session, active_s, unit),
         style_text(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
@@ -402,6 +406,7 @@ def _format_level(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Gl
     parts = (
         f"{style_text(glyphs.status(level.status), style)} {format_title(level)}",
         "" if is_usual else style_text(level.status.value, style),
+        style_text(ENDED_EARLY, "yellow") if level.ended_early else "",
         _format_figures(level, operation),
         style_text(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else "",
         time,

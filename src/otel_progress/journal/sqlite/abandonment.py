@@ -43,8 +43,8 @@ def fail_abandoned_run(
 ) -> bool:
     """Mark the newest active run of an operation as failed.
 
-    Its process must have certainly ended. The duration ends with the last heartbeat. Running levels are cancelled. Return False if no such
-    run exists, or if its process may still run.
+    Its process must have certainly ended. The duration ends with the last heartbeat. Running levels
+    are cancelled. Return False if no such run exists, or if its process may still run.
     """
     for key, root in select_operations(connection, _NEWEST_ACTIVE, (operation_id,), moment):
         if not _is_gone(connection, key, root, moment):

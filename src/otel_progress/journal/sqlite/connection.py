@@ -287,8 +287,6 @@ _open_lock = threading.Lock()
 def _renew_open_lock() -> None:
     global _open_lock
     _open_lock = threading.Lock()
-    _released.clear()
-    _unusable.clear()
 
 
 on_fork(phase=ForkPhase.JOURNAL, after_in_child=_renew_open_lock)

@@ -152,6 +152,12 @@ class SqliteJournal:
             if not self._missing_ok:
                 raise
 
+    @repeat_after_fork
+    def prepare(self) -> None:
+        """Create the file if necessary and open it for writing. Raises JournalError."""
+        with self._writing.acquire():
+            pass
+
     def diagnose(self) -> Iterator[JournalFinding]:
         """Check permissions and integrity of the file without changing it. Never raises."""
         return diagnose_file(self.path)
@@ -342,7 +348,8 @@ class SqliteJournal:
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:
         """Mark the newest active run of an operation as failed.
 
-        Its process must have certainly ended. Return False if no run is active, or if its process may still run.
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
         """
         self._check_writable()
         with self._reading.transaction("IMMEDIATE") as connection:

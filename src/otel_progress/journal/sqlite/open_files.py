@@ -9,7 +9,6 @@ This needs a list of the own descriptors (Linux and macOS). Elsewhere nothing is
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sqlite3
@@ -181,8 +180,9 @@ class OpenFiles:
 def is_log_truncated(log: int, index: int) -> bool:
     """Return True if the write-ahead log does not match its index.
 
-    It is shorter than the index says, or has another salt. ``log`` and ``index`` are descriptors. Other processes may write at the same time. They change
-    the index before they shorten the log, and after they extended it.
+    It is shorter than the index says, or has another salt. ``log`` and ``index`` are descriptors.
+    Other processes may write at the same time. They change the index before they shorten the log,
+    and after they extended it.
     """
     try:
         before = _decode_index(os.pread(index, _INDEX_BYTES, 0))
@@ -361,8 +361,11 @@ def _close_in_own_table(connections: Iterable[sqlite3.Connection], descriptors: 
     def close_connections() -> None:
         nonlocal is_closed
         try:
+            # Why here: few programs need it.
+            import ctypes
+
             call = ctypes.CDLL(None).syscall
-        except (OSError, AttributeError, TypeError):
+        except (ImportError, OSError, AttributeError, TypeError):
             return
         # Why: a finalizer that runs in this thread would close its files only in this table.
         was_enabled = gc.isenabled()
@@ -401,4 +404,6 @@ def leak(connection: sqlite3.Connection) -> None:
     """
     _leaked.append(connection)
     with suppress(Exception):
+        import ctypes
+
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

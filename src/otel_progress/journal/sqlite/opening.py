@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sqlite3
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from otel_progress.errors import JournalError
 from otel_progress.journal.sqlite import schema
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 WAL_LIMIT_BYTES: Final = 8 * 1024 * 1024
 """Size to which the write-ahead log is truncated when SQLite restarts it."""
@@ -56,7 +57,7 @@ class OpenedFile:
 
     connection: sqlite3.Connection
     signature: Signature | None = None
-    copy: tempfile.TemporaryDirectory[str] | None = None
+    copy: TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
         """Delete the copy. The connection has to be closed already."""
@@ -263,7 +264,11 @@ def _open_copy(
             f"{path} has unmerged changes, and its {size} bytes are too many for a temporary copy ({cause})."
         )
         raise JournalError(f"{msg} {fix}")
-    directory = tempfile.TemporaryDirectory(prefix="otel-progress-", ignore_cleanup_errors=True)
+    # Why here: few readers need a copy.
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    directory = TemporaryDirectory(prefix="otel-progress-", ignore_cleanup_errors=True)
     copy = Path(directory.name) / path.name
     try:
         real = os.path.realpath(path)

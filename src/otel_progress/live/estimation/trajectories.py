@@ -191,11 +191,13 @@ def collect_trajectories_locked(node: Node, estimation: EstimationState | None) 
 
     Return the entries of a completed operation.
 
-    Failed, cancelled and resumed runs leave none, because their duration does not predict that of
-    others.
+    Failed, cancelled and resumed runs and those that ended early leave none, because their duration
+    does not predict that of others.
     """
     operation = node.operation
     if node.status is not Status.COMPLETED or operation.is_resumed or estimation is None:
+        return ()
+    if node.ended_early:
         return ()
     trajectory = build_trajectory(node, estimation)
     if node.parent is not None:
