@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -50,8 +51,18 @@ _EVICTED_COLUMNS: Final = tuple(f"evicted_{status}" for status in LevelCounts._f
 """Numbers of the ended levels directly below that have no row."""
 
 
-_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "|", "%", "\t", "\r", "\n")
 """First characters of a cell that spreadsheets run as a formula."""
+
+
+_IGNORED_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Mn", "Me", "Zs", "Zl", "Zp"})
+"""Categories of characters that spreadsheets may ignore in front of a formula: spaces, zero-width
+and control characters, and marks.
+"""
+
+
+_MINUS_SIGNS: Final = frozenset("\u2010\u2011\u2012\u2013\u2212")
+"""Characters that spreadsheets may read as a minus."""
 
 
 Exporter: TypeAlias = "Callable[[OperationSnapshot, Sequence[Event]], Iterator[str]]"
@@ -127,7 +138,18 @@ def _escape_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = escape_controls(value)
-    return f"'{text}" if value.lstrip(" ").startswith(_FORMULA_PREFIXES) else text
+    return f"'{text}" if _is_formula(value) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Return whether a spreadsheet may run a cell as a formula.
+
+    Why NFKC: spreadsheets accept full-width and small forms such as ``＝`` like ``=``.
+    """
+    if text.startswith(_FORMULA_PREFIXES):
+        return True
+    first = next((sign for sign in text if unicodedata.category(sign) not in _IGNORED_CATEGORIES), "")
+    return unicodedata.normalize("NFKC", first).startswith(_FORMULA_PREFIXES) or first in _MINUS_SIGNS
 
 
 def _replace_non_finite(value: Any) -> Any:

@@ -149,17 +149,16 @@ class OperationSnapshot:
     def eta(self) -> Eta | None:
         """Estimate at the time of reading.
 
-        It is None while there is no estimate, and for ended and abandoned operations.
+        It is None while there is no estimate, during a pause, and for ended and abandoned
+        operations.
         """
         return self.eta_of(self.root)
 
     def eta_of(self, level: LevelSnapshot) -> Eta | None:
         """Return the estimate of a level at the time of reading, like :attr:`eta`."""
-        if level.eta is None or level.status.finished or not self.alive:
+        if level.eta is None or level.status.finished or not self.alive or self.is_paused:
             return None
-        # During a pause, the estimate does not count down.
-        paused = self.root.paused_clock
-        return level.eta.at(self.clock if paused is None else min(self.clock, paused))
+        return level.eta.at(self.clock)
 
     def active_seconds_of(self, level: LevelSnapshot) -> float:
         """Return the active time of a level in seconds, on which its rate is based.
@@ -170,10 +169,25 @@ class OperationSnapshot:
         return level.active_seconds(self.clock if paused is None else min(self.clock, paused))
 
     @property
+    def is_paused(self) -> bool:
+        """True while a pause interrupts the operation.
+
+        Then it has neither a rate nor a remaining time, because its end depends on the pause.
+        """
+        return not self.status.finished and self.root.paused_clock is not None
+
+    def rate_seconds_of(self, level: LevelSnapshot) -> float:
+        """Return the active time of a level for its rate, in seconds.
+
+        It is 0 during a pause, so there is no rate.
+        """
+        return 0.0 if self.is_paused and not level.status.finished else self.active_seconds_of(level)
+
+    @property
     def remaining_seconds(self) -> float | None:
         """Estimated seconds to the end at the time of reading.
 
-        It is 0 for ended operations, and None if it is unknown, stalled or abandoned.
+        It is 0 for ended operations, and None if it is unknown, paused, stalled or abandoned.
         """
         if self.status.finished:
             return 0.0

@@ -130,13 +130,15 @@ def test_estimated_percentages_are_marked() -> None:
     assert [line for line in lines if "ffmpeg" in line and "~50%" in line and "10s, 20s left" in line]
 
 
-def test_level_of_paused_operation_keeps_its_estimate() -> None:
-    """A level of an abandoned operation has no estimate."""
+def test_level_of_paused_operation_has_no_estimate() -> None:
+    """Nor has a level of an abandoned operation."""
     song = snapshot(
         "song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK)
     )
-    root = snapshot(ratio=0.5, paused_clock=CLOCK + 60.0)
-    assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 9000.0), width=100)[1]
+    root = snapshot(ratio=0.5)
+    assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 60.0), width=100)[1]
+    paused = replace(root, paused_clock=CLOCK + 60.0)
+    assert "left" not in text(operation(paused, [song], clock=CLOCK + 60.0), width=100)[1]
     assert "left" not in text(operation(root, [song], alive=False), width=100)[1]
 
 

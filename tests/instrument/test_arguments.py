@@ -350,12 +350,13 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS, ids=[ascii(text[:6]) for text in TEXTS])
 def test_operation_with_any_text_is_bounded_and_valid(recorder: Recorder, text: str) -> None:
     """Ids, names and texts of any length become valid UTF-8 within their limits."""
-    with progress.operation(text, text, id=text, unit=text, **{text or "k": text}) as op:
+    id_ = text or "given"
+    with progress.operation(text, text, id=id_, unit=text, **{text or "k": text}) as op:
         op.update(message=text)
         op.item(text, outcome="failed", error=text, **{text or "k": text})
-        with pytest.raises(OddError), op.level(text, text, text, unit=text) as level:
+        with pytest.raises(OddError), op.level(text, id_, text, unit=text) as level:
             raise OddError(text)
-        op.level(text, "given").start().fail(Failure(text, text, text))
+        op.level(text, "other").start().fail(Failure(text, text, text))
     operation = recorder.operation(op.operation_id)
     (event,) = recorder.runtime.get_events(op.operation_id)
     bounds = [(operation.operation_id, 256), (operation.operation_type, 256), (operation.name, 256)]
@@ -459,3 +460,26 @@ def test_metadata_is_converted_to_attribute_types(recorder: Recorder) -> None:
         "where": "{'a': 1}",
     }
     assert recorder.spans()[0].attributes["progress.metadata.list"] == (1, 2, 3)
+
+
+class EmptyText:
+    """An object whose text is empty."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("id_", ["", EmptyText()])
+def test_empty_id_is_replaced_by_a_generated_one(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture, id_: object
+) -> None:
+    """Readers cannot address it. In strict mode it raises."""
+    with progress.operation("job", id=id_) as op, op.level("part", id=id_) as part:  # type: ignore[arg-type]
+        assert op.operation_id
+        assert part.path == "part:1"
+    assert lenient.runtime.reader.get("") is None
+    assert count_rejections(lenient) == {"id": 2}
+    assert "expected at least one character. A generated id is used." in get_warnings(caplog)[0].getMessage()
+    lenient.runtime._recording.strict = True
+    with pytest.raises(ValueError, match="Invalid id"):
+        progress.operation("job", id=id_).start()  # type: ignore[arg-type]

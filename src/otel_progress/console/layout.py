@@ -110,7 +110,7 @@ def render_tree(
 def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
     """Return the final lines of a finished operation: result and failed levels."""
     root = operation.root
-    percentage, count, _ = format_figures(root, operation.active_seconds_of(root))
+    percentage, count, _ = format_figures(root, operation.rate_seconds_of(root))
     style = STATUS_STYLES[root.status]
     ratio = f"at {percentage}" if root.status is not Status.COMPLETED and percentage else ""
     status, notes = (root.status.value, style), format_state_notes(root)

@@ -183,7 +183,7 @@ def _build_operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: i
         parts=parts,
         level=root,
         elapsed=operation.elapsed_seconds,
-        active_s=operation.active_seconds_of(root),
+        active_s=operation.rate_seconds_of(root),
         eta=operation.eta,
         frozen=condition is Condition.ABANDONED,
         # Why the failed count first: the last parts are cut first.
@@ -200,7 +200,7 @@ class _LevelTree:
     def __init__(self, operation: OperationSnapshot, glyphs: Glyphs, height: int) -> None:
         self._clock = operation.clock
         self._frozen = not operation.alive
-        self._eta_of, self._active_seconds_of = operation.eta_of, operation.active_seconds_of
+        self._eta_of, self._rate_seconds_of = operation.eta_of, operation.rate_seconds_of
         self._glyphs = glyphs
         self._evicted = operation.count_evicted_levels()
         self._children: dict[str, list[LevelSnapshot]] = {}
@@ -258,7 +258,7 @@ class _LevelTree:
             parts=parts,
             level=level,
             elapsed=level.elapsed(self._clock),
-            active_s=self._active_seconds_of(level),
+            active_s=self._rate_seconds_of(level),
             eta=self._eta_of(level),
             frozen=self._frozen,
             notes=format_state_notes(level),

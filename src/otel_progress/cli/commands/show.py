@@ -424,7 +424,7 @@ def _format_use(now: str | None, mean: str, peak: str) -> str:
 def _format_figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     unit = level.info.unit
     has_count = bool(level.current) or level.total is not None
-    active_s = operation.active_seconds_of(level)
+    active_s = operation.rate_seconds_of(level)
     parts = (
         format_percentage(level.ratio, estimated=level.estimated),
         format_count(level.current, level.total, unit, level.info.unit_plural) if has_count else "",

@@ -1,5 +1,6 @@
 /** One operation in full, next to the list; on a phone it replaces the list. */
 
+import { buildUrl } from "./addresses.js";
 import { ask } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
 import { clean, cleanLines, h, keyed, setAttribute, setText, show } from "./dom.js";
@@ -237,15 +238,16 @@ export class Details {
 
   #drawActions({ operation_id: id, status, batch, cancel_requested_at: asked }, kind) {
     const { cancel, remove, json, csv, batch: link } = this.#parts;
-    const path = `api/v1/operations/${encodeURIComponent(id)}/export?format=`;
+    const path = `operations/${encodeURIComponent(id)}/export`;
+    const exportAs = (format) => buildUrl(document.baseURI, path, { format }).href;
     show(cancel, !hasEnded(status));
     setAttribute(cancel, "disabled", Boolean(asked));
     setText(cancel, asked ? "Cancel requested" : "Cancel…");
     show(remove, hasEnded(status) || kind === "abandoned");
     show(link, Boolean(batch));
     if (batch) setAttribute(link, "href", `#/batches/${encodeURIComponent(batch)}`);
-    setAttribute(json, "href", `${path}json`);
-    setAttribute(csv, "href", `${path}csv`);
+    setAttribute(json, "href", exportAs("json"));
+    setAttribute(csv, "href", exportAs("csv"));
   }
 
   #drawError(error) {

@@ -6,7 +6,7 @@ import { calm, etaOf, heldFor, intervalText, leftText } from "./eta.js";
 import { count, duration, moment, moments, passed, percent, quantity, rate, typeBeside } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 import { bindSign, endKindOf, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
-import { speedOf } from "./store.js";
+import { isPaused, speedOf } from "./store.js";
 
 const twisty = () =>
   h(
@@ -53,9 +53,9 @@ export function remainingOf(entry, kind, now) {
   const elapsed = passed(elapsedOf({ doc, at }, kind, now));
   const eta = etaOf(doc, doc, later);
   const left = eta && leftText({ ...eta, remaining_s: calm(entry, eta, now) });
-  const end = left && kind !== "paused" && kind !== "stalled" ? endText(eta, heldFor(doc, doc, later)) : "";
+  const end = left && kind !== "stalled" ? endText(eta, heldFor(doc, doc, later)) : "";
   const whole = end ? `${end} · for ${elapsed}` : `for ${elapsed}`;
-  return [left ?? "end unknown", whole, whole.length > ROOM && end ? end : whole];
+  return [left ?? (isPaused(doc) ? "paused" : "end unknown"), whole, whole.length > ROOM && end ? end : whole];
 }
 
 const ROOM = 30; // characters of the second line
