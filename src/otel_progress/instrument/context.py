@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
@@ -38,9 +38,11 @@ def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
     return spans.build_span_context(parent.span)
 
 
-def build_level_context(level: LevelHandle) -> context_api.Context:
+def build_level_context(
+    level: LevelHandle, current: context_api.Context | None = None
+) -> context_api.Context:
     """Return a copy of the current context with the level and its span."""
-    node, entries = level._node, {**context_api.get_current(), LEVEL_KEY: level}
+    node, entries = level._node, {**(current or context_api.get_current()), LEVEL_KEY: level}
     if node.spec.batch is not None:
         # An operation is one unit of its batch.
         # Operations started inside it are not part of the batch.
@@ -50,32 +52,26 @@ def build_level_context(level: LevelHandle) -> context_api.Context:
     return context_api.Context(entries)
 
 
-class BlockEntry:
-    """One entry of a block: the context inside it, and the token that leaves it.
+BlockEntry: TypeAlias = "tuple[context_api.Context, object]"
+"""One entry of a block: the context inside it, and the token that leaves it.
 
-    The token is None if the block did not change the context.
-    """
-
-    __slots__ = ("context", "token")
-
-    def __init__(self, context: context_api.Context, token: object) -> None:
-        self.context = context
-        self.token = token
+The token is None if the block did not change the context.
+"""
 
 
 def enter_level_context(level: LevelHandle) -> BlockEntry:
     """Make a level current, unless it is current already."""
     current = context_api.get_current()
     if current.get(LEVEL_KEY) is level:
-        return BlockEntry(current, None)
-    context = build_level_context(level)
-    return BlockEntry(context, context_api.attach(context))
+        return current, None
+    context = build_level_context(level, current)
+    return context, context_api.attach(context)
 
 
 def enter_batch_context(batch_id: str) -> BlockEntry:
     """Make a batch current."""
     context = context_api.set_value(BATCH_KEY, batch_id)
-    return BlockEntry(context, context_api.attach(context))
+    return context, context_api.attach(context)
 
 
 def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
@@ -85,15 +81,32 @@ def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
     context. If the block left another context behind, the newest entry is removed.
     """
     current = context_api.get_current()
-    entry = entries[-1]
-    if entry.context is not current:
-        entry = next((entry for entry in reversed(entries) if entry.context is current), entry)
     try:
-        entries.remove(entry)
-    except ValueError:  # another thread removed it
+        context, token = entries.pop()
+        if context is not current:
+            context, token = _replace_entry(entries, (context, token), current)
+    except IndexError:  # another thread removed the last one
         return
-    if entry.token is not None:
-        detach_if_current(entry.token, key, value)
+    if token is None:
+        return
+    if context is current:
+        detach(token)
+    else:
+        detach_if_current(token, key, value)
+
+
+def _replace_entry(entries: list[BlockEntry], newest: BlockEntry, current: context_api.Context) -> BlockEntry:
+    """Return the newest entry with the current context instead of ``newest``.
+
+    Return ``newest`` if there is no such entry.
+    """
+    for entry in reversed(entries.copy()):
+        if entry[0] is current:
+            # Why in place: another thread may add and remove entries at the same time.
+            entries.append(newest)
+            position = next((index for index, other in enumerate(entries) if other is entry), None)
+            return newest if position is None else entries.pop(position)
+    return newest
 
 
 def detach_if_current(token: object, key: str, value: object) -> None:
