@@ -33,6 +33,7 @@ from otel_progress.model import (
     LevelSnapshot,
     MetadataValue,
     Outcome,
+    ParentLink,
     Status,
     adjust_ratio,
 )
@@ -216,11 +217,20 @@ class WorkerDocument(TypedDict):
     start: int | None
 
 
+class ParentDocument(TypedDict):
+    """Level of another process that an operation is part of."""
+
+    operation_id: str
+    run: str
+    path: Annotated[str, "Path of the level, empty for its operation."]
+
+
 class OperationDocument(LevelDocument):
     """Operation without the levels below it."""
 
     schema: SchemaName
     batch: Annotated[str | None, "Id of the batch."]
+    parent: Annotated[ParentDocument | None, "Level of another process that started the operation."]
     condition: Condition
     remaining_seconds: Seconds | None
     alive: bool
@@ -341,8 +351,8 @@ def _optional_field_names(record: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(record) if field.default is not MISSING)
 
 
-# Only documents of operations have ``batch``.
-_INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch",))
+# Only documents of operations have ``batch`` and ``parent``.
+_INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch", "parent"))
 
 
 # Documents of older versions do not have these.
@@ -547,6 +557,7 @@ def encode_info(info: LevelInfo) -> Document:
     document = _pick(info, _INFO_FIELDS)
     if not info.path:
         document["batch"] = info.batch
+        document["parent"] = None if info.parent is None else info.parent._asdict()
     return document
 
 
@@ -555,7 +566,20 @@ def decode_info(document: Mapping[str, Any]) -> LevelInfo:
     known = _pick_known(document, _INFO_FIELDS, _OPTIONAL_INFO_FIELDS)
     if "unit_plural" not in document and isinstance(known["unit"], str):
         known["unit_plural"] = pluralize(known["unit"])
-    return LevelInfo(**known, batch=document.get("batch"))
+    return LevelInfo(**known, batch=document.get("batch"), parent=decode_parent_link(document.get("parent")))
+
+
+def decode_parent_link(document: Mapping[str, Any] | None) -> ParentLink | None:
+    """Return the parent of an operation from its object.
+
+    Raises KeyError or TypeError if a value is missing or is not a text.
+    """
+    if document is None:
+        return None
+    link = ParentLink(document["operation_id"], document["run"], document["path"])
+    if {type(value) for value in link} != {str}:
+        raise TypeError(link)
+    return link
 
 
 def encode_event(event: Event) -> Document:

@@ -22,6 +22,7 @@ from otel_progress.model import (
     LevelInfo,
     LevelSnapshot,
     MetadataValue,
+    ParentLink,
     Status,
 )
 
@@ -39,6 +40,9 @@ _get_info: Final[Callable[[LevelInfo], tuple[Any, ...]]] = attrgetter(*(field.na
 
 
 _get_state: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*(field.name for field in _STATE))
+
+
+_PARENT: Final = [field.name for field in _INFO].index("parent")
 
 
 _INFO_DEFAULTS: Final = tuple(field.default for field in _INFO)
@@ -92,10 +96,11 @@ def encode_end(snapshot: LevelSnapshot) -> bytes:
 def decode_end(record: bytes) -> LevelSnapshot:
     """Return the ended operation of a record. Raises one of DECODE_ERRORS."""
     info, state = _decode(record.decode("ascii"))
-    infos = (*info[: len(_INFO)], *_INFO_DEFAULTS[len(info) :])
+    infos = [*info[: len(_INFO)], *_INFO_DEFAULTS[len(info) :]]
     values = [*state[: len(_STATE)], *_STATE_DEFAULTS[len(state) :]]
     if MISSING in infos or MISSING in values:
         raise ValueError(record)
+    infos[_PARENT] = None if infos[_PARENT] is None else ParentLink(*infos[_PARENT])
     values[_STATUS] = Status(values[_STATUS])
     values[_METADATA] = _decode_metadata(values[_METADATA])
     values[_ERROR] = None if values[_ERROR] is None else Failure(*values[_ERROR])

@@ -198,6 +198,17 @@ def adjust_ratio(status: Status, current: Number, total: Number | None, ratio: f
     return max(0.0, current / total) if is_below_total(current, total) else ratio
 
 
+class ParentLink(NamedTuple):
+    """Level of another process that an operation is part of.
+
+    ``path`` is the path of the level, empty for its operation.
+    """
+
+    operation_id: str
+    run: str
+    path: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class LevelInfo:
     """Properties of a level that do not change from its start to its end.
@@ -207,7 +218,8 @@ class LevelInfo:
     starts of the same path. ``declared`` marks a stage that its parent declared in advance.
     ``order`` numbers siblings in the order of their first start. ``batch`` is the batch id of an
     operation. ``unit_plural`` is the unit for counts other than 1, None without a unit and in
-    documents of older versions.
+    documents of older versions. ``parent`` is the level of another process that an operation is
+    part of.
     """
 
     operation_id: str
@@ -230,6 +242,7 @@ class LevelInfo:
     instance: str
     batch: str | None = None
     unit_plural: str | None = None
+    parent: ParentLink | None = None
 
     @property
     def depth(self) -> int:

@@ -21,7 +21,7 @@ from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.live.node import Node, Spec, merge_metadata
 from otel_progress.live.store import LiveStore
-from otel_progress.model import NO_METADATA, Failure, Number, Status
+from otel_progress.model import NO_METADATA, Failure, Number, ParentLink, Status
 from otel_progress.redaction import redact_id, redact_name, redact_value
 from otel_progress.text import MAX_NAME, normalize_id, truncate
 
@@ -44,6 +44,8 @@ class ProgressSpanProcessor(SpanProcessor):
         self._store = store
         self._max_watched = max_watched
         self._closed = False
+        self.parent_link: ParentLink | None = None
+        """Level of the process that started this one. Operations are part of it."""
         self.restart()
 
     def restart(self) -> None:
@@ -194,6 +196,7 @@ class ProgressSpanProcessor(SpanProcessor):
             None,
             NO_METADATA,
             unit_plural=plural,
+            link=self.parent_link if parent is None else None,
         )
         node = self._store.start_level(parent, spec)
         if node is None:

@@ -274,7 +274,9 @@ def normalize_arguments(
     level_type = semconv.STAGE if kind == "stage" else redaction.redact_id(normalize_id(type_)) or "level"
     if parent is not None and kind == "level" and not metadata and arguments[2:9] == _NO_ARGUMENTS:
         # Why: the most common case, in a third of the time.
-        return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None, None))
+        return _make_spec(
+            (level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None, None, None)
+        )
     normalized_metadata = normalize_metadata(metadata) if metadata else NO_METADATA
     counted_unit, unit_plural = _accept_unit(
         backend, unit, counts_stages=stages is not None and total is None
@@ -295,6 +297,7 @@ def normalize_arguments(
             if eta_key is None or parent is not None
             else _accept_eta_key(backend, eta_key, normalized_metadata),
             unit_plural,
+            None,
         )
     )
 

@@ -15,7 +15,7 @@ from otel_progress.errors import RejectedTypeError, RejectedValueError
 from otel_progress.instrument.rejections import CallSiteWarnings, capture_call_site, format_call_site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Tracer
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from otel_progress.live.node import CallSite
     from otel_progress.live.store import LiveStore
     from otel_progress.previews.service import PreviewService
+    from otel_progress.propagation.environment import RemoteParent
     from otel_progress.semconv import RejectionReason
+
+
+LINK_KEY: Final = create_key("otel-progress-link")
+"""Context key of the level of another process that operations of the context are part of."""
 
 
 LEVEL_KEY: Final = create_key("otel-progress-level")
@@ -54,6 +59,10 @@ class RecordingBackend:
     count_rejection: Callable[[RejectionReason], None] = lambda reason: None
     warnings: CallSiteWarnings = field(default_factory=CallSiteWarnings)
     previewer: PreviewService | None = None
+    remote_parent: RemoteParent | None = None
+    """Level of the process that started this one. None without one."""
+    child_settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that pass the settings of this process to a child process."""
 
     def reject(self, rejection: Rejection) -> None:
         """Reject an invalid value.

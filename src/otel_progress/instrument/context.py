@@ -9,10 +9,12 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from otel_progress.instrument import spans
-from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY
+from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY, LINK_KEY
 
 if TYPE_CHECKING:
+    from otel_progress.instrument.backend import RecordingBackend
     from otel_progress.instrument.handle import LevelHandle
+    from otel_progress.model import ParentLink
 
 
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Context())))
@@ -25,6 +27,18 @@ def get_current_level() -> LevelHandle | None:
     while level is not None and not level.recording:
         level = level._parent
     return level
+
+
+def find_parent_link(backend: RecordingBackend) -> ParentLink | None:
+    """Return the level of another process that a new operation is part of.
+
+    It is the level of the headers that were extracted into the context, or else that of the process
+    that started this one. Operations inside a level of this process have none.
+    """
+    link = cast("ParentLink | None", context_api.get_value(LINK_KEY))
+    if link is None and backend.remote_parent is not None:
+        link = backend.remote_parent.link
+    return None if link is None or get_current_level() is not None else link
 
 
 def get_parent_context(parent: LevelHandle | None) -> context_api.Context:

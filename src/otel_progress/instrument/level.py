@@ -53,6 +53,7 @@ from otel_progress.instrument.iteration import (
 from otel_progress.instrument.lifecycle import (
     NOOP_NODE,
     UNSTARTED_NODE,
+    build_child_environment,
     has_reached_total,
     start_level,
     take_level_snapshot,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from enum import Enum
 
     from otel_progress.instrument.handle import LevelHandle
+    from otel_progress.propagation.environment import ChildEnvironment
     from otel_progress.settings.parsing import PreviewAt
 
 
@@ -341,6 +343,20 @@ class Level(SharedHandle):
         during the pause. Nested pauses, in any thread, count as one.
         """
         return Pause(self, reason)
+
+    # --- child processes -------------------------------------------------------------------------
+
+    def environment(self) -> ChildEnvironment:
+        """Return a context manager with the environment of a child process.
+
+        ``with level.environment() as env: subprocess.run(command, env=env)``. The value is a dict:
+        a copy of ``os.environ`` with the trace context, this level as the parent, and the store.
+        Operations of the child process are then part of this level. ``os.environ`` does not change.
+        Entering starts the level. If nothing is recorded, the dict is a plain copy. Never raises.
+        """
+        from otel_progress.propagation.environment import ChildEnvironment
+
+        return ChildEnvironment(partial(build_child_environment, self))
 
     # --- start and end ---------------------------------------------------------------------------
 

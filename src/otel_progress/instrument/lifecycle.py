@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -11,11 +12,11 @@ from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import LevelArguments, normalize_arguments
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
-from otel_progress.instrument.context import get_parent_context
+from otel_progress.instrument.context import find_parent_link, get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter, capture_call_site
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.snapshots import build_snapshot
-from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
+from otel_progress.model import NO_METADATA, LevelSnapshot, ParentLink, Status, is_below_total
 from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
@@ -88,8 +89,12 @@ def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Nod
     if arguments.kind == "stage":
         return _open_stage(backend, arguments, parent)
     spec = normalize_arguments(backend, arguments, parent)
-    if parent is None and arguments.kind == "level":
-        spec = _to_operation_spec(spec)
+    if parent is None:
+        if arguments.kind == "level":
+            spec = _to_operation_spec(spec)
+        link = find_parent_link(backend)
+        if link is not None:
+            spec = spec._replace(link=link)
     return backend.store.start_level(parent, spec)
 
 
@@ -111,14 +116,18 @@ def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: No
         return None
     spec = normalize_arguments(backend, arguments._replace(id=name, name=name), parent)
     if parent is None:
-        return backend.store.start_level(None, _to_operation_spec(spec))
+        spec = _to_operation_spec(spec)._replace(link=find_parent_link(backend))
+        return backend.store.start_level(None, spec)
     return backend.store.start_stage(parent, spec)
 
 
 def _start_span(
     backend: RecordingBackend, arguments: LevelArguments, node: Node, parent: LevelHandle | None
 ) -> None:
-    span = spans.start_span(backend.tracer, arguments.scope, node, get_parent_context(parent))
+    parent_context = get_parent_context(parent)
+    if parent is None and backend.remote_parent is not None:
+        parent_context = backend.remote_parent.add_span(parent_context)
+    span = spans.start_span(backend.tracer, arguments.scope, node, parent_context)
     context = span.get_span_context()
     if context.is_valid:
         node.trace = (context.trace_id, context.span_id)
@@ -126,6 +135,22 @@ def _start_span(
     if node.status is not Status.RUNNING:
         # Another thread ended the level before its span existed.
         spans.finish_span(node)
+
+
+def build_child_environment(level: LevelHandle) -> dict[str, str] | None:
+    """Return the environment of a child process of a level.
+
+    None if the level records nothing.
+    """
+    level.start()
+    node, backend = level._node, level._backend
+    if backend is None:
+        return None
+    from otel_progress.propagation.environment import build_environment
+
+    link = ParentLink(node.operation.id, node.operation.run, node.path)
+    context = spans.build_span_context(level.span)
+    return build_environment(os.environ, link, context, backend.child_settings)
 
 
 def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSnapshot:

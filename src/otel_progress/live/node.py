@@ -28,6 +28,7 @@ from otel_progress.model import (
     LevelSnapshot,
     MetadataValue,
     Number,
+    ParentLink,
     Status,
     is_below_total,
 )
@@ -83,6 +84,7 @@ class Spec(NamedTuple):
     batch: str | None = None
     eta_key: str | None = None
     unit_plural: str | None = None
+    link: ParentLink | None = None
 
 
 _DEEP: Final = 3

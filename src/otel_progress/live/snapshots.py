@@ -122,5 +122,6 @@ def _build_level_info(node: Node) -> LevelInfo:
         operation.instance,
         spec.batch if node.parent is None else None,
         spec.unit_plural,
+        spec.link if node.parent is None else None,
     )
     return node.info

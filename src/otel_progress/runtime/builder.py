@@ -22,6 +22,7 @@ from otel_progress.live.store import LiveStore
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import select_signals
 from otel_progress.otlp.exporters import build_resource
+from otel_progress.propagation.environment import build_settings_variables, read_remote_parent
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
 from otel_progress.records import CancelRequest
 from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
@@ -114,6 +115,7 @@ class _RuntimeBuilder:
         # Why here: captured records are redacted.
         if self._capture is not None:
             self._capture.install()
+        self._connect_processes()
         backend_slot.current = self._components.recording
         return runtime
 
@@ -260,6 +262,17 @@ class _RuntimeBuilder:
 
     def _build_resource(self) -> Resource:
         return build_resource(self._settings.service_name, self._store.instance.id)
+
+    def _connect_processes(self) -> None:
+        """Read the parent of this process, and prepare the settings of children."""
+        recording, settings = self._components.recording, self._settings
+        recording.remote_parent = read_remote_parent(os.environ)
+        if recording.remote_parent is not None:
+            self._components.providers.processor.parent_link = recording.remote_parent.link
+        location = None if self._journal is None else self._journal.location
+        recording.child_settings = build_settings_variables(
+            settings.store, location, settings.otlp, os.environ
+        )
 
     # --- servers ---------------------------------------------------------------------------------
 

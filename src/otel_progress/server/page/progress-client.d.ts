@@ -109,6 +109,8 @@ export interface Operation extends Level {
   clock: number;
   cancel_requested_at: number | null;
   batch: string | null;
+  /** Level of another process that started the operation. */
+  parent: { operation_id: string; run: string; path: string } | null;
   worker: {
     id: string;
     pid: number;

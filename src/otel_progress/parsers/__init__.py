@@ -1,0 +1,1 @@
+"""Parsers of the progress that commands print. Pure: no input, output or clock."""

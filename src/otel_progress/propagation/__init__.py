@@ -1,0 +1,1 @@
+"""Propagation of levels to other processes, by environment and headers."""
