@@ -1,38 +1,37 @@
 """Progress as a first-class OpenTelemetry signal.
 
-Instrumentation needs opentelemetry-api only. The other names are imported at their first use,
-so ``import otel_progress`` is fast.
+Instrumentation needs opentelemetry-api only. All names are imported at their first use, so
+``import otel_progress`` is fast.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from otel_progress.errors import (
-    ConfigurationError,
-    JournalError,
-    MissingExtraError,
-    OperationCancelledError,
-    ProgressError,
-    RejectedTypeError,
-    RejectedValueError,
-)
-from otel_progress.instrument.level import Level, OpaqueStep, Pause, Track
-from otel_progress.instrument.tracer import (
-    ProgressTracer,
-    batch,
-    current_level,
-    get_tracer,
-    level,
-    operation,
-    track,
-)
-from otel_progress.model import Eta, Failure, LevelCounts, LevelSnapshot, Outcome, Status
-from otel_progress.stages import Stage, Stages
 
 if TYPE_CHECKING:
     from otel_progress.config import configure
+    from otel_progress.errors import (
+        ConfigurationError,
+        JournalError,
+        MissingExtraError,
+        OperationCancelledError,
+        ProgressError,
+        RejectedTypeError,
+        RejectedValueError,
+    )
     from otel_progress.instrument.batch import OperationBatch
+    from otel_progress.instrument.level import Level, OpaqueStep, Pause, Track
+    from otel_progress.instrument.tracer import (
+        ProgressTracer,
+        batch,
+        current_level,
+        get_tracer,
+        level,
+        operation,
+        track,
+    )
+    from otel_progress.model import Eta, Failure, LevelCounts, LevelSnapshot, Outcome, Status
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.queries import (
         add_callback,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from otel_progress.runtime.callbacks import Callback, CallbackEvent
     from otel_progress.runtime.runtime import Runtime
     from otel_progress.sampling import ProgressSampler
+    from otel_progress.stages import Stage, Stages
 
 
 __all__ = [
@@ -111,15 +111,37 @@ _LAZY_MODULES = {
     "Callback": "runtime.callbacks",
     "CallbackEvent": "runtime.callbacks",
     "Condition": "operations",
+    "ConfigurationError": "errors",
+    "Eta": "model",
     "Event": "operations",
+    "Failure": "model",
+    "JournalError": "errors",
+    "Level": "instrument.level",
+    "LevelCounts": "model",
+    "LevelSnapshot": "model",
     "LogRecord": "records",
+    "MissingExtraError": "errors",
+    "OpaqueStep": "instrument.level",
     "OperationBatch": "instrument.batch",
+    "OperationCancelledError": "errors",
     "OperationSnapshot": "operations",
+    "Outcome": "model",
     "OverallProgress": "operations",
+    "Pause": "instrument.level",
+    "ProgressError": "errors",
     "ProgressSampler": "sampling",
+    "ProgressTracer": "instrument.tracer",
+    "RejectedTypeError": "errors",
+    "RejectedValueError": "errors",
     "Runtime": "runtime.runtime",
+    "Stage": "stages",
+    "Stages": "stages",
+    "Status": "model",
+    "Track": "instrument.level",
     "add_callback": "queries",
+    "batch": "instrument.tracer",
     "configure": "config",
+    "current_level": "instrument.tracer",
     "flush": "queries",
     "get_active_operations": "queries",
     "get_batch": "queries",
@@ -127,19 +149,27 @@ _LAZY_MODULES = {
     "get_history": "queries",
     "get_logs": "queries",
     "get_operation": "queries",
+    "get_tracer": "instrument.tracer",
+    "level": "instrument.tracer",
+    "operation": "instrument.tracer",
     "remove_callback": "queries",
     "request_cancel": "queries",
     "shutdown": "queries",
+    "track": "instrument.tracer",
 }
 """Modules of the names that are imported at their first use."""
 
 
+_SUBMODULES = frozenset({"errors", "instrument", "model", "stages"})
+"""Submodules that are imported at their first use as well."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _LAZY_MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib import import_module
-
     value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY_MODULES[name]}"), name)
     return value
 

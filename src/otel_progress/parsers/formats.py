@@ -9,7 +9,7 @@ from otel_progress.parsers.buildx import BuildxParser
 from otel_progress.parsers.detection import DetectingParser
 from otel_progress.parsers.ffmpeg import FfmpegParser
 from otel_progress.parsers.git import GitParser
-from otel_progress.parsers.numbers import CountParser, PercentParser
+from otel_progress.parsers.numbers import PERCENT, CountParser, PercentParser
 from otel_progress.parsers.rsync import RsyncParser
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ FORMATS: Final[dict[str, Callable[[], Parser]]] = {
     "buildx": BuildxParser,
 }
 """Parsers by the name of their format."""
+
+
+UNITS: Final = {"percent": PERCENT, "rsync": PERCENT, "ffmpeg": "s", "buildx": "step"}
+"""Unit of the operation by the name of the format. Other formats have no fixed unit."""
 
 
 def create_parser(name: str) -> Parser:

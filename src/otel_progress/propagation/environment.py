@@ -41,7 +41,8 @@ UPDATES_VARIABLE: Final = "OTEL_PROGRESS_UPDATES"
 """Address at which the owner of the operation receives updates."""
 
 
-_TRACE_VARIABLES: Final = ("TRACEPARENT", "TRACESTATE")
+TRACE_VARIABLES: Final = ("TRACEPARENT", "TRACESTATE")
+"""Environment variables with the trace context."""
 
 
 _trace_context: Final = TraceContextTextMapPropagator()
@@ -68,7 +69,7 @@ class RemoteParent:
 def read_remote_parent(environ: Mapping[str, str]) -> RemoteParent | None:
     """Return the parent that an environment names, or None. Never raises."""
     link = parse_parent_link(environ.get(VARIABLE))
-    carrier = {name.lower(): environ[name] for name in _TRACE_VARIABLES if environ.get(name)}
+    carrier = {name.lower(): environ[name] for name in TRACE_VARIABLES if environ.get(name)}
     span_context: SpanContext | None = None
     if carrier:
         try:
@@ -96,7 +97,7 @@ def build_environment(
     carrier: dict[str, str] = {}
     _trace_context.inject(carrier, context)
     if carrier:
-        for name in _TRACE_VARIABLES:
+        for name in TRACE_VARIABLES:
             environment.pop(name, None)
     _baggage.inject(carrier, context)
     environment.update({name.upper(): value for name, value in carrier.items()})

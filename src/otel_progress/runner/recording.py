@@ -1,0 +1,149 @@
+"""Progress of an operation from the output of its command."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.model import Number, Status
+from otel_progress.parsers.lines import Line, LineSplitter
+from otel_progress.runner.output_tail import OutputTail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from otel_progress.instrument.level import Level
+    from otel_progress.parsers.readings import LevelKey, Parser, Reading
+
+
+MAX_UNDETECTED_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of output without any progress after which an automatic parser stops, so that it does not
+slow down commands with much output.
+"""
+
+
+MAX_TAIL_BYTES: Final = 16_384
+"""Bytes at the end of a chunk that are read for the tail only. Bytes before are not read."""
+
+
+_MAY_HAVE_PROGRESS: Final = re.compile(rb"\d\s?[%/]|=|\{\"|objects")
+"""Bytes without which a chunk cannot contain progress in any format."""
+
+
+class OutputRecorder:
+    """Observer of the output of a command. Its methods never raise.
+
+    ``parser`` is None if nothing is parsed. ``has_total`` is True if the user gave the total, which
+    the output then does not change. With ``is_automatic`` the parser ends if it finds nothing.
+    """
+
+    def __init__(self, level: Level, parser: Parser | None, *, has_total: bool, is_automatic: bool) -> None:
+        self._level = level
+        self._parser = parser
+        self._has_total = has_total
+        self._is_automatic = is_automatic
+        self._found = False
+        self._observed_bytes = 0
+        self._total: Number | None = None
+        self._levels: dict[LevelKey, Level] = {}
+        # Why: stdout and stderr have a thread each, and one parser.
+        self._lock = threading.Lock()
+        self.tail = OutputTail()
+
+    def create_observer(self, *, has_errors: bool) -> StreamObserver:
+        """Return the observer of one stream. ``has_errors`` adds its lines to the tail."""
+        return StreamObserver(self, has_errors=has_errors)
+
+    def stop_parsing(self) -> None:
+        """Stop to read progress from the output, because it is reported in another way."""
+        if self._is_automatic:
+            self._parser = None
+
+    def may_have_progress(self, chunk: bytes) -> bool:
+        """Return False if a chunk needs no parsing."""
+        if self._parser is None:
+            return False
+        if not self._is_automatic or self._found:
+            return True
+        self._observed_bytes += len(chunk)
+        if self._observed_bytes > MAX_UNDETECTED_BYTES:
+            self._parser = None
+            return False
+        return _MAY_HAVE_PROGRESS.search(chunk) is not None
+
+    def parse_lines(self, lines: Iterable[Line]) -> None:
+        """Apply the progress of lines to the operation."""
+        with self._lock:
+            parser = self._parser
+            if parser is None:
+                return
+            for line in lines:
+                for reading in parser.parse_line(line):
+                    self._found = True
+                    self._apply(reading)
+
+    def _apply(self, reading: Reading) -> None:
+        if reading.level is not None:
+            self._apply_to_child(reading.level, reading)
+            return
+        if reading.total is not None and not self._has_total:
+            self._total = reading.total
+        changes: dict[str, Any] = {}
+        if self._total is not None:
+            changes["total"] = self._total
+        if reading.current is not None:
+            total = self._level.snapshot().total if self._has_total else self._total
+            changes["current"] = reading.current if total is None else min(reading.current, total)
+        if reading.message is not None:
+            changes["message"] = reading.message
+        self._level.update(**changes)
+
+    def _apply_to_child(self, key: LevelKey, reading: Reading) -> None:
+        child = self._levels.get(key)
+        if child is None:
+            child = self._level.level(key.type, key.id, key.name, total=reading.total, unit=reading.unit)
+            self._levels[key] = child.start()
+        child.update(current=reading.current, total=reading.total, message=reading.message)
+        if reading.status is None:
+            return
+        del self._levels[key]
+        if reading.status is Status.COMPLETED:
+            child.complete()
+        elif reading.status is Status.FAILED:
+            child.fail(reading.message or "failed")
+
+
+class StreamObserver:
+    """Observer of one stream, for the thread that copies it."""
+
+    def __init__(self, recorder: OutputRecorder, *, has_errors: bool) -> None:
+        self._recorder = recorder
+        self._has_errors = has_errors
+        self._splitter = LineSplitter()
+
+    def observe(self, chunk: bytes) -> None:
+        """Read the progress and the tail of a chunk."""
+        try:
+            may_have_progress = self._recorder.may_have_progress(chunk)
+            if may_have_progress:
+                self._read(self._splitter.feed(chunk), True)
+            elif self._has_errors:
+                self._read(self._splitter.feed(chunk[-MAX_TAIL_BYTES:]), False)
+        except Exception as error:
+            report_internal_error("processor", "The output of a command could not be read", error=error)
+
+    def finish(self) -> None:
+        """Read the last line."""
+        try:
+            self._read(self._splitter.finish(), True)
+        except Exception as error:
+            report_internal_error("processor", "The output of a command could not be read", error=error)
+
+    def _read(self, lines: list[Line], may_have_progress: bool) -> None:
+        if self._has_errors:
+            for line in lines:
+                self._recorder.tail.add(line)
+        if may_have_progress:
+            self._recorder.parse_lines(lines)

@@ -1,0 +1,1 @@
+"""Updates of an operation by the processes that its command started."""
