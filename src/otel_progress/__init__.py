@@ -165,12 +165,16 @@ _SUBMODULES = frozenset({"errors", "instrument", "model", "stages"})
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _LAZY_MODULES:
+    if name not in _LAZY_MODULES and name not in _SUBMODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY_MODULES[name]}"), name)
+    from otel_progress.fork import defer_fork
+
+    with defer_fork():
+        if name in _SUBMODULES:
+            return import_module(f"{__name__}.{name}")
+        value = getattr(import_module(f"{__name__}.{_LAZY_MODULES[name]}"), name)
+    globals()[name] = value
     return value
 
 

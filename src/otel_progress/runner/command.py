@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from otel_progress.runner.exit_status import ExitStatus
 from otel_progress.runner.process_tree import signal_tree
 from otel_progress.runner.relay import InputRelay, OutputRelay
+from otel_progress.runner.session import CommandSession
 from otel_progress.runner.spawn import spawn_command
 from otel_progress.runner.streams import STDERR, STDIN, STDOUT, StreamPlan
 from otel_progress.runner.terminal import PseudoTerminal, has_foreground_terminal
@@ -59,6 +60,29 @@ class CommandEvents:
     on_continued: Callable[[], None]
 
 
+class CommandChannel:
+    """Streams of a command, prepared before this process has threads."""
+
+    def __init__(self, plan: StreamPlan, signals: SignalQueue) -> None:
+        self.plan = plan
+        self.terminal: PseudoTerminal | None = None
+        self.session: CommandSession | None = None
+        if not plan.has_terminal:
+            return
+        real = next((number for number in (STDOUT, STDERR, STDIN) if os.isatty(number)), None)
+        self.terminal = PseudoTerminal(real, STDIN if plan.stdin == "terminal" else None)
+        if not self.terminal.can_process_output:
+            self.terminal.disable_output_processing()
+        self.session = CommandSession(plan, self.terminal, signals.original_mask)
+
+    def close(self) -> None:
+        """Restore the terminal of this process. The command has ended."""
+        if self.terminal is not None:
+            self.terminal.close()
+        if self.session is not None:
+            self.session.close()
+
+
 class RunningCommand:
     """A command from its start to its end. Use it in the main thread.
 
@@ -70,34 +94,36 @@ class RunningCommand:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        plan: StreamPlan,
+        channel: CommandChannel,
         signals: SignalQueue,
         recorder: OutputRecorder | None,
         events: CommandEvents,
         *,
         grace_s: float,
     ) -> None:
-        self._plan = plan
+        self._plan = plan = channel.plan
+        self._session = channel.session
         self._signals = signals
         self._events = events
         self._grace_s = grace_s
         self._relays: list[OutputRelay] = []
         self._observers: list[StreamObserver] = []
         self._keyboard: InputRelay | None = None
-        self._terminal: PseudoTerminal | None = None
+        self._terminal = channel.terminal
         self._interrupted_by: int | None = None
         self._kill_at: float | None = None
         self._is_stopped = self._has_hung_up = False
         self._has_job_control = has_foreground_terminal()
-        if plan.has_terminal:
-            real = next((number for number in (STDOUT, STDERR, STDIN) if os.isatty(number)), None)
-            self._terminal = PseudoTerminal(real, STDIN if plan.stdin == "terminal" else None)
         try:
-            spawned = spawn_command(command, environment, plan, self._terminal, signals.original_mask)
+            if self._session is not None:
+                spawned = self._session.spawn(command, environment)
+            else:
+                spawned = spawn_command(command, environment, plan, signals.original_mask)
         except BaseException:
-            if self._terminal is not None:
-                self._terminal.close()
+            channel.close()
             raise
+        self._channel = channel
+        self._process = spawned
         self._pid = spawned.pid
         if recorder is not None:
             self._connect(spawned.stdout, spawned.stderr, recorder)
@@ -109,9 +135,7 @@ class RunningCommand:
             if self._plan.stdin == "terminal":
                 self._keyboard = InputRelay(STDIN, terminal.main)
                 self._keyboard.start()
-            if not self._take_keyboard():
-                terminal.disable_output_processing()
-            terminal.close_replica()
+            self._take_keyboard()
             target = STDOUT if self._plan.stdout == "terminal" else STDERR
             self._add_relay(os.dup(terminal.main), target, recorder, has_errors=True, is_terminal=True)
         if stdout is not None:
@@ -149,21 +173,20 @@ class RunningCommand:
         finally:
             if self._keyboard is not None:
                 self._keyboard.close()
-            if self._terminal is not None:
-                self._terminal.close()
+            self._channel.close()
         for observer in self._observers:
             observer.finish()
         return CommandEnd(status, self._interrupted_by, self._kill_at is not None)
 
     def _wait_for_status(self) -> ExitStatus:
         while True:
-            pid, status = os.waitpid(self._pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            if pid and os.WIFSTOPPED(status):
+            event = self._process.poll() if self._session is None else self._session.poll()
+            if event is not None and event.kind == "ended":
+                return ExitStatus.from_wait_status(event.wait_status)
+            if event is not None and event.kind == "stopped":
                 self._stop()
-            elif pid and os.WIFCONTINUED(status):
+            elif event is not None:
                 self._end_stop()
-            elif pid:
-                return ExitStatus.from_wait_status(status)
             received = self._signals.wait(POLL_S)
             if received is not None:
                 self._handle(received)
@@ -233,10 +256,7 @@ class RunningCommand:
             self._terminal.restore_mode()
             # Why the group: the other commands of a pipeline stop as well.
             os.killpg(os.getpgrp(), signal.SIGTSTP)
-        self._signals.discard_signal(signal.SIGTSTP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        # The shell has continued this process.
-        self._signals.discard_signal(signal.SIGCONT)
+        self._signals.stop_process()
         self._continue()
 
     def _continue(self) -> None:
@@ -244,11 +264,7 @@ class RunningCommand:
         if self._terminal is not None:
             self._terminal.copy_size()
         self._end_stop()
-        group = None if self._terminal is None else self._terminal.get_foreground_group()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if group is not None:
-                os.killpg(group, signal.SIGCONT)
-            os.kill(self._pid, signal.SIGCONT)
+        self._send(signal.SIGCONT, to_foreground=True)
 
     def _end_stop(self) -> None:
         if self._is_stopped:

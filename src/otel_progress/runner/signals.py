@@ -108,10 +108,20 @@ class SignalQueue:
         while self.wait(0.0) is not None:
             pass
 
-    def discard_signal(self, number: int) -> None:
-        """Discard a queued signal of this number."""
+    def stop_process(self) -> None:
+        """Stop this process like Ctrl-Z. Returns when it continues.
+
+        Without a shell that could continue it, the system ignores this.
+        """
+        os.kill(os.getpid(), signal.SIGTSTP)
         if self._has_sender:
-            signal.sigtimedwait({number}, 0.0)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+            signal.sigtimedwait({signal.SIGCONT}, 0.0)
+        else:
+            handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, handler)
 
 
 def get_default_signals() -> Iterable[int]:

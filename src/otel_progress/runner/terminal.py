@@ -78,6 +78,11 @@ class PseudoTerminal:
             termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._saved)
         self._saved = None
 
+    @property
+    def can_process_output(self) -> bool:
+        """True if this terminal converts line ends, because the real one will be in raw mode."""
+        return self._keyboard is not None and is_in_foreground(self._keyboard)
+
     def disable_output_processing(self) -> None:
         """Pass line ends unchanged, because the terminal of this process processes them."""
         with contextlib.suppress(termios.error):

@@ -112,7 +112,7 @@ def level(
 def _run_level(client: UpdateClient, command: Sequence[str], reply: dict[str, Any]) -> int:
     """Run the command of a level and end the level with its status. Return the exit code."""
     from otel_progress.runner.exit_status import ExitStatus
-    from otel_progress.runner.spawn import SpawnError
+    from otel_progress.runner.process import SpawnError
 
     environment = {**os.environ, **reply["environment"]}
     message: str | None = None
@@ -130,7 +130,7 @@ def _run_level(client: UpdateClient, command: Sequence[str], reply: dict[str, An
 
 
 def _run_command(command: Sequence[str], environment: dict[str, str]) -> ExitStatus:
-    from otel_progress.runner.command import CommandEvents, RunningCommand
+    from otel_progress.runner.command import CommandChannel, CommandEvents, RunningCommand
     from otel_progress.runner.signals import SignalQueue
     from otel_progress.runner.streams import StreamPlan
 
@@ -138,7 +138,8 @@ def _run_command(command: Sequence[str], environment: dict[str, str]) -> ExitSta
     with SignalQueue() as signals:
         events = CommandEvents(lambda: False, lambda: None, lambda: None)
         plan = StreamPlan("inherit", "inherit", "inherit")
-        running = RunningCommand(command, environment, plan, signals, None, events, grace_s=0.0)
+        channel = CommandChannel(plan, signals)
+        running = RunningCommand(command, environment, channel, signals, None, events, grace_s=0.0)
         return running.wait().status
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otel_progress.instrument.level import Level
-    from otel_progress.runner.command import CommandEnd
+    from otel_progress.runner.command import CommandChannel, CommandEnd
     from otel_progress.runner.recording import OutputRecorder
     from otel_progress.runner.signals import SignalQueue
     from otel_progress.runner.streams import StreamPlan
@@ -78,26 +78,32 @@ def run(context: click.Context, /, command: Sequence[str], **options: Any) -> No
     """Run a command as an operation."""
     if os.name != "posix":
         raise CliError("Invalid system: expected a POSIX system to run a command. Use configure() instead.")
+    from otel_progress.runner.command import CommandChannel
     from otel_progress.runner.signals import SignalQueue
     from otel_progress.runner.streams import reserve_standard_streams
 
     reserve_standard_streams()
     sys.stdout.flush()
-    # Why first: threads that start later inherit the blocked signals.
+    # Why first: threads that start later inherit the blocked signals, and the session is forked.
     with SignalQueue() as signals:
-        code = _run_operation(context.obj, command, options, signals)
+        channel = CommandChannel(_plan_streams(options), signals)
+        code = _run_operation(context.obj, command, options, channel, signals)
     context.exit(code)
 
 
 def _run_operation(
-    context: CliContext, command: Sequence[str], options: dict[str, Any], signals: SignalQueue
+    context: CliContext,
+    command: Sequence[str],
+    options: dict[str, Any],
+    channel: CommandChannel,
+    signals: SignalQueue,
 ) -> int:
     from otel_progress import config
     from otel_progress.instrument.tracer import operation
     from otel_progress.model import Failure
     from otel_progress.runner.exit_status import ExitStatus
+    from otel_progress.runner.process import SpawnError
     from otel_progress.runner.recording import OutputRecorder
-    from otel_progress.runner.spawn import SpawnError
 
     program = PurePath(command[0]).name or command[0]
     format_name = options["format_name"]
@@ -121,7 +127,7 @@ def _run_operation(
             is_automatic=format_name == "auto",
         )
         try:
-            end = _wait_for_command(level, command, options, signals, recorder)
+            end = _wait_for_command(level, command, options, channel, signals, recorder)
         except SpawnError as error:
             level.fail(Failure("CommandNotStarted", str(error)))
             echo_error(str(error))
@@ -138,6 +144,7 @@ def _wait_for_command(
     level: Level,
     command: Sequence[str],
     options: dict[str, Any],
+    channel: CommandChannel,
     signals: SignalQueue,
     recorder: OutputRecorder,
 ) -> CommandEnd:
@@ -158,7 +165,7 @@ def _wait_for_command(
         running = RunningCommand(
             command,
             environment,
-            _plan_streams(options),
+            channel,
             signals,
             recorder,
             events,
@@ -190,10 +197,6 @@ def _plan_streams(options: dict[str, Any]) -> StreamPlan:
 
     terminals = find_terminals()
     is_parsing = options["format_name"] != "none"
-    if sys.platform != "linux" and terminals:
-        # Why: only on Linux a session leader gets a terminal by opening it.
-        is_parsing = is_parsing and options["format_name"] != "auto"
-        terminals = frozenset() if is_parsing else terminals
     return plan_streams(
         terminals=terminals,
         is_parsing=is_parsing,
