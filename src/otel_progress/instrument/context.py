@@ -21,9 +21,12 @@ _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Conte
 """Key of the span in a context. With it a level's context needs one copy instead of two."""
 
 
-def get_current_level() -> LevelHandle | None:
-    """Return the current level or its nearest running ancestor, or None."""
-    level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY))
+def get_current_level(context: context_api.Context | None = None) -> LevelHandle | None:
+    """Return the current level or its nearest running ancestor, or None.
+
+    ``context`` is the current context by default.
+    """
+    level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY, context))
     while level is not None and not level.recording:
         level = level._parent
     return level

@@ -27,6 +27,10 @@ MAX_TRANSFERS: Final = 1000
 """Transfers of one step. Further transfers are ignored."""
 
 
+_UNIT: Final = "byte"
+"""Unit of the transfers of a step."""
+
+
 _DIGEST_CHARACTERS: Final = 12
 
 
@@ -90,13 +94,13 @@ class BuildxParser:
         error = vertex.get("error")
         if isinstance(error, str) and error:
             step.is_ended = True
-            readings.append(Reading(step.key, message=error[:1000], status=Status.FAILED))
+            readings.append(Reading(step.key, unit=_UNIT, message=error[:1000], status=Status.FAILED))
         elif vertex.get("completed"):
             step.is_ended = True
             message = "cached" if vertex.get("cached") is True else None
-            readings.append(Reading(step.key, message=message, status=Status.COMPLETED))
+            readings.append(Reading(step.key, unit=_UNIT, message=message, status=Status.COMPLETED))
         else:
-            readings.append(Reading(step.key))
+            readings.append(Reading(step.key, unit=_UNIT))
 
     def _read_status(self, status: Mapping[str, Any], readings: list[Reading]) -> None:
         step = self._steps.get(status["vertex"]) if isinstance(status.get("vertex"), str) else None
@@ -113,7 +117,7 @@ class BuildxParser:
                 step.key,
                 current=sum(part for part, _ in step.transfers.values()),
                 total=sum(whole for _, whole in step.transfers.values()),
-                unit="byte",
+                unit=_UNIT,
                 message=id_[:200],
             )
         )

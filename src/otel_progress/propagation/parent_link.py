@@ -43,17 +43,17 @@ _SAFE: Final = "/:@+~,"
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 
 
-def format_parent_link(link: ParentLink) -> str:
+def format_parent_link(link: ParentLink, limit: int = MAX_LINK_CHARACTERS) -> str:
     """Return the text form of a link.
 
-    If it would be longer than MAX_LINK_CHARACTERS, the path is that of the nearest ancestor that
-    fits.
+    If it would be longer than ``limit`` characters, the path is that of the nearest ancestor that
+    fits. Ids alone may exceed a small limit.
     """
     start = f"{VERSION};{_quote(link.run)};{_quote(link.operation_id)};"
     path = link.path
     while path:
         encoded_path = _quote(path)
-        if len(start) + len(encoded_path) <= MAX_LINK_CHARACTERS:
+        if len(start) + len(encoded_path) <= limit:
             return start + encoded_path
         path = path.rpartition("/")[0]
     return start
