@@ -29,6 +29,10 @@ MAX_REPLY_BYTES = 1_048_576
 """Bytes of a reply. A longer reply is an error."""
 
 
+MAX_TEXT_CHARACTERS = 4097
+"""Characters of a text that are sent. The receiver truncates texts further, or rejects them."""
+
+
 _RETRY_S = 0.05
 """Seconds between two attempts."""
 
@@ -75,7 +79,11 @@ class UpdateClient:
 
         A request without a reply is repeated until the timeout. Raises UpdateError.
         """
-        message = {key: value for key, value in values.items() if value is not None}
+        message = {
+            key: value[:MAX_TEXT_CHARACTERS] if isinstance(value, str) else value
+            for key, value in values.items()
+            if value is not None
+        }
         message.update(action=action, request=os.urandom(12).hex(), parent=self._parent)
         line = json.dumps(message).encode("ascii") + b"\n"
         deadline = time.monotonic() + self._timeout_s
