@@ -22,8 +22,8 @@ def test_splitter_returns_lines_and_refreshes() -> None:
         Line("one"),
         Line("two"),
         Line("10%", is_refreshed=True),
-        Line("20%", is_refreshed=True),
-        Line("rest"),
+        Line("20%", is_refreshed=True, is_refresh=True),
+        Line("rest", is_refresh=True),
     ]
 
 
@@ -31,13 +31,13 @@ def test_splitter_with_line_end_in_two_chunks_returns_one_line() -> None:
     assert split(b"one\r", b"\ntwo\r", b"three") == [
         Line("one"),
         Line("two", is_refreshed=True),
-        Line("three"),
+        Line("three", is_refresh=True),
     ]
 
 
 def test_splitter_removes_terminal_sequences() -> None:
     text = b"\x1b]0;title\x07\x1b[1;32mReceiving\x1b[0m objects: 3%\x1b[K\x1b[1Gnext\x1b]8;;http://x\x1b\\\n"
-    assert split(text) == [Line("Receiving objects: 3%", is_refreshed=True), Line("next")]
+    assert split(text) == [Line("Receiving objects: 3%", is_refreshed=True), Line("next", is_refresh=True)]
 
 
 def test_splitter_with_backspaces_returns_each_state() -> None:

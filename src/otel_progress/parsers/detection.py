@@ -47,7 +47,7 @@ class DetectingParser:
                 self._detected = parser
             if readings:
                 return readings
-        if not line.is_refreshed and _BRACKET.match(line.text) is None:
+        if not (line.is_refreshed or line.is_refresh) and _BRACKET.match(line.text) is None:
             return ()
         if self._detected is not None:
             return self._detected.parse_line(line)

@@ -30,22 +30,24 @@ class Line(NamedTuple):
     """One line of output.
 
     ``is_refreshed`` is True if the program returned to the start of the line instead of starting a
-    new one, as progress displays do. ``is_truncated`` is True if the end of the line was dropped.
+    new one, as progress displays do. ``is_refresh`` is True if it did so before this text.
+    ``is_truncated`` is True if the end of the line was dropped.
     """
 
     text: str
     is_refreshed: bool = False
     is_truncated: bool = False
+    is_refresh: bool = False
 
 
 class LineSplitter:
     """Splits a byte stream into lines. Its memory is bounded by MAX_LINE_BYTES."""
 
-    __slots__ = ("_buffer", "_is_truncated", "_unfinished")
+    __slots__ = ("_buffer", "_is_refresh", "_is_truncated", "_unfinished")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._is_truncated = False
+        self._is_truncated = self._is_refresh = False
         self._unfinished = b""
 
     def feed(self, chunk: bytes) -> list[Line]:
@@ -83,9 +85,10 @@ class LineSplitter:
         if self._buffer:
             text = clean_line(bytes(self._buffer))
             if text:
-                lines.append(Line(text, is_refreshed, self._is_truncated))
+                lines.append(Line(text, is_refreshed, self._is_truncated, self._is_refresh))
             self._buffer.clear()
         self._is_truncated = False
+        self._is_refresh = is_refreshed
 
 
 def clean_line(data: bytes) -> str:
