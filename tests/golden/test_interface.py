@@ -128,7 +128,7 @@ def _parameters(function: Callable[..., Any]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", ["package", "configure", "ls", "server"])
+@pytest.mark.parametrize("name", ["package", "configure", "ls", "update", "server"])
 def test_imports_load_golden_modules(golden: Golden, name: str) -> None:
     """Modules of this package that are loaded.
 
@@ -150,6 +150,9 @@ PROGRAMS = {
     "configure": "import otel_progress\n"
     "otel_progress.configure(store='memory:', console=False, resources=False)",
     "ls": "import sys\nfrom otel_progress.cli import main\nsys.argv[1:] = ['ls']\n"
+    "try:\n    main()\nexcept SystemExit:\n    pass",
+    "update": "import sys\nfrom otel_progress.cli import main\n"
+    "sys.argv[1:] = ['update', '--increment', '1', '--if-available']\n"
     "try:\n    main()\nexcept SystemExit:\n    pass",
     "server": "import otel_progress.server; otel_progress.server.create_app",
 }

@@ -1,4 +1,4 @@
-"""Headers of requests: from the current level to the parent of an operation elsewhere."""
+"""Headers of requests: the current level, and the parent of an operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment of child processes, and the parent of a process with such an environment."""
+"""Environment of child processes, and the parent that such a process reads."""
 
 from __future__ import annotations
 
@@ -174,7 +174,9 @@ def test_span_of_operation_below_local_span_keeps_its_parent(monkeypatch: pytest
         ({"TRACEPARENT": TRACE, "TRACESTATE": "\x00=" * 300}, True),
     ],
 )
-def test_remote_parent_of_invalid_environment_is_none(environment: dict[str, str], is_parent: bool) -> None:
+def test_remote_parent_exists_if_the_environment_is_valid(
+    environment: dict[str, str], is_parent: bool
+) -> None:
     assert (read_remote_parent(environment) is not None) is is_parent
 
 

@@ -16,7 +16,7 @@ def test_tail_has_the_newest_lines() -> None:
     assert tail.last_line == f"line {MAX_LINES + 9}"
 
 
-def test_tail_without_lines_is_none() -> None:
+def test_tail_without_lines_has_no_text() -> None:
     tail = OutputTail()
     tail.add(Line("50%", is_refreshed=True))
     assert (tail.text, tail.last_line) == (None, None)

@@ -25,7 +25,10 @@ AVAILABLE_OPTION = "--if-available"
 
 
 def run_update(args: Sequence[str], environ: Mapping[str, str]) -> int | None:
-    """Send an update and return the exit code. None if the arguments need the command line."""
+    """Send an update and return the exit code.
+
+    None if the arguments need the command line.
+    """
     values = _parse_options(args)
     if values is None:
         return None

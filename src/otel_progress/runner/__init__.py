@@ -1,1 +1,1 @@
-"""Execution of a command as an operation, with unchanged input, output and signals."""
+"""Execution of a command as an operation, with unchanged streams and signals."""

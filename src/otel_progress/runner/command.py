@@ -153,7 +153,7 @@ class RunningCommand:
         is_terminal: bool = False,
     ) -> None:
         observer = recorder.create_observer(has_errors=has_errors)
-        relay = OutputRelay(source, target, observer.observe, f"output {target}", is_terminal=is_terminal)
+        relay = OutputRelay(source, target, observer.observe, is_terminal=is_terminal)
         self._observers.append(observer)
         self._relays.append(relay)
         relay.start()

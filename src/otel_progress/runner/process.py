@@ -15,7 +15,7 @@ ProcessChange: TypeAlias = Literal["stopped", "continued", "ended"]
 
 
 class SpawnError(Exception):
-    """The command could not be started. ``code`` is the exit code of a shell in that case."""
+    """The command could not be started. ``code`` is the exit code of a shell then."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class SpawnedCommand:
 
 
 def to_spawn_error(name: str, error: OSError | ValueError) -> SpawnError:
-    """Return the error of a command that could not be started, with a shell's exit code."""
+    """Return the error of a failed start, with the exit code of a shell."""
     shown = escape_controls(truncate(name, 200))
     number = error.errno if isinstance(error, OSError) else errno.EINVAL
     if number in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(name):  # noqa: PTH110

@@ -1,4 +1,4 @@
-"""Copying of the output and the input of a command, byte by byte and without delay."""
+"""Relays of the output and the input of a command, which copy all bytes at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ class OutputRelay:
         source: int,
         target: int,
         observe: Callable[[bytes], None],
-        name: str,
         *,
         is_terminal: bool = False,
     ) -> None:
@@ -45,7 +44,7 @@ class OutputRelay:
         self.is_broken = False
         self._wake_reader, self._wake_writer = os.pipe()
         self._is_draining = False
-        self._thread = threading.Thread(target=self._run, name=f"otel-progress {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="otel-progress output", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

@@ -125,7 +125,7 @@ class SignalQueue:
 
 
 def get_default_signals() -> Iterable[int]:
-    """Return the signals that Python ignores, which a command expects to have defaults."""
+    """Return the signals that Python ignores and that a command expects as defaults."""
     names = ("SIGPIPE", "SIGXFSZ")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 

@@ -20,7 +20,7 @@ def spawn_command(
     plan: StreamPlan,
     blocked_signals: frozenset[int],
 ) -> SpawnedCommand:
-    """Start a command with the planned streams. Raises SpawnError if that is not possible."""
+    """Start a command with the planned streams. Raises SpawnError."""
     pipes = {
         number: os.pipe()
         for number, connection in ((STDOUT, plan.stdout), (STDERR, plan.stderr))

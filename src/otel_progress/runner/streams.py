@@ -1,4 +1,4 @@
-"""Plan of the standard streams of a command: unchanged, over a pipe, or on a terminal."""
+"""Plan of the standard streams of a command: inherited, a pipe, or a terminal."""
 
 from __future__ import annotations
 

@@ -80,11 +80,11 @@ class PseudoTerminal:
 
     @property
     def can_process_output(self) -> bool:
-        """True if this terminal converts line ends, because the real one will be in raw mode."""
+        """True if this terminal converts line ends, as the real one is in raw mode."""
         return self._keyboard is not None and is_in_foreground(self._keyboard)
 
     def disable_output_processing(self) -> None:
-        """Pass line ends unchanged, because the terminal of this process processes them."""
+        """Pass line ends unchanged, because the terminal of this process converts them."""
         with contextlib.suppress(termios.error):
             attributes = termios.tcgetattr(self._replica)
             attributes[_OUTPUT_FLAGS] &= ~termios.OPOST

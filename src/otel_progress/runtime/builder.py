@@ -90,6 +90,9 @@ class _RuntimeBuilder:
 
     def build(self, provider: TracerProvider | None) -> Runtime:
         """Build all components and the runtime, and start to record."""
+        # Why: loads the instrumentation now instead of in the first call of a helper.
+        from otel_progress.instrument import tracer as _tracer  # noqa: F401
+
         journal = self._journal
         try:
             redactor = _build_redactor(self._settings)

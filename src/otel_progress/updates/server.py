@@ -1,4 +1,4 @@
-"""Server that receives updates on a Unix socket, or on a loopback port with a token."""
+"""Server of updates, on a Unix socket or on a loopback port with a token."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class UpdateServer:
         self.close()
 
     def close(self) -> None:
-        """Apply the requests that have arrived, then close. Returns within CLOSE_S seconds."""
+        """Apply the requests that have arrived, then close, within CLOSE_S seconds."""
         self._is_closing = True
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"x")

@@ -110,7 +110,7 @@ def level(
 
 
 def _run_level(client: UpdateClient, command: Sequence[str], reply: dict[str, Any]) -> int:
-    """Run the command of a level and end the level with its status. Return the exit code."""
+    """Run the command of a level and end the level. Return the exit code."""
     from otel_progress.runner.exit_status import ExitStatus
     from otel_progress.runner.process import SpawnError
 

@@ -380,6 +380,9 @@ def _process_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]:
         yield from _resource_facts(operation.resources, is_finished=is_finished)
     if operation.root.info.batch:
         yield "batch", clean_text(operation.root.info.batch)
+    parent = operation.root.info.parent
+    if parent is not None:
+        yield "parent", clean_text(f"{parent.operation_id} {parent.path}".rstrip())
 
 
 def _describe_basis(eta: Eta | None) -> str:
