@@ -51,8 +51,8 @@ def test_ctrl_c_on_terminal_interrupts_the_command(runs: CommandRuns) -> None:
         terminal.wait_for("ready")
         terminal.press("\x03")
         assert terminal.finish() == 130
-    assert runs.get().root.status is Status.FAILED
-    assert runs.get().root.metadata["exit_status"] == 130
+    root = runs.get().root
+    assert (root.status, root.message, root.metadata["exit_status"]) == (Status.CANCELLED, "SIGINT", 130)
 
 
 def test_resized_terminal_resizes_that_of_the_command(runs: CommandRuns) -> None:

@@ -1,4 +1,4 @@
-"""Real tools below ``otel-progress run``: their progress, read from what they print."""
+"""Real tools below ``otel-progress run``: progress from what they print."""
 
 from __future__ import annotations
 

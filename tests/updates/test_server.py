@@ -296,6 +296,22 @@ def test_client_without_reply_fails_after_timeout(tmp_path: Path) -> None:
             client.request("update", increment=1)
 
 
+def test_environment_with_updates_receives_them_for_its_level(recorder: Recorder) -> None:
+    with progress.operation("nightly", id="n-1") as op, op.level("host", "a", total=9) as host:
+        with host.environment(updates=True) as environment, UpdateClient(environment, TIMEOUT_S) as client:
+            client.request("update", increment=2)
+            reply = client.request("start", type="file", id="1")
+            client.request_end(reply["environment"], "completed", None)
+            with pytest.raises(UpdateError, match="expected a level that an update started"):
+                client.request("end")
+        with pytest.raises(UnavailableServerError):
+            UpdateClient(environment).request("update", increment=1)
+        assert host.snapshot().current == 2
+        assert op.snapshot().current == 0
+    operation = recorder.operation("n-1")
+    assert "host:a/file:1" in {level.path for level in operation.levels}
+
+
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -55,6 +55,7 @@ from otel_progress.instrument.lifecycle import (
     UNSTARTED_NODE,
     build_child_environment,
     has_reached_total,
+    serve_updates,
     start_level,
     take_level_snapshot,
 )
@@ -346,17 +347,21 @@ class Level(SharedHandle):
 
     # --- child processes -------------------------------------------------------------------------
 
-    def environment(self) -> ChildEnvironment:
+    def environment(self, *, updates: bool = False) -> ChildEnvironment:
         """Return a context manager with the environment of a child process.
 
         ``with level.environment() as env: subprocess.run(command, env=env)``. The value is a dict:
         a copy of ``os.environ`` with the trace context, this level as the parent, and the store.
         Operations of the child process are then part of this level. ``os.environ`` does not change.
         Entering starts the level. If nothing is recorded, the dict is a plain copy. Never raises.
+
+        With ``updates`` the child process and those below it can change this level until the block
+        ends, with the commands ``otel-progress update`` and ``otel-progress level``.
         """
         from otel_progress.propagation.environment import ChildEnvironment
 
-        return ChildEnvironment(partial(build_child_environment, self))
+        serve = partial(serve_updates, self) if updates else None
+        return ChildEnvironment(partial(build_child_environment, self), serve)
 
     # --- start and end ---------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
+    from otel_progress.updates.levels import UpdatableLevel
+    from otel_progress.updates.server import UpdateServer
 
 
 def _make_placeholder_node() -> Node:
@@ -151,6 +153,15 @@ def build_child_environment(level: LevelHandle) -> dict[str, str] | None:
     link = ParentLink(node.operation.id, node.operation.run, node.path)
     context = spans.build_span_context(level.span)
     return build_environment(os.environ, link, context, backend.child_settings)
+
+
+def serve_updates(level: UpdatableLevel) -> UpdateServer:
+    """Return a server that applies updates of other processes to a level."""
+    from otel_progress.updates.levels import RemoteLevels
+    from otel_progress.updates.server import UpdateServer
+
+    levels = RemoteLevels(level)
+    return UpdateServer(levels.apply, levels.end_abandoned)
 
 
 def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSnapshot:

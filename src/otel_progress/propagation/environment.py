@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -127,21 +127,45 @@ def build_settings_variables(
     return variables
 
 
+class UpdateReceiver(Protocol):
+    """Server of updates, from its creation until ``close``."""
+
+    address: str
+
+    def start(self) -> None:
+        """Start to receive updates."""
+
+    def close(self) -> None:
+        """Stop to receive updates."""
+
+
 class ChildEnvironment:
     """Context manager that returns the environment of a child process.
 
     ``build`` returns None if nothing is recorded. The environment is then that of this process.
+    ``serve`` returns a server of updates for the time of the block.
     """
 
-    __slots__ = ("_build",)
+    __slots__ = ("_build", "_receivers", "_serve")
 
-    def __init__(self, build: Callable[[], dict[str, str] | None]) -> None:
+    def __init__(
+        self,
+        build: Callable[[], dict[str, str] | None],
+        serve: Callable[[], UpdateReceiver] | None = None,
+    ) -> None:
         self._build = build
+        self._serve = serve
+        self._receivers: list[UpdateReceiver] = []
 
     def __enter__(self) -> dict[str, str]:
         environment: dict[str, str] | None = None
         try:
             environment = self._build()
+            if environment is not None and self._serve is not None:
+                receiver = self._serve()
+                receiver.start()
+                self._receivers.append(receiver)
+                environment[UPDATES_VARIABLE] = receiver.address
         except Exception:
             report_internal_error("start", "The environment of a child process could not be built.")
         return dict(os.environ) if environment is None else environment
@@ -149,4 +173,5 @@ class ChildEnvironment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return None
+        if self._receivers:
+            self._receivers.pop().close()

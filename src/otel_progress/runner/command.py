@@ -71,8 +71,6 @@ class CommandChannel:
             return
         real = next((number for number in (STDOUT, STDERR, STDIN) if os.isatty(number)), None)
         self.terminal = PseudoTerminal(real, STDIN if plan.stdin == "terminal" else None)
-        if not self.terminal.can_process_output:
-            self.terminal.disable_output_processing()
         self.session = CommandSession(plan, self.terminal, signals.original_mask)
 
     def close(self) -> None:
@@ -114,6 +112,7 @@ class RunningCommand:
         self._kill_at: float | None = None
         self._is_stopped = self._has_hung_up = False
         self._has_job_control = has_foreground_terminal()
+        self._take_keyboard()
         try:
             if self._session is not None:
                 spawned = self._session.spawn(command, environment)
@@ -135,7 +134,7 @@ class RunningCommand:
             if self._plan.stdin == "terminal":
                 self._keyboard = InputRelay(STDIN, terminal.main)
                 self._keyboard.start()
-            self._take_keyboard()
+                self._keyboard.set_active(terminal.is_raw)
             target = STDOUT if self._plan.stdout == "terminal" else STDERR
             self._add_relay(os.dup(terminal.main), target, recorder, has_errors=True, is_terminal=True)
         if stdout is not None:
@@ -158,12 +157,13 @@ class RunningCommand:
         self._relays.append(relay)
         relay.start()
 
-    def _take_keyboard(self) -> bool:
+    def _take_keyboard(self) -> None:
         """Pass the keys to the command if this process is in the foreground."""
-        is_raw = self._terminal is not None and self._terminal.enter_raw_mode()
+        if self._terminal is None:
+            return
+        self._terminal.enter_raw_mode()
         if self._keyboard is not None:
-            self._keyboard.set_active(is_raw)
-        return is_raw
+            self._keyboard.set_active(self._terminal.is_raw)
 
     def wait(self) -> CommandEnd:
         """Pass on signals until the command has ended and its output was copied."""
@@ -203,9 +203,14 @@ class RunningCommand:
         elif time.monotonic() >= self._kill_at:
             self._kill_at = time.monotonic() + self._grace_s
             signal_tree(self._pid, signal.SIGKILL)
-        if not self._has_hung_up and self._terminal is not None and self._relays[0].is_broken:
+        if self._terminal is None or not self._relays:
+            return
+        if not self._has_hung_up and self._relays[0].is_broken:
             self._has_hung_up = True
             self._send(signal.SIGHUP, to_foreground=True)
+        if not self._terminal.is_raw:
+            # Why here: a shell sends no signal to a running job that it moves to the foreground.
+            self._take_keyboard()
 
     # --- signals ---------------------------------------------------------------------------------
 
@@ -274,7 +279,7 @@ class RunningCommand:
     # --- end -------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Copy the rest of the output. A terminating signal ends this early.
+        """Copy the rest of the output. A signal or a cancellation ends this early.
 
         The receiver of the output may be slow, such as a pager.
         """
@@ -284,4 +289,6 @@ class RunningCommand:
             received = self._signals.wait(0.01)
             if received is not None and received.number in _TERMINATING:
                 self._interrupted_by = received.number
+                return
+            if self._kill_at is not None and time.monotonic() >= self._kill_at + self._grace_s:
                 return

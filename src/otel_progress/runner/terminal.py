@@ -25,6 +25,7 @@ class PseudoTerminal:
         self._real = real
         self._keyboard = keyboard
         self._saved: list[Any] | None = None
+        self._converts_line_ends = True
         self.main, replica = os.openpty()
         self.path = os.ttyname(replica)
         self._replica = replica
@@ -55,40 +56,42 @@ class PseudoTerminal:
             size = fcntl.ioctl(self._real, termios.TIOCGWINSZ, b"\0" * 8)
             fcntl.ioctl(self.main, termios.TIOCSWINSZ, size)
 
-    def enter_raw_mode(self) -> bool:
+    @property
+    def is_raw(self) -> bool:
+        """True while all keys of the real terminal are passed to the command."""
+        return self._saved is not None
+
+    def enter_raw_mode(self) -> None:
         """Pass all keys to the command, which interprets them with its own terminal.
 
-        Return False if this process is not in the foreground.
+        In the background the mode of the real terminal stays as it is.
         """
-        if self._keyboard is None or not is_in_foreground(self._keyboard):
-            return False
-        try:
-            if self._saved is None:
-                self._saved = termios.tcgetattr(self._keyboard)
-            tty.setraw(self._keyboard, termios.TCSADRAIN)
-        except termios.error:
-            return False
-        return True
+        if self._saved is None and self._keyboard is not None and is_in_foreground(self._keyboard):
+            with contextlib.suppress(termios.error):
+                saved = termios.tcgetattr(self._keyboard)
+                tty.setraw(self._keyboard, termios.TCSADRAIN)
+                self._saved = saved
+        if self._converts_line_ends is not self.is_raw:
+            self._converts_line_ends = self.is_raw
+            self._set_line_end_conversion(self.is_raw)
 
     def restore_mode(self) -> None:
         """Restore the mode of the terminal of this process."""
-        if self._saved is None or self._keyboard is None or not is_in_foreground(self._keyboard):
+        saved, self._saved = self._saved, None
+        if saved is None or self._keyboard is None or not is_in_foreground(self._keyboard):
             return
         with contextlib.suppress(termios.error):
-            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._saved)
-        self._saved = None
+            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, saved)
 
-    @property
-    def can_process_output(self) -> bool:
-        """True if this terminal converts line ends, as the real one is in raw mode."""
-        return self._keyboard is not None and is_in_foreground(self._keyboard)
-
-    def disable_output_processing(self) -> None:
-        """Pass line ends unchanged, because the terminal of this process converts them."""
+    def _set_line_end_conversion(self, is_enabled: bool) -> None:
+        """Convert line ends in this terminal or not, as exactly one of both has to."""
         with contextlib.suppress(termios.error):
-            attributes = termios.tcgetattr(self._replica)
-            attributes[_OUTPUT_FLAGS] &= ~termios.OPOST
-            termios.tcsetattr(self._replica, termios.TCSANOW, attributes)
+            attributes = termios.tcgetattr(self.main)
+            if is_enabled:
+                attributes[_OUTPUT_FLAGS] |= termios.OPOST
+            else:
+                attributes[_OUTPUT_FLAGS] &= ~termios.OPOST
+            termios.tcsetattr(self.main, termios.TCSANOW, attributes)
 
     def get_foreground_group(self) -> int | None:
         """Return the process group in the foreground of the command's terminal, or None."""

@@ -106,11 +106,10 @@ class UpdateClient:
             raise UpdateError(str(reply.get("error") or "The update was rejected."))
         return reply
 
-    def request_end(self, path: str, status: str, message: str | None) -> None:
-        """End a level. ``path`` is that of the reply to its start."""
-        # Why without a parent: the path starts at the operation.
-        self._parent = ""
-        self.request("end", path=path, status=status, message=message)
+    def request_end(self, environment: Mapping[str, str], status: str, message: str | None) -> None:
+        """End a level. ``environment`` is that of the reply to its start."""
+        self._parent = environment.get(PARENT_VARIABLE, "")
+        self.request("end", status=status, message=message)
 
     def _exchange(self, line: bytes, deadline: float) -> dict[str, Any]:
         if self._socket is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otel_progress.model import Failure, Status
 from otel_progress.propagation.environment import TRACE_VARIABLES
@@ -14,7 +15,7 @@ from otel_progress.updates.requests import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_progress.instrument.level import Level
+    from otel_progress.model import LevelSnapshot, Number
     from otel_progress.updates.requests import UpdateRequest
 
 
@@ -26,17 +27,71 @@ MAX_REPLIES: Final = 10_000
 """Replies that are stored for repeated requests. Beyond it the oldest is dropped."""
 
 
+class UpdatableLevel(Protocol):
+    """Members of ``Level`` that requests use."""
+
+    @property
+    def recording(self) -> bool:
+        """True while the level is running and recorded."""
+
+    @property
+    def path(self) -> str:
+        """Path in the tree, empty for the operation."""
+
+    def snapshot(self) -> LevelSnapshot:
+        """Return the current state."""
+
+    def level(
+        self,
+        type: str,
+        id: object = None,
+        name: str | None = None,
+        *,
+        total: Number | None = None,
+        unit: str | None = None,
+        weight: Number | None = None,
+    ) -> UpdatableLevel:
+        """Return a child."""
+
+    def start(self) -> UpdatableLevel:
+        """Start the level."""
+
+    def environment(self) -> AbstractContextManager[dict[str, str]]:
+        """Return the environment of a child process."""
+
+    def update(
+        self, *, current: Number | None = None, total: Number | None = None, message: str | None = None
+    ) -> None:
+        """Set values."""
+
+    def increment(self, n: Number = 1) -> None:
+        """Count units."""
+
+    def complete(self) -> None:
+        """End the level as completed."""
+
+    def fail(self, error: Failure) -> None:
+        """End the level as failed."""
+
+    def cancel(self, reason: str = ...) -> None:
+        """End the level as cancelled."""
+
+    def skip(self, reason: str = ...) -> None:
+        """End the level as skipped."""
+
+
 class RemoteLevels:
-    """Applies requests to an operation. Only the thread of the server calls it.
+    """Applies requests to a level and those below it, in the thread of the server.
 
     A repeated request has the reply of the first one and changes nothing. ``on_update`` is called
-    before each change of the operation itself.
+    before each change of the level itself.
     """
 
-    def __init__(self, operation: Level, on_update: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, level: UpdatableLevel, on_update: Callable[[], None] = lambda: None) -> None:
         self._on_update = on_update
-        self._run = operation.snapshot().info.run
-        self._levels: dict[str, Level] = {"": operation}
+        self._run = level.snapshot().info.run
+        self._path = level.path
+        self._levels: dict[str, UpdatableLevel] = {self._path: level}
         self._replies: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def apply(self, request: UpdateRequest) -> dict[str, Any]:
@@ -58,10 +113,10 @@ class RemoteLevels:
     def end_abandoned(self, path: str) -> None:
         """End a level whose process has gone. A level that has ended is ignored."""
         level = self._levels.pop(path, None)
-        if level is not None and path:
+        if level is not None:
             level.fail(Failure("ProcessExited", "its process exited without an end"))
 
-    def _find_level(self, request: UpdateRequest) -> tuple[str, Level]:
+    def _find_level(self, request: UpdateRequest) -> tuple[str, UpdatableLevel]:
         path = self._get_path(request)
         level = self._levels.get(path)
         if level is None or not level.recording:
@@ -73,7 +128,7 @@ class RemoteLevels:
 
     def _get_path(self, request: UpdateRequest) -> str:
         """Return the path of a request, which is relative to the level of its environment."""
-        base = ""
+        base = self._path
         if request.parent:
             link = parse_parent_link(request.parent)
             if link is None or link.run != self._run:
@@ -95,7 +150,7 @@ class RemoteLevels:
                 f"Invalid count {new_current:g}: expected at most the total {total:g}. "
                 "Correct the count, or set a larger --total."
             )
-        if not path:
+        if path == self._path:
             self._on_update()
         level.update(current=request.current, total=request.total, message=request.message)
         if request.increment:
@@ -128,9 +183,10 @@ class RemoteLevels:
 
     def _end(self, request: UpdateRequest) -> dict[str, Any]:
         path, level = self._find_level(request)
-        if not path:
+        if path == self._path:
             raise InvalidRequestError(
-                "Invalid level: expected a level below the operation. The operation ends with its command."
+                f"Invalid level {_quote(path)}: expected a level that an update started. "
+                "This one ends with its command."
             )
         del self._levels[path]
         if request.status is Status.FAILED:

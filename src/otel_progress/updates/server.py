@@ -81,6 +81,7 @@ class UpdateServer:
         self._is_closing = False
         self._connections: dict[int, _Connection] = {}
         self._selector = selectors.DefaultSelector()
+        self.address = ""
         self._listener = self._listen(uses_unix_socket)
         self._listener.setblocking(False)
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -109,8 +110,12 @@ class UpdateServer:
         self.address = f"tcp:127.0.0.1:{listener.getsockname()[1]}:{token}"
         return listener
 
-    def __enter__(self) -> UpdateServer:
+    def start(self) -> None:
+        """Start to serve."""
         self._thread.start()
+
+    def __enter__(self) -> UpdateServer:
+        self.start()
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -123,7 +123,7 @@ def _run_level(client: UpdateClient, command: Sequence[str], reply: dict[str, An
         echo_error(str(error))
         status, message = ExitStatus(error.code), str(error)
     try:
-        client.request_end(reply["path"], "failed" if status.code else "completed", message)
+        client.request_end(reply["environment"], "failed" if status.code else "completed", message)
     except UpdateError as error:
         echo_error(str(error))
     return status.code

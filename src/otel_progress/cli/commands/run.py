@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import PurePath
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 DEFAULT_GRACE_S: Final = 10.0
 """Default seconds from SIGTERM to SIGKILL after a request to cancel."""
+
+
+_INTERRUPTS: Final = {
+    128 + number: number
+    for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGHUP"))
+    if number is not None
+}
+"""Exit codes after Ctrl-C and after the end of the terminal, and the signals."""
 
 
 @click.command(
@@ -161,7 +170,9 @@ def _wait_for_command(
     with ExitStack() as stack:
         environment = stack.enter_context(level.environment())
         if level.recording:
-            environment[ADDRESS_VARIABLE] = _serve_updates(stack, level, recorder)
+            address = _serve_updates(stack, level, recorder)
+            if address is not None:
+                environment[ADDRESS_VARIABLE] = address
         running = RunningCommand(
             command,
             environment,
@@ -174,13 +185,21 @@ def _wait_for_command(
         return running.wait()
 
 
-def _serve_updates(stack: ExitStack, level: Level, recorder: OutputRecorder) -> str:
-    """Start the server of updates and return its address."""
+def _serve_updates(stack: ExitStack, level: Level, recorder: OutputRecorder) -> str | None:
+    """Start the server of updates and return its address.
+
+    None if the environment does not permit it. The command runs nevertheless.
+    """
+    from otel_progress.diagnostics import report_internal_error
     from otel_progress.updates.levels import RemoteLevels
     from otel_progress.updates.server import UpdateServer
 
     levels = RemoteLevels(level, on_update=recorder.stop_parsing)
-    server = stack.enter_context(UpdateServer(levels.apply, levels.end_abandoned))
+    try:
+        server = stack.enter_context(UpdateServer(levels.apply, levels.end_abandoned))
+    except (OSError, RuntimeError) as error:  # no folder or port, or no further thread
+        report_internal_error("server", "Updates of other processes are not received", error=error)
+        return None
     return server.address
 
 
@@ -212,13 +231,14 @@ def _end_operation(level: Level, end: CommandEnd, recorder: OutputRecorder) -> N
     from otel_progress.runner.exit_status import get_signal_name
 
     status, tail = end.status, recorder.tail
+    interrupt = end.interrupted_by or _INTERRUPTS.get(status.code)
     level.update(exit_status=status.code)
     if status.code == 0:
         level.complete()
     elif end.is_cancelled:
         level.cancel(str(make_cancelled_error(level._node)))
-    elif end.interrupted_by is not None:
-        level.cancel(get_signal_name(end.interrupted_by))
+    elif interrupt is not None:
+        level.cancel(get_signal_name(interrupt))
     else:
         kind = "ExitStatus" if status.signal_number is None else get_signal_name(status.signal_number)
         message = status.reason if tail.last_line is None else f"{status.reason}: {tail.last_line}"
