@@ -34,6 +34,7 @@ from otel_progress.journal.sqlite.opening import (
     DiskFullError,
     OpenedFile,
     describe_sqlite_error,
+    is_file_error,
     is_full_error,
     is_locked_error,
     open_to_read,
@@ -269,16 +270,41 @@ _MAX_READ_ATTEMPTS: Final = 5
 """Attempts to read a journal that changes while it is read without its index."""
 
 
+_OPEN_RETRY_S: Final = 0.25
+"""Maximum time to repeat the opening of a journal after an error of its files, in seconds."""
+
+
+_OPEN_POLL_S: Final = 0.02
+"""Time between two attempts to open a journal, in seconds."""
+
+
+_GROWTH_S: Final = 0.5
+"""Maximum time to wait until another process has extended the journal, in seconds."""
+
+
 _peers: Final[weakref.WeakSet[ManagedConnection]] = weakref.WeakSet()
-"""Connections of this process that are open."""
+"""Connections of this process that are open or just being opened."""
 
 
 _released: Final[set[int]] = set()
-"""Descriptors of closed connections. SQLite may use them again."""
+"""Descriptors of closed connections. SQLite may use them again.
+
+It keeps them open while another connection of the process has a lock on the journal.
+"""
 
 
 _unusable: Final[set[Identity]] = set()
 """Journals whose descriptors could not be released. Opening them again would be unsafe."""
+
+
+def _list_peers() -> list[ManagedConnection]:
+    """Return the connections of this process that are open or just being opened."""
+    while True:
+        try:
+            return list(_peers)
+        except RuntimeError:
+            # Another thread opened or closed a connection.
+            continue
 
 
 _open_lock = threading.Lock()
@@ -466,23 +492,49 @@ class ManagedConnection:
                 fix = "Do not close descriptors that the program did not open, as os.closerange does."
                 msg = f"{self.path} cannot be used by this process any more, because {_DESCRIPTORS}."
                 raise JournalError(f"{msg} {fix}")
-            peers = [peer for peer in _peers if peer._identity == identity]
-            if not peers:
-                self._repair_files()
+            peers = [peer for peer in _list_peers() if peer._identity == identity]
             known = list_descriptors(self.path)
-            open_file = open_to_read if self._read_only else open_to_write
-            self._opened = open_file(self.path, lambda uri: connect(uri, self.fork, self._busy_timeout_s))
-            self._connection = self._opened.connection
-            self._identity = get_identity(self.path)
-            if known is not None and self._opened.copy is None:
+            # Why: a repair opens and closes the files, which drops all POSIX locks of this process.
+            # Connections of other parts of the program have such locks, too.
+            if not peers and not known:
+                self._repair_files()
+            # Why now: no other thread may close the shared index while the file is being opened.
+            self._identity = identity
+            _peers.add(self)
+            try:
+                self._open_file()
+            except BaseException:
+                if self._connection is None:
+                    _peers.discard(self)
+                raise
+            if known is not None and self._opened is not None and self._opened.copy is None:
                 taken = {number for peer in peers if peer._files for number in peer._files.descriptors}
                 self._files = capture_files(self.path, known, taken, _released)
-            _peers.add(self)
         self.generation += 1
+        assert self._connection is not None
         self.journal = schema.read_journal_id(self._connection)
 
+    def _open_file(self) -> None:
+        """Open the file. Repeat it after an error that another process may have caused.
+
+        Why: a process that closes the journal as the last one removes two of its files.
+        """
+        open_file = open_to_read if self._read_only else open_to_write
+        deadline = time.monotonic() + _OPEN_RETRY_S
+        while True:
+            try:
+                self._opened = open_file(self.path, lambda uri: connect(uri, self.fork, self._busy_timeout_s))
+                break
+            except sqlite3.OperationalError as exc:
+                if not is_file_error(exc) or time.monotonic() >= deadline:
+                    raise
+            self.fork.check()
+            time.sleep(_OPEN_POLL_S)
+        self._connection = self._opened.connection
+        self._identity = get_identity(self.path)
+
     def _repair_files(self) -> None:
-        """Repair truncated files. No connection of this process is open."""
+        """Repair truncated files. This process has no descriptor of them."""
         if sys.platform == "win32":
             return
         if repair.repair_log(self.path):
@@ -523,6 +575,8 @@ class ManagedConnection:
         if problem is FileProblem.REPLACED:
             self._close_connection()
             return
+        if problem is FileProblem.DATABASE_TRUNCATED and self._becomes_complete():
+            return
         is_merged = False
         if connection is not None and problem in {FileProblem.LOG_REMOVED, FileProblem.DATABASE_TRUNCATED}:
             # The open write-ahead log may still have the content.
@@ -539,6 +593,24 @@ class ManagedConnection:
             self._rescue_database(is_complete=is_complete)
         if self._loss is None or not self._detect_replacement:
             report_internal_error("journal", f"{self.path}: {problem.value}. It is opened again.")
+
+    def _becomes_complete(self) -> bool:
+        """Wait briefly until another process has merged its log. Return True if nothing is missing.
+
+        Why: it writes the header of the journal first, and then the pages at its end.
+        """
+        assert self._connection is not None
+        assert self._files is not None
+        deadline = time.monotonic() + _GROWTH_S
+        while not self._files.is_database_complete():
+            if self._files.is_database_empty() or time.monotonic() >= deadline:
+                return False
+            self.fork.check()
+            time.sleep(_POLL_S)
+        with contextlib.suppress(sqlite3.Error):
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            return bool(found == ("ok",))
+        return False
 
     def _rescue_database(self, *, is_complete: bool) -> None:
         """Set a truncated journal aside unless its write-ahead log has restored it."""
@@ -562,7 +634,7 @@ class ManagedConnection:
         Why: a new connection would share their index and locks.
         """
         identity = get_identity(self.path)
-        peers = [peer for peer in list(_peers) if peer is not self and peer._identity == identity]
+        peers = [peer for peer in _list_peers() if peer is not self and peer._identity == identity]
         if any(peer._has_problem_while_idle() for peer in peers):
             self._identity = identity
             self._abandon()
@@ -586,7 +658,7 @@ class ManagedConnection:
         """
         with contextlib.ExitStack() as stack:
             peers = [self]
-            for peer in list(_peers):
+            for peer in _list_peers():
                 if peer is self or peer._identity != self._identity:
                     continue
                 if not peer.is_held_by_fork:
@@ -680,7 +752,7 @@ class ManagedConnection:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
             if self._files is not None:
-                _released.update(self._files.descriptors)
+                _released.update(self._files.list_open_databases())
             self._reset()
             return
         try:
