@@ -286,13 +286,6 @@ _peers: Final[weakref.WeakSet[ManagedConnection]] = weakref.WeakSet()
 """Connections of this process that are open or just being opened."""
 
 
-_released: Final[set[int]] = set()
-"""Descriptors of closed connections. SQLite may use them again.
-
-It keeps them open while another connection of the process has a lock on the journal.
-"""
-
-
 _unusable: Final[set[Identity]] = set()
 """Journals whose descriptors could not be released. Opening them again would be unsafe."""
 
@@ -508,8 +501,7 @@ class ManagedConnection:
                     _peers.discard(self)
                 raise
             if known is not None and self._opened is not None and self._opened.copy is None:
-                taken = {number for peer in peers if peer._files for number in peer._files.descriptors}
-                self._files = capture_files(self.path, known, taken, _released)
+                self._files = capture_files(self.path, known, self._list_taken_descriptors())
         self.generation += 1
         assert self._connection is not None
         self.journal = schema.read_journal_id(self._connection)
@@ -566,8 +558,24 @@ class ManagedConnection:
         if signature is not None and read_signature(self.path) != signature:
             return FileProblem.REPLACED
         if self._files is not None:
-            return self._files.find_problem()
+            problem = self._files.find_problem()
+            if problem is FileProblem.DESCRIPTORS and self._adopt_descriptors():
+                problem = self._files.find_problem()
+            return problem
         return None if get_identity(self.path) == self._identity else FileProblem.REPLACED
+
+    def _adopt_descriptors(self) -> bool:
+        """Return False if descriptors of the connection were closed.
+
+        Why: if another part of the program opens the journal at the same moment, its descriptors
+        may have been taken for those of this connection.
+        """
+        return self._files is not None and self._files.adopt_descriptors(self._list_taken_descriptors())
+
+    def _list_taken_descriptors(self) -> set[int]:
+        """Return the descriptors that certainly belong to other connections of this process."""
+        files = [peer._files for peer in _list_peers() if peer is not self]
+        return {number for found in files if found is not None for number in found.certain_descriptors}
 
     def _handle_problem(self, problem: FileProblem) -> None:
         """Close the connection so that it can be opened again. Restore files if possible."""
@@ -682,7 +690,11 @@ class ManagedConnection:
                 peer._reset()
 
     def _check_descriptors(self) -> None:
-        if self._files is not None and not self._files.has_own_descriptors():
+        if (
+            self._files is not None
+            and not self._files.has_own_descriptors()
+            and not self._adopt_descriptors()
+        ):
             self._abandon()
             msg = f"{self.path}: {_DESCRIPTORS}. The changes are written again."
             raise JournalError(msg)
@@ -749,10 +761,10 @@ class ManagedConnection:
             return
         problem = self._find_problem()
         if problem is None or (problem is FileProblem.REPLACED and not self._has_new_log()):
+            # Why first: SQLite may give the descriptors to a connection that is just being opened.
+            self._files = None
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-            if self._files is not None:
-                _released.update(self._files.list_open_databases())
             self._reset()
             return
         try:

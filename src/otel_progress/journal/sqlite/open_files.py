@@ -172,9 +172,32 @@ class OpenFiles:
         """Return False if a descriptor was closed, or is used for another file now."""
         return self._read_states() is not None
 
-    def list_open_databases(self) -> set[int]:
-        """Return the descriptors of the database that are open."""
-        return set(_read_own_states(self.database))
+    @property
+    def certain_descriptors(self) -> set[int]:
+        """Descriptors that certainly belong to this connection."""
+        groups = (self.database, self.log)
+        return {number for group in groups if len(group) == 1 for number in group}
+
+    def adopt_descriptors(self, taken: Set[int]) -> bool:
+        """Replace closed descriptors by other ones of the same file, except those in ``taken``.
+
+        Return False if a file has no descriptor left, so that those of the connection are closed.
+        """
+        found = list_descriptors(self.path)
+        if found is None:
+            return False
+        for group in (self.database, self.log, self.index):
+            if not group or _read_own_states(group):
+                continue
+            files = set(group.values())
+            other = {number: file for number, (_, file) in found.items() if file in files}
+            if group is not self.index:
+                other = {number: file for number, file in other.items() if number not in taken}
+            if not other:
+                return False
+            group.clear()
+            group.update(other)
+        return True
 
     def _read_states(self) -> dict[int, os.stat_result] | None:
         """Return the states of all descriptors, or None if all of one file are closed."""
@@ -318,17 +341,14 @@ def _list_numbers() -> list[int] | None:
     return None
 
 
-def capture_files(
-    path: Path, before: Iterable[int], taken: Iterable[int], released: Iterable[int]
-) -> OpenFiles | None:
+def capture_files(path: Path, before: Iterable[int], taken: Iterable[int]) -> OpenFiles | None:
     """Return the descriptors of a connection that was just opened.
 
-    ``before`` are the descriptors of the journal before it was opened, ``taken`` those of other
-    connections, and ``released`` those of closed connections, which SQLite may use again. Return
-    None if the system has no list of descriptors.
+    ``before`` are the descriptors of the journal before it was opened, and ``taken`` those of other
+    connections. Return None if the system has no list of descriptors.
 
-    Another part of the program may open or close the same files at the same time. Then the
-    descriptors of one file include its descriptors, too.
+    The result may include descriptors of other parts of the program if they use the journal, too.
+    SQLite also keeps descriptors of closed connections, and may use them again for the database.
     """
     found, identity = list_descriptors(path), get_identity(path)
     if found is None or identity is None:
@@ -337,16 +357,19 @@ def capture_files(
     for number, (suffix, file) in found.items():
         by_suffix[suffix][number] = file
     database, log, index = by_suffix.values()
-    earlier, other = set(before), set(taken) & set(before)
+    other, earlier = set(taken), set(before)
+    own_database, own_log = database.keys() - other, log.keys() - other
     new_database, new_log = database.keys() - earlier, log.keys() - earlier
-    own_database = new_database | ((database.keys() & set(released)) - other)
-    if len(new_database) > 1 or len(new_log) > 1:
-        own_database, new_log = set(), set()
+    if len(new_log) == 1:
+        own_log = new_log
+        # Each connection has one descriptor of both files, unless SQLite keeps one to use it again.
+        if len(new_database) == 1 and len(database) == len(log):
+            own_database = new_database
     files = OpenFiles(
         path,
         identity,
-        _select_descriptors(database, own_database or database.keys() - other),
-        _select_descriptors(log, new_log or log.keys() - other),
+        _select_descriptors(database, own_database),
+        _select_descriptors(log, own_log),
         index,  # Connections share the index.
     )
     with suppress(OSError):
