@@ -145,7 +145,7 @@ class ExportMonitor(Generic[T]):
                 _logger.debug("The exporter of %s could not be closed: %s", self._name, exc)
 
     def report_unsent(self) -> None:
-        """Report that records were still waiting when the exporter was closed. They are lost.
+        """Report that waiting records were lost when the exporter was closed.
 
         Why: on a busy machine, the thread of the SDK may not start an export within the budget.
         """
@@ -205,7 +205,7 @@ class ExportMonitor(Generic[T]):
 
 
 def report_unsent_records(processor: Any, monitor: ExportMonitor[Any]) -> None:
-    """Report records that a batch processor of the SDK has in its queue after its shutdown."""
+    """Report records in the queue of a batch processor after its shutdown."""
     queue = getattr(processor, "_queue", ())
     if queue:
         queue.clear()  # so that a second shutdown does not report them again

@@ -103,7 +103,7 @@ print("done", flush=True)
 
 @pytest.mark.process
 def test_journal_opened_and_closed_by_many_has_no_error_and_loses_no_end(path: Path) -> None:
-    """One process after another is killed at any moment. No process sees a damaged journal."""
+    """One process after another is killed. No process sees a damaged journal."""
     with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
         journal.write(make_change_set(snapshot()))
     stored = []

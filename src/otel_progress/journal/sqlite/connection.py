@@ -291,7 +291,7 @@ _unusable: Final[set[Identity]] = set()
 
 
 def _list_peers() -> list[ManagedConnection]:
-    """Return the connections of this process that are open or just being opened."""
+    """Return the open connections of this process, and those being opened."""
     while True:
         try:
             return list(_peers)
@@ -573,7 +573,7 @@ class ManagedConnection:
         return self._files is not None and self._files.adopt_descriptors(self._list_taken_descriptors())
 
     def _list_taken_descriptors(self) -> set[int]:
-        """Return the descriptors that certainly belong to other connections of this process."""
+        """Return the descriptors that certainly belong to other connections."""
         files = [peer._files for peer in _list_peers() if peer is not self]
         return {number for found in files if found is not None for number in found.certain_descriptors}
 
@@ -603,7 +603,9 @@ class ManagedConnection:
             report_internal_error("journal", f"{self.path}: {problem.value}. It is opened again.")
 
     def _becomes_complete(self) -> bool:
-        """Wait briefly until another process has merged its log. Return True if nothing is missing.
+        """Wait briefly until another process has merged its log.
+
+        Return True if nothing is missing.
 
         Why: it writes the header of the journal first, and then the pages at its end.
         """

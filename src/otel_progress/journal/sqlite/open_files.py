@@ -179,9 +179,9 @@ class OpenFiles:
         return {number for group in groups if len(group) == 1 for number in group}
 
     def adopt_descriptors(self, taken: Set[int]) -> bool:
-        """Replace closed descriptors by other ones of the same file, except those in ``taken``.
+        """Replace closed descriptors by other ones of the same file.
 
-        Return False if a file has no descriptor left, so that those of the connection are closed.
+        Those in ``taken`` belong to other connections. Return False if a file has no descriptor left, so that those of the connection are closed.
         """
         found = list_descriptors(self.path)
         if found is None:
@@ -252,9 +252,9 @@ def is_log_truncated(log: int, index: int) -> bool:
 
 
 def is_log_merged(index: int) -> bool:
-    """Return True if the index says that the database has the whole content of the log.
+    """Return True if the database has the whole content of the log.
 
-    ``index`` is a descriptor.
+    The index has the number of merged frames. ``index`` is a descriptor.
     """
     try:
         header = os.pread(index, _INDEX_BYTES, 0)
