@@ -181,7 +181,8 @@ class OpenFiles:
     def adopt_descriptors(self, taken: Set[int]) -> bool:
         """Replace closed descriptors by other ones of the same file.
 
-        Those in ``taken`` belong to other connections. Return False if a file has no descriptor left, so that those of the connection are closed.
+        Those in ``taken`` belong to other connections. Return False if a file has no descriptor
+        left, so that those of the connection are closed.
         """
         found = list_descriptors(self.path)
         if found is None:
