@@ -20,7 +20,7 @@ from otel_progress.journal.sqlite import connection, repair
 from otel_progress.journal.sqlite.open_files import list_descriptors
 from otel_progress.journal.sqlite.opening import Connect, OpenedFile, open_to_write
 from tests.support.factories import WALL, make_change_set, snapshot
-from tests.support.journal_processes import PATIENT, run
+from tests.support.journal_processes import PATIENT, read_line, run, running
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/proc/self/fd"),  # noqa: PTH112
@@ -439,6 +439,36 @@ def test_journal_that_grows_while_it_is_used_is_not_set_aside(
     journal.write(make_change_set(snapshot(sequence=3)))
     assert _read_sequence(journal) == 3
     assert internal_error_counts == errors
+    assert not path.with_name("progress.db.damaged").exists()
+
+
+_HOLD_MERGE_LOCK = """
+import fcntl, sys
+file = open(sys.argv[1] + "-shm", "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 121)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.process
+def test_incomplete_journal_is_not_set_aside_while_another_process_merges(
+    path: Path, journal: SqliteJournal
+) -> None:
+    """On a slow disk that takes longer than the time to wait."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    journal.write(make_change_set(snapshot(sequence=2)))
+    content = path.read_bytes()
+    with running(_HOLD_MERGE_LOCK, path) as process:
+        assert read_line(process) == "locked"
+        os.truncate(path, len(content) - 8192)
+        with pytest.raises(JournalError, match="merges its write-ahead log") as caught:
+            journal.write(make_change_set(snapshot(sequence=3)))
+        assert caught.value.is_temporary
+        path.write_bytes(content)
+    journal.write(make_change_set(snapshot(sequence=4)))
+    assert _read_sequence(journal) == 4
     assert not path.with_name("progress.db.damaged").exists()
 
 

@@ -585,12 +585,18 @@ class ManagedConnection:
             return
         if problem is FileProblem.DATABASE_TRUNCATED and self._becomes_complete():
             return
-        is_merged = False
+        is_merged = is_merging = False
         if connection is not None and problem in {FileProblem.LOG_REMOVED, FileProblem.DATABASE_TRUNCATED}:
             # The open write-ahead log may still have the content.
             with contextlib.suppress(sqlite3.Error):
                 (found,) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 is_merged = found[0] == 0 and found[1] == found[2]
+                is_merging = found[0] != 0
+        if is_merging and problem is FileProblem.DATABASE_TRUNCATED and not self._is_empty():
+            msg = f"{self.path} is incomplete while another process merges its write-ahead log."
+            merging = JournalError(f"{msg} It is tried again by itself.")
+            merging.is_temporary = True
+            raise merging
         is_complete = self._files is not None and self._files.is_database_complete()
         self._abandon()
         if problem is FileProblem.LOG_TRUNCATED:
@@ -613,7 +619,7 @@ class ManagedConnection:
         assert self._files is not None
         deadline = time.monotonic() + _GROWTH_S
         while not self._files.is_database_complete():
-            if self._files.is_database_empty() or time.monotonic() >= deadline:
+            if self._is_empty() or time.monotonic() >= deadline:
                 return False
             self.fork.check()
             time.sleep(_POLL_S)
@@ -621,6 +627,10 @@ class ManagedConnection:
             found = self._connection.execute("PRAGMA quick_check(1)").fetchone()
             return bool(found == ("ok",))
         return False
+
+    def _is_empty(self) -> bool:
+        """Return True if the journal has no content. SQLite never makes it empty."""
+        return self._files is not None and self._files.is_database_empty()
 
     def _rescue_database(self, *, is_complete: bool) -> None:
         """Set a truncated journal aside unless its write-ahead log has restored it."""
