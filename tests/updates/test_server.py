@@ -31,6 +31,7 @@ from otel_progress.updates.client import (
 from otel_progress.updates.levels import RemoteLevels
 from otel_progress.updates.requests import InvalidRequestError, parse_request
 from otel_progress.updates.server import UpdateServer
+from tests.support.forks import needs_fork, run_in_child
 
 TIMEOUT_S = 60.0
 
@@ -328,3 +329,10 @@ def test_any_request_is_valid_or_rejected(line: bytes) -> None:
         return
     else:
         assert request.action in ("update", "start", "end")
+
+
+@needs_fork
+def test_forked_child_leaves_the_server_of_its_parent(op: Level, server: UpdateServer) -> None:
+    assert run_in_child(server.close) == 0
+    send(server, increment=1)
+    assert op.snapshot().current == 1

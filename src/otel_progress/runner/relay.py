@@ -107,6 +107,8 @@ class InputRelay:
 
     def set_active(self, is_active: bool) -> None:
         """Start or stop copying. A process in the background must not read the keyboard."""
+        if is_active == self._is_active.is_set():
+            return
         if is_active:
             self._is_active.set()
         else:

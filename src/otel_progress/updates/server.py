@@ -47,6 +47,11 @@ CLOSE_S: Final = 2.0
 _BACKLOG: Final = 128
 
 
+_IDLE_ROUNDS: Final = 5
+_ROUND_S: Final = 0.05
+"""Rounds without a request, and their seconds, after which a closing server ends."""
+
+
 class _Connection:
     """One client: its buffer, and the level that ends with it."""
 
@@ -79,6 +84,7 @@ class UpdateServer:
         self._folder: Path | None = None
         self._token: bytes | None = None
         self._is_closing = False
+        self._pid = os.getpid()
         self._connections: dict[int, _Connection] = {}
         self._selector = selectors.DefaultSelector()
         self.address = ""
@@ -123,6 +129,9 @@ class UpdateServer:
 
     def close(self) -> None:
         """Apply the requests that have arrived, then close, within CLOSE_S seconds."""
+        if self._pid != os.getpid():
+            # Why: in a forked child it is the server of the parent.
+            return
         self._is_closing = True
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"x")
@@ -156,12 +165,11 @@ class UpdateServer:
         self._remove_folder()
         deadline = time.monotonic() + CLOSE_S
         idle_rounds = 0
-        while idle_rounds < 2 and time.monotonic() < deadline:
-            has_served = self._serve_once(0.0 if not self._has_partial_request() else 0.05)
-            idle_rounds = 0 if has_served or self._has_partial_request() else idle_rounds + 1
-
-    def _has_partial_request(self) -> bool:
-        return any(connection.buffer for connection in self._connections.values())
+        while idle_rounds < _IDLE_ROUNDS and time.monotonic() < deadline:
+            # Why: a client that has connected may be about to send its request.
+            is_expecting = any(connection.level is None for connection in self._connections.values())
+            has_served = self._serve_once(_ROUND_S if is_expecting else 0.0)
+            idle_rounds = 0 if has_served else idle_rounds + 1
 
     def _serve_once(self, timeout_s: float) -> bool:
         """Handle all sockets that are ready. Return False if there was none."""

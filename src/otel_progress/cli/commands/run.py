@@ -233,10 +233,10 @@ def _end_operation(level: Level, end: CommandEnd, recorder: OutputRecorder) -> N
     status, tail = end.status, recorder.tail
     interrupt = end.interrupted_by or _INTERRUPTS.get(status.code)
     level.update(exit_status=status.code)
-    if status.code == 0:
-        level.complete()
-    elif end.is_cancelled:
+    if end.is_cancelled:
         level.cancel(str(make_cancelled_error(level._node)))
+    elif status.code == 0:
+        level.complete()
     elif interrupt is not None:
         level.cancel(get_signal_name(interrupt))
     else:
