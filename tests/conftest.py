@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,6 +38,10 @@ for _name in (
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1,localhost,::1"]))
 
 
+LONG_MARKERS = ("process", "browser", "server", "stack", "docs")
+"""Markers of tests that start processes. Most of them need seconds."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Exclude the collected modules and tests from garbage collection."""
@@ -48,6 +54,14 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with marked tests first, so that no long file runs alone at the end."""
+    weights: Counter[Path] = Counter()
+    for item in items:
+        weights[item.path] += 1 + 100 * any(item.get_closest_marker(name) for name in LONG_MARKERS)
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture
