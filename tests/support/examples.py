@@ -11,5 +11,5 @@ _DEFAULT: Final = 100
 
 
 def scale_examples(count: int) -> int:
-    """Return ``count``, or its share in a profile with fewer examples (see ``conftest.py``)."""
+    """Return ``count``, or its share in a profile with fewer examples."""
     return max(5, count * settings().max_examples // _DEFAULT)
