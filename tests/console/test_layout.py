@@ -16,6 +16,7 @@ from otel_progress.console.plain import format_operation
 from otel_progress.model import Eta, Failure, LevelCounts, Status
 from otel_progress.operations import OperationSnapshot
 from tests.support.estimate_cases import WAITS
+from tests.support.examples import scale_examples
 from tests.support.factories import CLOCK, ended, operation, snapshot
 
 
@@ -243,7 +244,7 @@ def test_wide_characters_keep_columns_aligned() -> None:
     assert len({line.cell_len for line in lines}) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scale_examples(60), deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(1, 130), st.none() | st.floats(-1, 2))
 def test_tree_of_any_text_fits_any_width(name: str, message: str, width: int, ratio: float | None) -> None:
     levels = [snapshot("song:1", name=message, ratio=ratio, current=1)]

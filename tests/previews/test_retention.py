@@ -14,6 +14,7 @@ import otel_progress as progress
 from otel_progress.previews.retention import Bounds, PreviewRetention
 from otel_progress.records import Preview
 from otel_progress.testing import Recorder, recording
+from tests.support.examples import scale_examples
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
@@ -29,7 +30,7 @@ def make_preview(number: int, at: float, size: int = 10, digest: str = "") -> Pr
     return Preview(*origin, number, at, "preview", "image/png", size, digest, f"memory:/{digest}", 1, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scale_examples(60), deadline=None)
 @given(
     gaps=st.lists(st.floats(0.1, 100.0), min_size=1, max_size=80),
     sizes=st.lists(st.integers(1, 50), min_size=80, max_size=80),

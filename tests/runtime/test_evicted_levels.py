@@ -150,9 +150,10 @@ def test_evicted_levels_of_all_readers_are_exact(steps: list[tuple[str, int, obj
         work.root.complete()
 
 
-@pytest.mark.parametrize("leaf_count", [1, 400])
+@pytest.mark.parametrize("leaf_count", [1, 40])
 def test_tables_with_many_leaf_levels_stay(recorder: Recorder, leaf_count: int) -> None:
     """Leaf levels evict leaf levels only."""
+    recorder.runtime._store._state.tree._limits = Limits(levels=60)
     with progress.operation("migration", id="m", total=50) as op:
         for table_number in range(50):
             with op.level("table", table_number, total=leaf_count) as table:
@@ -165,6 +166,7 @@ def test_tables_with_many_leaf_levels_stay(recorder: Recorder, leaf_count: int) 
     evicted = found.count_evicted_levels()
     stored = sum(level.info.depth == 2 for level in found.levels)
     assert stored + sum(counts.completed for counts in evicted.values()) == 50 * leaf_count
+    assert stored <= 60
     assert found.root.ended_levels == LevelCounts(completed=50)
     assert "" not in evicted
 
@@ -220,17 +222,18 @@ def test_levels_of_an_older_operation_are_read_from_the_journal(tmp_path: Path) 
     # Why the real time: a journal deletes what ended long ago.
     clock = FakeClock(wall=time.time())
     with recording(store=f"sqlite:///{tmp_path}/p.db", clock=clock) as recorder:
+        recorder.runtime._store._state.limits = Limits(history_levels=500)
         for operation_number in range(30):
             with progress.operation("o", id=operation_number) as op:
-                for number in range(300):
+                for number in range(30):
                     op.level("x", number).start().complete()
             recorder.tick()
         assert recorder.runtime.force_flush(60.0)
         live = recorder.runtime._store.reader.get("0")
         assert live is not None
-        assert (len(live.levels), live.count_evicted_levels()) == (0, {"": LevelCounts(completed=300)})
+        assert (len(live.levels), live.count_evicted_levels()) == (0, {"": LevelCounts(completed=30)})
         found = recorder.operation("0")
-        assert (len(found.levels), found.count_evicted_levels()) == (300, {})
+        assert (len(found.levels), found.count_evicted_levels()) == (30, {})
 
 
 def test_levels_that_end_while_they_are_read_are_not_counted_as_evicted(lenient: Recorder) -> None:

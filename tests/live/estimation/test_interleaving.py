@@ -13,6 +13,7 @@ from otel_progress.live.node import Node, Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Instance, Outcome, Status
 from otel_progress.testing import FakeClock
+from tests.support.examples import scale_examples
 
 ACTIONS = (
     "advance",
@@ -157,7 +158,7 @@ def _make_spec(type_: str, total: int) -> Spec:
     return Spec(type_, None, None, total, None, 1, None, None, NO_METADATA)
 
 
-@settings(max_examples=300)
+@settings(max_examples=scale_examples(300))
 @given(
     st.lists(
         st.tuples(st.sampled_from(ACTIONS), st.lists(st.sampled_from(ACTIONS), max_size=3)),
