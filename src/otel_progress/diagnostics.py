@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from otel_progress.fork import fork_safe_lock, report_hook_errors
+from otel_progress.interrupts import is_interrupt
+from otel_progress.locking import CallerLock
 
 if TYPE_CHECKING:
     from otel_progress.semconv import InternalErrorPlace
@@ -20,7 +21,7 @@ internal_error_counts: Final[Counter[str]] = Counter()
 """Number of internal errors per place. See ``semconv.InternalErrorPlace``."""
 
 
-_lock: Final = fork_safe_lock()
+_lock: Final = CallerLock(fork_safe_lock())
 
 
 def report_internal_error(
@@ -30,19 +31,26 @@ def report_internal_error(
 
     The default of ``error`` is the exception that is being handled.
     """
-    with _lock:
-        internal_error_counts[place] += 1
-        first = internal_error_counts[place] == 1
-    if first:
+    is_first: list[bool] = []
+    _lock.run(_count, place, is_first)
+    if any(is_first):
         log_warning(
             "%s (further errors of this kind are only counted)", text, error=error or sys.exc_info()[1]
         )
 
 
+def _count(place: str, is_first: list[bool]) -> None:
+    internal_error_counts[place] += 1
+    is_first.append(internal_error_counts[place] == 1)
+
+
 def log_warning(text: str, *arguments: object, error: BaseException | None = None) -> None:
     """Log a warning. Exceptions of log handlers and filters are ignored."""
-    with suppress(Exception):
+    try:
         logger.warning(text, *arguments, exc_info=error)
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
 
 
 report_hook_errors(lambda error: report_internal_error("fork", "A fork hook failed.", error=error))

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from opentelemetry import context as context_api
 
+from otel_progress.errors import ProgressError
 from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
@@ -52,8 +53,8 @@ class OperationBatch:
         Call :meth:`close` after its last operation started.
         """
         if not self._started:
-            self._started = True
             self._declare()
+            self._started = True
         return self
 
     def close(self) -> None:
@@ -140,9 +141,19 @@ class OperationBatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        token, self._token = self._token, None
+        try:
+            self._leave()
+        except ProgressError:
+            raise
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        token = self._token
         if token is not None:
             detach_if_current(token, BATCH_KEY, self._id)
+            self._token = None
         self.close()
 
     async def __aenter__(self) -> OperationBatch:

@@ -22,9 +22,14 @@ _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Conte
 def get_current_level() -> LevelHandle | None:
     """Return the current level or its nearest running ancestor, or None."""
     level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY))
-    while level is not None and not level.recording:
+    while level is not None and not (level.recording and _is_entered(level)):
         level = level._parent
     return level
+
+
+def _is_entered(level: LevelHandle) -> bool:
+    """Return False if an exception interrupted the exit of the level's ``with`` block."""
+    return level._guard is None or level._guard() is not None
 
 
 def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
@@ -38,9 +43,13 @@ def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
     return spans.build_span_context(parent.span)
 
 
-def build_level_context(level: LevelHandle) -> context_api.Context:
-    """Return a copy of the current context with the level and its span."""
-    node, entries = level._node, {**context_api.get_current(), LEVEL_KEY: level}
+def build_level_context(
+    level: LevelHandle, current: context_api.Context | None = None
+) -> context_api.Context:
+    """Return a copy of ``current``, by default the current context, with the level and its span."""
+    if current is None:
+        current = context_api.get_current()
+    node, entries = level._node, {**current, LEVEL_KEY: level}
     if node.spec.batch is not None:
         # An operation is one unit of its batch.
         # Operations started inside it are not part of the batch.
@@ -54,10 +63,20 @@ def detach_if_current(token: object, key: str, value: object) -> None:
     """Detach ``token`` if ``value`` is still the current value of ``key``.
 
     Generators and threads leave their blocks in any order, and the garbage collector at any time.
-    The current context may then belong to other code and stays unchanged.
+    The current context may then belong to other code and stays unchanged. A level below ``value``
+    whose block was left is skipped, because an exception interrupted its exit.
     """
-    if context_api.get_current().get(key) is value:
+    current = context_api.get_current().get(key)
+    if current is value or (key == LEVEL_KEY and _is_left_below(cast(Any, current), value)):
         detach(token)
+
+
+def _is_left_below(level: LevelHandle | None, ancestor: object) -> bool:
+    while level is not None and level is not ancestor:
+        if level.recording and _is_entered(level):
+            return False
+        level = level._parent
+    return level is ancestor
 
 
 def detach(token: object) -> None:

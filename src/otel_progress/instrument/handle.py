@@ -7,8 +7,9 @@ from typing import Protocol, TypeVar
 
 from opentelemetry.trace import Span
 
+from otel_progress.instrument.arguments import LevelArguments
 from otel_progress.instrument.backend import RecordingBackend
-from otel_progress.live.node import Node
+from otel_progress.live.node import HandleReference, Node
 
 Self = TypeVar("Self", bound="LevelHandle")
 
@@ -16,9 +17,12 @@ Self = TypeVar("Self", bound="LevelHandle")
 class LevelHandle(Protocol):
     """Members of ``Level`` that starting, context, decorators and iteration use."""
 
+    _arguments: LevelArguments
     _node: Node
     _backend: RecordingBackend | None
+    _guard: HandleReference | None
     _parent: LevelHandle | None
+    _span: Span
 
     @property
     def recording(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import Span
 
-from otel_progress.errors import OperationCancelledError
+from otel_progress.errors import OperationCancelledError, ProgressError
 from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import (
     MAX_METADATA,
@@ -36,12 +36,14 @@ from otel_progress.instrument.iteration import get_length, iterate, iterate_asyn
 from otel_progress.instrument.lifecycle import (
     NOOP_NODE,
     UNSTARTED_NODE,
+    GuardedExit,
+    cancel_start,
     is_interruption,
     start_level,
     take_level_snapshot,
 )
 from otel_progress.instrument.rejections import Rejection, reject_excess
-from otel_progress.live.node import CounterMissing, Node, merge_metadata
+from otel_progress.live.node import CounterMissing, HandleReference, Node, merge_metadata
 from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import NO_METADATA, Eta, LevelSnapshot, Number, Outcome, Status
 from otel_progress.stages import StagesLike
@@ -76,7 +78,7 @@ class Level:
     ``strict`` it raises RejectedValueError or RejectedTypeError.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_backend", "_node", "_parent", "_span", "_token")
+    __slots__ = ("__weakref__", "_arguments", "_backend", "_guard", "_node", "_parent", "_span", "_token")
 
     def __init__(self, arguments: LevelArguments, parent: LevelHandle | None) -> None:
         self._arguments = arguments
@@ -85,6 +87,7 @@ class Level:
         self._node = UNSTARTED_NODE
         self._token: object = None
         self._span: Span = NOOP_NODE.span
+        self._guard: HandleReference | None = None
 
     # --- counting: the hot path ------------------------------------------------------------------
 
@@ -329,32 +332,54 @@ class Level:
         if self._node is UNSTARTED_NODE:
             if self._parent is None and self._arguments.kind != "operation":
                 self._parent = get_current_level()
-            self._node, self._backend = start_level(self._arguments, self._parent)
-            self._span = self._node.span
+            try:
+                start_level(self)
+                return self
+            except ProgressError:
+                raise
+            except BaseException as error:
+                cancel_start(self, error)
+                raise
         return self
 
     def complete(self) -> None:
         """End the level as completed."""
-        node = self._node
-        if node.status is Status.RUNNING and self._backend is not None:
-            self._backend.store.end_level(node, Status.COMPLETED)
-        else:
-            self._end(Status.COMPLETED)
+        try:
+            node = self._node
+            if node.status is Status.RUNNING and self._backend is not None:
+                self._backend.store.end_level(node, Status.COMPLETED)
+            else:
+                self._end(Status.COMPLETED)
+        except BaseException as error:
+            self._repeat_end(error, Status.COMPLETED)
+            raise
 
     def fail(self, error: ErrorLike) -> None:
         """End the level as failed. ``error`` is an exception, a text or a Failure."""
-        self._end(Status.FAILED, error)
+        try:
+            self._end(Status.FAILED, error)
+        except BaseException as interruption:
+            self._repeat_end(interruption, Status.FAILED, error)
+            raise
 
     def cancel(self, reason: str = "cancelled") -> None:
         """End the level as cancelled, with the reason as its message."""
-        self._end(Status.CANCELLED, message=reason)
+        try:
+            self._end(Status.CANCELLED, message=reason)
+        except BaseException as error:
+            self._repeat_end(error, Status.CANCELLED, message=reason)
+            raise
 
     def skip(self, reason: str = "skipped") -> None:
         """End the level as skipped because there was nothing to do.
 
         The reason is its message.
         """
-        self._end(Status.SKIPPED, message=reason)
+        try:
+            self._end(Status.SKIPPED, message=reason)
+        except BaseException as error:
+            self._repeat_end(error, Status.SKIPPED, message=reason)
+            raise
 
     def _end(self, status: Status, error: ErrorLike | None = None, message: str | None = None) -> None:
         node = self._get_running_node()
@@ -369,20 +394,68 @@ class Level:
             message=None if message is None else truncate(message),
         )
 
+    def _repeat_end(
+        self,
+        interruption: BaseException,
+        status: Status,
+        error: ErrorLike | None = None,
+        message: str | None = None,
+    ) -> None:
+        """End a running level after an exception interrupted its end."""
+        if not isinstance(interruption, ProgressError) and self.recording:
+            self._end(status, error, message)
+
     # --- with, async with, decorator -------------------------------------------------------------
 
     def __enter__(self) -> Level:
-        self.start()
-        if self._backend is not None and self._token is None:
-            self._token = context_api.attach(build_level_context(self))
-        return self
+        before = None
+        try:
+            self.start()
+            if self._backend is not None:
+                if self._token is None:
+                    before = context_api.get_current()
+                    self._token = context_api.attach(build_level_context(self, before))
+                guard = self._guard
+                if guard is not None and guard.node is not self._node:
+                    guard.node, self._node.handle = self._node, guard
+            return self
+        except ProgressError:
+            raise
+        except BaseException as error:
+            self._cancel_enter(before, error)
+            raise
+
+    def _cancel_enter(self, before: context_api.Context | None, error: BaseException) -> None:
+        """Undo the start of a block that an exception interrupted."""
+        token, self._token = self._token, None
+        if token is not None:
+            detach_if_current(token, LEVEL_KEY, self)
+        elif before is not None and context_api.get_current().get(LEVEL_KEY) is self:
+            context_api.attach(before)
+        cancel_start(self, error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        token, self._token = self._token, None
+        try:
+            self._leave(error)
+            self._guard = None
+        except ProgressError:
+            raise
+        except BaseException:
+            self._leave(error)
+            self._guard = None
+            raise
+
+    if not TYPE_CHECKING:
+        __exit__ = GuardedExit(__exit__)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Restore the context and end the level. Idempotent."""
+        token = self._token
         if token is not None:
             detach_if_current(token, LEVEL_KEY, self)
+            self._token = None
         if self._backend is None or self._node.status is not Status.RUNNING:
             return
         if error is None or (isinstance(error, SystemExit) and not error.code):
@@ -408,12 +481,6 @@ class Level:
         The function is plain, async, a generator function or an async generator function.
         """
         return decorate(function, partial(Level, self._arguments, self._parent))
-
-    def __del__(self) -> None:
-        node = getattr(self, "_node", None)
-        if node is not None and node.status is Status.RUNNING:
-            # Why: this thread may hold the store's lock, so the next tick closes the level.
-            node.orphaned = node.operation.orphaned = True
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -491,6 +558,8 @@ class Level:
         if node.status is not Status.RUNNING:
             if node is UNSTARTED_NODE:
                 node = self.start()._node
+            if node.status is Status.PENDING and self._backend is not None:
+                return node  # an interrupted call of this thread, or another thread, starts it
             if node.status is not Status.RUNNING:
                 if self._backend is not None:
                     text = f"Invalid change to {self._arguments.type}: expected a level that has not ended."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from itertools import repeat
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from otel_progress.diagnostics import report_internal_error
@@ -14,8 +15,10 @@ from otel_progress.instrument.arguments import LevelArguments, normalize_argumen
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter
-from otel_progress.live.node import Node, Operation, Spec
+from otel_progress.interrupts import is_interrupt
+from otel_progress.live.node import HandleReference, Node, Operation, Spec, add_orphan
 from otel_progress.live.snapshots import build_snapshot
+from otel_progress.locking import create_once
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status
 from otel_progress.stages import to_stage_name
 
@@ -42,51 +45,94 @@ NOOP_NODE: Final = _make_noop_node()
 """Node of every handle that records nothing."""
 
 
-def start_level(
-    arguments: LevelArguments, parent: LevelHandle | None
-) -> tuple[Node, RecordingBackend | None]:
-    """Start a level and its span. Raises only in strict mode.
+def start_level(level: LevelHandle) -> None:
+    """Start a level and its span, and store them in its handle. Raises only in strict mode.
 
-    Returns ``NOOP_NODE`` if nothing is configured or the level was rejected.
+    The handle gets ``NOOP_NODE`` if nothing is configured or the level was rejected. An exception
+    that interrupts the start is raised. The level has ended then, and its handle can start again.
     """
     backend = backend_slot.current
     if backend is None:
-        return NOOP_NODE, None
-    node: Node | None = None
+        level._node = NOOP_NODE
+        return
     try:
-        parent_node = None if parent is None else _get_started_node(parent)
-        if parent_node is NOOP_NODE:
-            return NOOP_NODE, None
-        node = _open_node(backend, arguments, parent_node)
-        if node is None:
-            return NOOP_NODE, None
-        if backend.strict:
-            node.ensure_counter()
-            node.count_one = StrictCounter(node, backend.reject).count_one
-        _start_span(backend, arguments, node, parent)
+        _start(backend, level)
     except ProgressError:
+        _reset(level)
         raise
-    except Exception:
-        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
-        return (NOOP_NODE, None) if node is None else (node, backend)
     except BaseException as error:
-        # KeyboardInterrupt: the caller never receives the handle, so close the level here.
-        if node is not None:
-            backend.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
-        raise
-    return node, backend
+        if is_interrupt(error):
+            cancel_start(level, error)
+            raise
+        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
+        if not level.recording:
+            _ignore(level)
+
+
+def cancel_start(level: LevelHandle, error: BaseException) -> None:
+    """End a level whose start was interrupted. Its handle can start again."""
+    node, backend = level._node, level._backend
+    if backend is not None and node is not UNSTARTED_NODE and node is not NOOP_NODE:
+        backend.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
+    _reset(level)
+
+
+def _reset(level: LevelHandle) -> None:
+    level._node = UNSTARTED_NODE
+    level._backend = None
+
+
+def _ignore(level: LevelHandle) -> None:
+    level._node = NOOP_NODE
+    level._backend = None
+
+
+def _start(backend: RecordingBackend, level: LevelHandle) -> None:
+    arguments, parent = level._arguments, level._parent
+    parent_node = None if parent is None else _get_started_node(parent)
+    if parent_node is NOOP_NODE:
+        level._node = NOOP_NODE
+        return
+    if arguments.kind == "stage":
+        opened = _open_stage(backend, arguments, parent_node)
+        if opened is None:
+            level._node = NOOP_NODE
+            return
+        node = opened
+        level._backend, level._node = backend, node
+        _watch_handle(level, node)
+    else:
+        spec = normalize_arguments(backend, arguments, parent_node)
+        new_node = backend.store.create_node(parent_node, spec)
+        level._backend = backend
+        # Why: a signal handler or another thread may start the same handle at the same time.
+        node = create_once(level, "_node", lambda: new_node, UNSTARTED_NODE)
+        if node is new_node:
+            _watch_handle(level, node)
+        if backend.store.start_level(parent_node, spec, node) is None:
+            _ignore(level)
+            return
+        if node is not new_node:
+            return
+    if backend.strict:
+        node.ensure_counter()
+        node.count_one = StrictCounter(node, backend.reject).count_one
+    _start_span(backend, arguments, node, parent)
+    level._span = node.span
+
+
+def _watch_handle(level: LevelHandle, node: Node) -> None:
+    """End the level when its handle, or the exit of its ``with`` block, is collected."""
+    reference = level._guard
+    if reference is None or reference() is None:
+        reference = HandleReference(level, add_orphan)
+    reference.node = node
+    node.handle = reference
 
 
 def _get_started_node(level: LevelHandle) -> Node:
     node = level._node
     return level.start()._node if node is UNSTARTED_NODE else node
-
-
-def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
-    """Add a node to the live store. Returns None if the level was rejected."""
-    if arguments.kind == "stage":
-        return _open_stage(backend, arguments, parent)
-    return backend.store.start_level(parent, normalize_arguments(backend, arguments, parent))
 
 
 def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
@@ -127,3 +173,27 @@ def is_interruption(error: BaseException) -> bool:
     # Why sys.modules: importing asyncio takes longer than importing this package.
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+class GuardedExit:
+    """Descriptor of ``__exit__`` that notices when a ``with`` block is left without it.
+
+    A signal handler may raise at the first bytecode of ``__exit__``, where no ``try`` can catch it.
+    The bound method of a ``with`` statement has no other reference. So it is collected when the
+    statement ends, and its level is ended by the next tick or query.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+
+    def __get__(self, level: LevelHandle | None, owner: type | None = None) -> Callable[..., None]:
+        if level is None:
+            return self._function
+        method = MethodType(self._function, level)
+        if backend_slot.current is not None and (level._guard is None or level._guard() is None):
+            guard = HandleReference(method, add_orphan)
+            guard.node = None
+            level._guard = guard
+        return method

@@ -7,7 +7,6 @@ In strict mode it raises.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import dirname, sep
@@ -51,8 +50,7 @@ class CallSiteWarnings:
     """
 
     max_call_sites: int = MAX_CALL_SITES
-    _logged: set[tuple[str, int, str]] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _logged: dict[tuple[str, int, str], object] = field(default_factory=dict)
 
     def warn_once(self, reason: str, text: str) -> None:
         """Log a rejected value unless its call site and reason were logged before.
@@ -61,10 +59,14 @@ class CallSiteWarnings:
         """
         file_name, line = _find_call_site()
         key = (file_name, line, reason)
-        with self._lock:
-            if key in self._logged or len(self._logged) >= self.max_call_sites:
-                return
-            self._logged.add(key)
+        mark = object()
+        # Why without a lock: the insertion is one call of a C function, so one caller is first.
+        if (
+            key in self._logged
+            or len(self._logged) >= self.max_call_sites
+            or self._logged.setdefault(key, mark) is not mark
+        ):
+            return
         log_warning("%s (%s:%d; further invalid values there are only counted)", text, file_name, line)
 
 

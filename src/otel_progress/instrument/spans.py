@@ -17,6 +17,7 @@ from opentelemetry.util.types import AttributeValue
 from otel_progress import redaction, semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.backend import span_start_guard
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
@@ -57,14 +58,18 @@ _RECORDED_AT: Final = "__otel_progress_recorded_at__"
 
 def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
     """Start the span of a level. Returns INVALID_SPAN if the tracer fails."""
+    # Why the earlier value: a signal handler may start a level while a span is being started.
+    was_starting = getattr(span_start_guard, "starting", False)
     span_start_guard.starting = True
     try:
         return tracer(scope).start_span(node.spec.type, context, attributes=build_identity_attributes(node))
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
     finally:
-        span_start_guard.starting = False
+        span_start_guard.starting = was_starting
 
 
 def build_identity_attributes(node: Node) -> dict[str, AttributeValue]:
@@ -137,17 +142,23 @@ def finish_span(node: Node) -> None:
     span = node.span
     if span is INVALID_SPAN:
         return
-    node.span = INVALID_SPAN
     try:
         if not span.is_recording():  # not sampled, or ended by other code
+            node.span = INVALID_SPAN
             return
         _write_final_attributes(span, node)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "Writing the final values of a span failed.")
     try:
         span.end()
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "A span processor failed at the end of a span.")
+    # Why last: an end that an exception interrupts is repeated.
+    node.span = INVALID_SPAN
 
 
 def _write_final_attributes(span: Span, node: Node) -> None:
@@ -181,7 +192,9 @@ def record_exception(node: Node, error: BaseException) -> None:
         if run != node.operation.run or not is_below:
             error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
             node.span.record_exception(error, _redact_exception(error))
-    except Exception:
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
         report_internal_error("span", "Recording an exception on a span failed.")
 
 
@@ -249,7 +262,9 @@ def add_event(
     node.span_events += 1
     try:
         node.span.add_event(name, attributes)
-    except Exception:
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
         report_internal_error("span", "Adding an event to a span failed.")
 
 

@@ -32,13 +32,14 @@ class ChangeCollector:
         """Return what changed since the last call."""
         state = self._state
         state.end_orphans()
+        state.end_interrupted()
         clock, now = state.clock(), state.now()
         state.estimates.refresh_opaque(clock)
         changed = self._update_changed(clock, now)
         with state.lock:
             ended = self._take_ended_locked(clock, now)
             evicted, state.tree.evicted = state.tree.evicted, []
-            items, state.tree.items = state.tree.items, {}
+            counts, state.tree.items = state.tree.items, {}
             events = state.events.drain_locked()
             trajectories = state.estimates.trajectories.drain_locked()
             logs = state.logs.drain_locked()
@@ -59,7 +60,7 @@ class ChangeCollector:
             snapshots=snapshots,
             events=events,
             evicted=evicted,
-            items=items,
+            items={label: count.units for label, count in counts.items()},
             logs=logs,
             sample=sample,
             resources=resources,

@@ -26,6 +26,11 @@ class Interruptions:
     def start_pause(self, operation: Operation, reason: str | None) -> str | None:
         """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
         root = operation.root
+        if self._state.is_interrupting():
+            if root is None or root.status is not Status.RUNNING:
+                return None
+            self._state.guard.defer(self.start_pause, operation, reason)
+            return root.message
         with self._state.lock:
             if root is None or root.status is not Status.RUNNING:
                 return None
@@ -46,6 +51,9 @@ class Interruptions:
 
         The outermost end resumes the operation.
         """
+        if self._state.is_interrupting():
+            self._state.guard.defer(self.end_pause, operation, reason, before)
+            return
         root, pauses = operation.root, operation.pauses
         with self._state.lock:
             if root is None or pauses is None or root.status is not Status.RUNNING:
@@ -82,6 +90,9 @@ class Interruptions:
         ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step
         only. A step within an opaque step changes nothing.
         """
+        if self._state.is_interrupting():
+            self._state.guard.defer(self._start_deferred_opaque, node, expected, is_whole_level)
+            return node.status is Status.RUNNING
         # Why here: no thread may import it while it holds the lock.
         with defer_fork():
             import otel_progress.eta  # noqa: F401
@@ -99,8 +110,14 @@ class Interruptions:
             node.dirty = True
         return True
 
+    def _start_deferred_opaque(self, node: Node, expected: float | None, is_whole_level: bool) -> None:
+        self.start_opaque(node, expected, is_whole_level=is_whole_level)
+
     def end_opaque(self, node: Node) -> None:
         """Remove the mark of an opaque step. The level then has measured figures only."""
+        if self._state.is_interrupting():
+            self._state.guard.defer(self.end_opaque, node)
+            return
         with self._state.lock:
             extras = node.extras
             if extras is None or extras.opaque is None:
@@ -118,6 +135,9 @@ class Interruptions:
         The curves of the level and its parents restart here.
         """
         state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.resume_from, node, current)
+            return
         with state.lock:
             if node.status is not Status.RUNNING:
                 return

@@ -7,15 +7,16 @@ path, so most objects are created when they are first needed.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from otel_progress.fork import fork_safe_lock
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
+from otel_progress.locking import create_once
 from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Status
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.resource_usage import UsageAccumulator
     from otel_progress.records import ResourceUse, Trajectory, TrajectoryKey
-
-
-_creating: Final = fork_safe_lock()
 
 
 # Why no "Error" in the name: it is a signal to the handle, and no caller receives it.
@@ -58,6 +56,26 @@ class Spec(NamedTuple):
     metadata: Mapping[str, MetadataValue]
     batch: str | None = None
     eta_key: str | None = None
+
+
+class HandleReference(weakref.ref[Any]):
+    """Weak reference to the handle of a level, or to the exit of its ``with`` block.
+
+    Its callback is a C function. A signal handler cannot interrupt it, so no exception is lost as
+    in ``__del__``.
+    """
+
+    __slots__ = ("node",)
+
+    node: Node | None
+
+
+orphans: Final[deque[HandleReference]] = deque()
+"""References whose handles were collected. The next tick or query ends their levels."""
+
+
+add_orphan: Final = orphans.append
+"""Callback of every :class:`HandleReference`."""
 
 
 class EndedLevels:
@@ -95,7 +113,6 @@ class Operation:
         "instance",
         "next_log",
         "next_number",
-        "orphaned",
         "overdue_after",
         "pauses",
         "previews",
@@ -122,8 +139,6 @@ class Operation:
         self.root: Node | None = None
         self.start_delivered = False
         """True when the callbacks have received its start. They receive updates only after it."""
-        self.orphaned = False
-        """True when a handle of its nodes was garbage-collected since the last check."""
         self.sequence = 0
         self.next_number: Callable[[], int] = count(1).__next__
         """Returns the number of the next event. A C function, so threads need no lock for it."""
@@ -196,8 +211,10 @@ class Children:
         """Nodes by path segment."""
         self.running = 0
         self.created = 0
-        self.auto_ids: dict[str, int] = {}
-        """Last number that was used as an id, by type."""
+        self.auto_ids: dict[str, Callable[[], int]] = {}
+        """Functions that return the next number for an id, by type. C functions, so that no lock is
+        needed.
+        """
         self.done_weight: Number = 0
         """Weight of the completed, failed and skipped levels."""
         self.failed = 0
@@ -212,6 +229,19 @@ class Children:
         """Declared stages. None when no stages were declared."""
         self.stage: Node | None = None
         """The current stage."""
+
+
+def _create_counter() -> GilCounter | LockCounter:
+    return Counter()
+
+
+class UnitCount:
+    """Units of one label that no change set has reported."""
+
+    __slots__ = ("units",)
+
+    def __init__(self) -> None:
+        self.units: Number = 0
 
 
 class LevelExtras:
@@ -240,6 +270,9 @@ class Node:
         "children",
         "count_one",
         "counted_completed",
+        "counted_failed",
+        "counted_skipped",
+        "counted_status",
         "counter",
         "current",
         "declared",
@@ -253,6 +286,7 @@ class Node:
         "evicted",
         "extras",
         "failed",
+        "handle",
         "has_advanced",
         "id",
         "info",
@@ -265,7 +299,6 @@ class Node:
         "observed_clock",
         "operation",
         "order",
-        "orphaned",
         "parent",
         "path",
         "path_segment",
@@ -309,6 +342,12 @@ class Node:
     current: Number
     counted_completed: Number
     """Completed units that the metrics include."""
+    counted_failed: int
+    counted_skipped: int
+    counted_status: Status
+    """Status under which the parent's counts include the level. Pending while they do not."""
+    handle: HandleReference | None
+    """Weak reference to the handle of a running level. None for the level of a plain span."""
     ratio: float | None
     reported_ratio: float | None
     """Ratio of this node in its parent's ``partial_weight``."""
@@ -328,20 +367,21 @@ class Node:
         self.id = id_
         self.name = spec.name if spec.name is not None else id_
         self.spec = spec
-        self.status = Status.PENDING
+        self.status = self.counted_status = Status.PENDING
         self.total = spec.total
         self.metadata = spec.metadata
         self.count_one = raise_counter_missing
         self.span: Span = INVALID_SPAN
         self.attempt = 1
         self.dirty = True
-        self.declared = self.tracked = self.orphaned = self.evicted = False
+        self.declared = self.tracked = self.evicted = False
         self.has_advanced = self.estimated = False
         self.order = self.span_events = self.quarter = 0
         self.failed = self.skipped = self.sequence = self.sent_sequence = 0
         self.last_count = self.current = self.counted_completed = 0
+        self.counted_failed = self.counted_skipped = 0
         self.observed_at = self.observed_clock = self.longest_gap = 0.0
-        self.children = self.counter = self.extras = self.estimation = None
+        self.children = self.counter = self.extras = self.estimation = self.handle = None
         self.message = self.error = self.trace = self.info = self.snapshot = None
         self.ratio = self.reported_ratio = self.duration = None
         self.started_at = self.started_clock = self.advanced_at = self.advanced_clock = self.ended_at = None
@@ -353,41 +393,26 @@ class Node:
 
     def ensure_extras(self) -> LevelExtras:
         """Return the node's extras. Create them at the first call."""
-        extras = self.extras
-        if extras is None:
-            with _creating:
-                extras = self.extras
-                if extras is None:
-                    extras = self.extras = LevelExtras()
-        return extras
+        return self.extras or create_once(self, "extras", LevelExtras)
 
     def ensure_counter(self) -> GilCounter | LockCounter:
         """Return the node's counter. Create it at the first call."""
         counter = self.counter
         if counter is None:
-            with _creating:
-                counter = self.counter
-                if counter is None:
-                    counter = self.counter = Counter()
-                    if self.count_one is raise_counter_missing:
-                        self.count_one = counter.count_one
+            counter = create_once(self, "counter", _create_counter)
+            if self.count_one is raise_counter_missing:
+                self.count_one = counter.count_one
         return counter
 
     def fail_one(self) -> None:
         """Count one failed unit. Its completion is counted separately."""
         extras = self.ensure_extras()
-        if extras.failures is None:
-            with _creating:
-                extras.failures = extras.failures or Counter()
-        extras.failures.count_one()
+        (extras.failures or create_once(extras, "failures", _create_counter)).count_one()
 
     def skip_one(self) -> None:
         """Count one skipped unit. Its completion is counted separately."""
         extras = self.ensure_extras()
-        if extras.skips is None:
-            with _creating:
-                extras.skips = extras.skips or Counter()
-        extras.skips.count_one()
+        (extras.skips or create_once(extras, "skips", _create_counter)).count_one()
 
 
 def merge_metadata(

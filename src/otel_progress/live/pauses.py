@@ -5,9 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
+from otel_progress.locking import store_together
+
 MAX_PAUSES: Final = 1_000
 """Pauses of an operation in memory. Beyond it, the two oldest become one of the same total length.
 """
+
+
+_FIELDS: Final = ("_starts", "_ends", "_sums", "since", "_depth")
 
 
 class Pauses:
@@ -59,15 +64,16 @@ class Pauses:
 
         Return its seconds, or 0 without a pause.
         """
-        since, self.since, self._depth = self.since, None, 0
+        since = self.since
         if since is None or clock <= since:
+            self.since, self._depth = None, 0
             return 0.0
-        self._starts.append(since)
-        self._ends.append(clock)
-        self._sums.append((self._sums[-1] if self._sums else 0.0) + clock - since)
-        if len(self._starts) > self._max_pauses:
-            self._starts[:2] = [self._ends[1] - self._sums[1]]
-            del self._ends[0], self._sums[0]
+        sums = [*self._sums, (self._sums[-1] if self._sums else 0.0) + clock - since]
+        starts, ends = [*self._starts, since], [*self._ends, clock]
+        if len(starts) > self._max_pauses:
+            starts[:2] = [ends[1] - sums[1]]
+            del ends[0], sums[0]
+        store_together((self,) * 5, _FIELDS, (starts, ends, sums, None, 0))
         return clock - since
 
     @property

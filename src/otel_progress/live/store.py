@@ -20,8 +20,8 @@ from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
 from otel_progress.live.state import StoreState
-from otel_progress.live.tree import Limits, OpenRejected
-from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, Status
+from otel_progress.live.tree import Limits
+from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import (
     LogRecord,
@@ -61,8 +61,6 @@ class LiveStore:
         self.now = now
         self.limits = limits or Limits()
         self._listener: StoreListener = listener or NullListener()
-        self.notify_change: Callable[[], None] = self._listener.on_change
-        """The listener's method, bound once because every start of a level calls it."""
         self._state = StoreState(
             instance,
             clock=clock,
@@ -73,6 +71,7 @@ class LiveStore:
             has_trajectory_store=has_trajectory_store,
             listener=self._listener,
         )
+        self.notify_change = self._state.notify_change
         self.end_level = self._state.end_level
         """Ends a level, see ``StoreState.end_level``. Bound once because every end of a level calls
         it.
@@ -93,6 +92,7 @@ class LiveStore:
         state = self._state
         return (
             not state.tree.active
+            and not state.guard
             and not state.tree.closed
             and not state.events
             and not state.logs
@@ -110,49 +110,21 @@ class LiveStore:
 
     # --- levels ----------------------------------------------------------------------------------
 
-    def start_level(self, parent: Node | None, spec: Spec) -> Node | None:
+    def create_node(self, parent: Node | None, spec: Spec) -> Node:
+        """Return a pending node for :meth:`start_level`, without a lock."""
+        return self._state.tree.create_node(parent, spec)
+
+    def start_level(self, parent: Node | None, spec: Spec, node: Node | None = None) -> Node | None:
         """Start a level below ``parent``, or an operation without a parent.
 
-        Return None when it was rejected.
+        ``node`` is its pending node, by default a new one. Return None when it was rejected.
         """
-        try:
-            node = self._start(parent, spec)
-        except OpenRejected as rejection:
-            self._listener.on_rejection(rejection.reason, rejection.text)
-            if not rejection.can_rename:
-                return None
-            node = self._start(parent, spec, rename=True)
-        try:
-            if parent is None:
-                self._listener.on_operation_started(node)
-            self.notify_change()
-        except BaseException as error:
-            # Why: after an interrupt the caller gets no handle with which it could end the level.
-            self.end_level(node, Status.CANCELLED, message=type(error).__name__)
-            raise
-        return node
-
-    def _start(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
-        state = self._state
-        with state.lock:
-            node = state.tree.start_level_locked(parent, spec, rename=rename)
-            if parent is None and spec.batch is not None:
-                state.batches.add_operation_locked(spec.batch, node)
-        return node
+        node = self.create_node(parent, spec) if node is None else node
+        return node if self._state.start_level(node) else None
 
     def start_stage(self, parent: Node, spec: Spec) -> Node | None:
         """Start a stage of ``parent``. Return None when it was rejected."""
-        ended: list[Node] = []
-        try:
-            with self._state.lock:
-                node = self._state.tree.start_stage_locked(parent, spec, ended)
-        except OpenRejected as rejection:
-            self._listener.on_rejection(rejection.reason, rejection.text)
-            return None
-        for each in ended:
-            self._listener.on_level_ended(each)
-        self.notify_change()
-        return node
+        return self._state.start_stage(parent, spec)
 
     def start_pause(self, operation: Operation, reason: str | None) -> str | None:
         """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
@@ -212,29 +184,32 @@ class LiveStore:
 
     def add_preview(self, node: Node, preview: Preview, evicted: Sequence[Preview] = ()) -> None:
         """Store a preview and drop the ``evicted`` ones, which have no location any more."""
-        operation = node.operation
-        with self._state.lock:
-            self._state.previews.add_locked(operation, preview, evicted)
-            root = operation.root
-            if root is not None:
-                root.dirty = True
-                if root.status.finished:
-                    # Why: its figures are not updated any more, but subscribers need the new number
-                    # of previews.
-                    operation.sequence = root.sequence = operation.sequence + 1
-                    root.snapshot = None
+        self._state.guard.run(self._add_preview_locked, node.operation, preview, evicted)
         self.notify_change()
+
+    def _add_preview_locked(self, operation: Operation, preview: Preview, evicted: Sequence[Preview]) -> None:
+        self._state.previews.add_locked(operation, preview, evicted)
+        root = operation.root
+        if root is not None:
+            root.dirty = True
+            if root.status.finished:
+                # Why: its figures are not updated any more, but subscribers need the new number of
+                # previews.
+                operation.sequence = root.sequence = operation.sequence + 1
+                root.snapshot = None
 
     def add_sample(self, sample: ResourceSample) -> None:
         """Store a resource sample and add it to the usage of all active operations."""
+        self._state.guard.run(self._add_sample_locked, sample)
+
+    def _add_sample_locked(self, sample: ResourceSample) -> None:
         state = self._state
-        with state.lock:
-            state.samples.append(sample)
-            state.unsent_sample = sample
-            for operation in state.tree.operations.values():
-                if operation.usage is None:
-                    operation.usage = UsageAccumulator()
-                operation.usage.add(sample)
+        state.samples.append(sample)
+        state.unsent_sample = sample
+        for operation in state.tree.operations.values():
+            if operation.usage is None:
+                operation.usage = UsageAccumulator()
+            operation.usage.add(sample)
 
     # --- batches ---------------------------------------------------------------------------------
 
@@ -243,23 +218,20 @@ class LiveStore:
 
         Return its id, which is created when it is None.
         """
-        with self._state.lock:
-            if id_ is None:
-                id_ = f"{type_}-{self._state.create_id()[:8]}"
-            self._state.batches.declare_locked(id_, name, type_, total)
+        if id_ is None:
+            id_ = f"{type_}-{self._state.create_id()[:8]}"
+        self._state.guard.run(self._state.batches.declare_locked, id_, name, type_, total)
         self.notify_change()
         return id_
 
     def set_batch_total(self, batch_id: str, total: int) -> None:
         """Set the number of operations in a batch."""
-        with self._state.lock:
-            self._state.batches.set_total_locked(batch_id, total)
+        self._state.guard.run(self._state.batches.set_total_locked, batch_id, total)
         self.notify_change()
 
     def close_batch(self, batch_id: str) -> None:
         """Declare that a batch gets no more operations."""
-        with self._state.lock:
-            self._state.batches.close_locked(batch_id)
+        self._state.guard.run(self._state.batches.close_locked, batch_id)
         self.notify_change()
 
     # --- control ---------------------------------------------------------------------------------
@@ -271,16 +243,16 @@ class LiveStore:
 
         With ``run``, only that run is requested to stop. The first request of a run wins.
         """
-        with self._state.lock:
-            operation = self._state.tree.operations.get(operation_id)
-            if operation is None or (run is not None and operation.run != run):
-                return False
-            if operation.cancel_requested_at is None:
-                # Why first: a thread that reads the time without the lock finds the reason, too.
-                operation.cancel_reason = truncate(reason)
-                operation.cancel_requested_at = self.now()
-                if operation.root is not None:
-                    operation.root.dirty = True
+        # Why without the lock: a signal handler may request it, and each store is atomic.
+        operation = self._state.tree.operations.get(operation_id)
+        if operation is None or (run is not None and operation.run != run):
+            return False
+        if operation.cancel_requested_at is None:
+            # Why first: a thread that reads the time finds the reason, too.
+            operation.cancel_reason = truncate(reason)
+            operation.cancel_requested_at = self.now()
+            if operation.root is not None:
+                operation.root.dirty = True
         self.notify_change()
         return True
 
@@ -290,6 +262,9 @@ class LiveStore:
         Return the number of runs.
         """
         state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.delete, operation_id)
+            return sum(operation.id == operation_id for operation in state.ended)
         with state.lock:
             deleted = [operation for operation in state.ended if operation.id == operation_id]
             state.ended = deque(operation for operation in state.ended if operation.id != operation_id)
@@ -303,7 +278,12 @@ class LiveStore:
     # --- ticks -----------------------------------------------------------------------------------
 
     def collect(self) -> ChangeSet:
-        """Return what changed since the last call. The ticker calls it."""
+        """Return what changed since the last call. The ticker calls it.
+
+        A signal handler that interrupts a change gets no changes. They remain for the next call.
+        """
+        if self._state.is_interrupting():
+            return ChangeSet(self._state.instance, self.now(), self.clock())
         return self._collector.collect()
 
     def resend(self) -> None:

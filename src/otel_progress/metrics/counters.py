@@ -11,13 +11,13 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Final, NamedTuple
 
 from otel_progress import semconv
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.live.predictions import Predictions
+from otel_progress.locking import CallerLock
 from otel_progress.metrics.labels import BoundedLabels
 from otel_progress.model import Eta, LevelSnapshot, Number, Status
 from otel_progress.protocols import ChangeSet
@@ -108,7 +108,7 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = CallerLock()
         self._initial_errors = internal_error_counts.copy()
         self._end_tracker = EndTracker()
         self._counters: dict[Metric, dict[tuple[str, ...], Number]] = {}
@@ -170,8 +170,7 @@ class Totals:
     def observe_tick(self, seconds: float) -> None:
         """Record the duration of a tick."""
         if 0.0 <= seconds < math.inf:
-            with self._lock:
-                self._observe(semconv.TICK_DURATION, (), seconds, None)
+            self._lock.run(self._observe, semconv.TICK_DURATION, (), seconds, None)
 
     def read(self) -> TotalsReading:
         """Return a copy of all totals."""
@@ -207,9 +206,11 @@ class Totals:
 
     def _count_reason(self, metric: Metric, reason: str, count: int) -> None:
         if count > 0:
-            with self._lock:
-                bounded = self._reasons.setdefault(metric, BoundedLabels(MAX_REASONS))
-                self._count(metric, bounded.fit(reason), count)
+            self._lock.run(self._fit_and_count, metric, reason, count)
+
+    def _fit_and_count(self, metric: Metric, reason: str, count: int) -> None:
+        bounded = self._reasons.setdefault(metric, BoundedLabels(MAX_REASONS))
+        self._count(metric, bounded.fit(reason), count)
 
     def _count(self, metric: Metric, labels: tuple[str, ...], amount: Number) -> None:
         series = self._counters.setdefault(metric, {})
@@ -227,7 +228,7 @@ class Totals:
 
     def _renew_lock(self) -> None:
         """Replace the lock in a forked child. A thread of the parent may have held it."""
-        self._lock = Lock()
+        self._lock = CallerLock()
 
     def _get_histogram(self, metric: Metric, labels: tuple[str, ...]) -> _Histogram:
         series = self._histograms.setdefault(metric, {})

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.locking import CallerLock
 
 MAX_QUEUED_PREVIEWS: Final = 16
 """Maximum number of queued previews. Each holds a copy of the caller's value."""
@@ -29,7 +30,8 @@ class Worker:
 
     def restart(self) -> None:
         """Drop the thread and all jobs, in a forked child."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = CallerLock()
+        self._changed = threading.Condition(self._lock.lock)
         self._previews: deque[Callable[[], None]] = deque()
         self._tasks: deque[Callable[[], None]] = deque(maxlen=MAX_QUEUED_TASKS)
         self._thread: threading.Thread | None = None
@@ -38,6 +40,9 @@ class Worker:
 
     def offer(self, job: Callable[[], None]) -> bool:
         """Queue a preview. Return False if the queue is full or the worker is closed."""
+        # Why not queued: a caller that interrupts its own thread must not wait for itself.
+        if self._lock.is_interrupting():
+            return False
         with self._changed:
             if self._closed or len(self._previews) >= MAX_QUEUED_PREVIEWS:
                 return False
@@ -46,16 +51,20 @@ class Worker:
 
     def submit_background(self, job: Callable[[], None]) -> None:
         """Queue another task. It runs when no preview is queued."""
-        with self._changed:
-            if not self._closed:
-                self._tasks.append(job)
-                self._start()
+        self._lock.run(self._add_task, job)
+
+    def _add_task(self, job: Callable[[], None]) -> None:
+        if not self._closed:
+            self._tasks.append(job)
+            self._start()
 
     def flush(self, timeout: float) -> bool:
         """Wait until all jobs have ended.
 
         Return False if ``timeout`` seconds were not enough.
         """
+        if self._lock.is_interrupting():
+            return False
         with self._changed:
             return self._changed.wait_for(lambda: not (self._busy or self._previews or self._tasks), timeout)
 
@@ -64,8 +73,9 @@ class Worker:
 
         A hanging thread ends with the process.
         """
-        with self._changed:
-            self._closed = True
+        self._closed = True
+        if self._lock.is_interrupting():
+            return False
         done = self.flush(timeout)
         with self._changed:
             self._previews.clear()
@@ -94,6 +104,7 @@ class Worker:
 
     def _run(self, changed: threading.Condition) -> None:
         while True:
+            self._lock.run_deferred()
             with changed:
                 self._busy = False
                 changed.notify_all()

@@ -16,6 +16,7 @@ from typing import Any, Final
 from otel_progress import batches
 from otel_progress.batches import BatchDeclaration
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.locking import CallerLock
 from otel_progress.model import LevelSnapshot, Number
 from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
@@ -211,7 +212,8 @@ class SinkWorker:
     def restart(self) -> None:
         """Discard the queue and the thread, as a forked child does."""
         self._pending = PendingChanges(self._limits)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = CallerLock()
+        self._changed = threading.Condition(self._lock.lock)
         self._thread: threading.Thread | None = None
         self._is_writing = False
         self._is_closing = False
@@ -221,15 +223,18 @@ class SinkWorker:
 
     def submit(self, change_set: ChangeSet) -> None:
         """Add a change set to the queue."""
-        with self._changed:
-            if self._is_closing:
-                return
-            dropped = self._requeue_rejected() + self._pending.add(change_set)
-            if self._thread is None:
-                self._start_thread()
-            self._changed.notify_all()
-        if dropped:
-            self._on_dropped(self.name, dropped)
+        dropped: list[int] = []
+        self._lock.run(self._add, change_set, dropped)
+        if any(dropped):
+            self._on_dropped(self.name, sum(dropped))
+
+    def _add(self, change_set: ChangeSet, dropped: list[int]) -> None:
+        if self._is_closing:
+            return
+        dropped.append(self._requeue_rejected() + self._pending.add(change_set))
+        if self._thread is None:
+            self._start_thread()
+        self._changed.notify_all()
 
     def _start_thread(self) -> None:
         """Start the thread.
@@ -278,6 +283,9 @@ class SinkWorker:
         return True
 
     def _flush_once(self, timeout: float) -> bool:
+        # Why: a signal handler that flushes must not wait for its own thread.
+        if self._lock.is_interrupting():
+            return False
         with self._changed:
             if self._rejected is not None and not self._is_closing:
                 self._requeue_rejected()

@@ -14,14 +14,19 @@ _AT_EXIT: Final = "at interpreter shutdown"
 
 
 def start_daemon_thread(
-    target: Callable[[], object], name: str, place: InternalErrorPlace, text: str
+    target: Callable[[], object],
+    name: str,
+    place: InternalErrorPlace,
+    text: str,
+    register: Callable[[threading.Thread], object] = lambda thread: None,
 ) -> threading.Thread | None:
     """Start and return a daemon thread, or None if that is not possible.
 
-    A failure is reported as the internal error ``text`` of ``place``, except at interpreter
-    shutdown.
+    ``register`` receives the thread before it starts. A failure is reported as the internal error
+    ``text`` of ``place``, except at interpreter shutdown.
     """
     thread = threading.Thread(target=target, name=f"otel-progress-{name}", daemon=True)
+    register(thread)
     try:
         thread.start()
     except RuntimeError as error:
