@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 from functools import partial
+from inspect import CO_VARARGS
 from os.path import dirname, sep
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Final
 
 # Why os.path: importing pathlib takes a third of the import time of this package.
@@ -36,10 +37,24 @@ def is_interrupt(error: BaseException) -> bool:
             module = type(error).__module__
             # Why: the code of this package raises no other classes.
             return is_own_frame and module.partition(".")[0] not in _OWN_MODULES
-        code = following.tb_frame.f_code
-        if code in handlers or code is _get_code(traceback.tb_frame.f_trace):
+        if following.tb_frame.f_code in handlers or _receives(following.tb_frame, traceback.tb_frame):
             return True
         traceback = following
+    return False
+
+
+def _receives(frame: FrameType, interrupted: FrameType) -> bool:
+    """Return True if ``interrupted`` is an argument of a frame.
+
+    The interpreter passes it to signal handlers and tracers, and no other caller does.
+    """
+    code, values = frame.f_code, frame.f_locals
+    number = code.co_argcount + code.co_kwonlyargcount
+    names = code.co_varnames[: number + 1 if code.co_flags & CO_VARARGS else number]
+    for name in names:
+        value = values.get(name)
+        if value is interrupted or (type(value) is tuple and any(each is interrupted for each in value)):
+            return True
     return False
 
 

@@ -58,15 +58,17 @@ def create_once(owner: object, name: str, create: Callable[[], T], missing: obje
     if value is not missing:
         return value
     key = (owner, name)
-    # Why: the insertion is one call of a C function, so the first caller decides.
-    value = _created.setdefault(key, create())
-    stored: T = getattr(owner, name)
-    # Why again: another caller may have finished since the first check.
-    if stored is missing:
-        setattr(owner, name, value)
-    else:
-        value = stored
-    _created.pop(key, None)
+    try:
+        # Why: the insertion is one call of a C function, so the first caller decides.
+        value = _created.setdefault(key, create())
+        stored: T = getattr(owner, name)
+        # Why again: another caller may have finished since the first check.
+        if stored is missing:
+            setattr(owner, name, value)
+        else:
+            value = stored
+    finally:
+        _created.pop(key, None)
     return value
 
 
@@ -142,8 +144,12 @@ class CallerLock:
         if self.is_owned() and self.is_interrupting():
             self.defer(self._call, function, *arguments)
             return
-        with self.lock:
-            function(*arguments)
+        try:
+            with self.lock:
+                function(*arguments)
+        except BaseException:
+            self.release_all()
+            raise
         if self._calls:
             self.run_deferred()
 
@@ -172,12 +178,16 @@ class CallerLock:
             raise
 
 
+_LOCK_NAMES: Final = ("lock", "changed")
+"""Ends of the names of all locks and conditions of this package."""
+
+
 def _has_locking_frame(frame: FrameType | None) -> bool:
     """Return True if a function of this package that uses a lock is on the stack."""
     while frame is not None:
         code = frame.f_code
         if code.co_filename.startswith(_PACKAGE_PATH) and (
-            "lock" in code.co_names or "_lock" in code.co_names or code.co_filename == __file__
+            code.co_filename == __file__ or any(name.endswith(_LOCK_NAMES) for name in code.co_names)
         ):
             return True
         frame = frame.f_back

@@ -155,7 +155,7 @@ def _start_span(
     context = span.get_span_context()
     if context.is_valid:
         node.trace = (context.trace_id, context.span_id)
-    node.span, node.info, node.dirty = span, None, True
+    node.info, node.dirty = None, True
     if node.status is not Status.RUNNING:
         # Another thread ended the level before its span existed.
         spans.finish_span(node)

@@ -326,8 +326,10 @@ class StoreState:
             except IndexError:  # another thread handles it
                 return
             try:
-                if reference.node is not None and reference.node.handle is reference:
-                    self.end_level(reference.node, Status.CANCELLED, message=REASON_COLLECTED)
+                # Why a default: an exception may have interrupted the creation of the reference.
+                node: Node | None = getattr(reference, "node", None)
+                if node is not None and node.handle is reference:
+                    self.end_level(node, Status.CANCELLED, message=REASON_COLLECTED)
             except BaseException:
                 orphans.append(reference)
                 raise
