@@ -21,6 +21,7 @@ from otel_progress import redaction, semconv
 from otel_progress.errors import ProgressError
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
 from otel_progress.instrument.rejections import Rejection
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome
 from otel_progress.stages import Stages, to_stages
@@ -97,11 +98,14 @@ def _convert_number(value: object) -> Number | None:
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except Exception:  # A foreign __index__ may raise any exception.
-        pass
+    except Exception as failure:  # A foreign __index__ may raise any exception.
+        if is_interrupt(failure):
+            raise
     try:
         return float(value)  # type: ignore[arg-type]
-    except Exception:  # A foreign __float__ may raise any exception.
+    except Exception as failure:  # A foreign __float__ may raise any exception.
+        if is_interrupt(failure):
+            raise
         return None
 
 
@@ -113,7 +117,11 @@ def parse_deadline(value: object, now: float) -> float | Rejection | None:
     if isinstance(value, datetime):
         try:
             return value.timestamp()
-        except Exception:  # The moment is outside the system's range, or a foreign time zone raised.
+        except (
+            Exception
+        ) as failure:  # The moment is outside the system's range, or a foreign time zone raised.
+            if is_interrupt(failure):
+                raise
             return _reject_type("deadline", value, expected)
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     number = parse_number(seconds, "deadline", expected)
@@ -152,7 +160,9 @@ def normalize_metadata(raw: Mapping[str, object]) -> dict[str, MetadataValue]:
 def _normalize_value(value: object) -> MetadataValue:
     try:
         return _to_attribute(value)
-    except Exception:  # A foreign value may raise any exception when it is read.
+    except Exception as failure:  # A foreign value may raise any exception when it is read.
+        if is_interrupt(failure):
+            raise
         return f"<{type(value).__name__}>"
 
 
@@ -174,7 +184,9 @@ def _to_attribute(value: object) -> MetadataValue:
     if callable(scalar):
         try:
             plain = scalar()
-        except Exception:
+        except Exception as failure:
+            if is_interrupt(failure):
+                raise
             return truncate(value)
         if type(plain) in (bool, int, float, str):
             return _to_attribute(plain)
@@ -200,7 +212,9 @@ def parse_outcome(value: object) -> Outcome | Rejection:
     """Return an outcome from an Outcome or its text."""
     try:
         return Outcome(value)
-    except Exception:  # The value is not an outcome, or its comparison raised.
+    except Exception as failure:  # The value is not an outcome, or its comparison raised.
+        if is_interrupt(failure):
+            raise
         text = f"Invalid outcome {_quote(value)}: expected 'completed', 'failed' or 'skipped'."
         return Rejection("outcome", text)
 
@@ -236,7 +250,11 @@ def format_traceback(error: BaseException) -> str | None:
     """Return the end of an exception's traceback, or None if formatting raises."""
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-16))
-    except Exception:  # Formatting calls a foreign __str__ or __repr__, which may raise any exception.
+    except (
+        Exception
+    ) as failure:  # Formatting calls a foreign __str__ or __repr__, which may raise any exception.
+        if is_interrupt(failure):
+            raise
         return None
     return truncate(text[-MAX_DETAILS:], MAX_DETAILS)
 
@@ -394,5 +412,7 @@ def _reject_type(quantity: str, value: object, expected: str) -> Rejection:
 def _quote(value: object) -> str:
     try:
         return truncate(repr(value), _MAX_QUOTED_CHARACTERS)
-    except Exception:  # A foreign __repr__ may raise any exception.
+    except Exception as failure:  # A foreign __repr__ may raise any exception.
+        if is_interrupt(failure):
+            raise
         return f"a {type(value).__name__}"

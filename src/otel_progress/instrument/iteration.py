@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sized
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_progress.errors import OperationCancelledError
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def get_length(iterable: Sized) -> int | None:
     """Return the length of an iterable, or None if its ``__len__`` raises."""
     try:
         return len(iterable)
-    except Exception:  # A foreign __len__ may raise any exception. The total stays unknown.
+    except Exception as failure:  # A foreign __len__ may raise any exception. The total stays unknown.
+        if is_interrupt(failure):
+            raise
         return None
 
 

@@ -19,6 +19,7 @@ from otel_progress import redaction
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.arguments import format_traceback, normalize_metadata
 from otel_progress.instrument.context import get_current_level
+from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Status
 from otel_progress.records import NO_ATTRIBUTES, Attribute, LogRecord
 from otel_progress.text import MAX_DETAILS, MAX_NAME, truncate
@@ -67,6 +68,8 @@ class LogHandler(logging.Handler):
                 if self.filter(record):
                     self.emit(record)
             except Exception as error:
+                if is_interrupt(error):
+                    raise
                 report_internal_error("logs", "A log record could not be captured", error=error)
             finally:
                 self._inside.handling = False
@@ -132,7 +135,9 @@ def _get_message(record: logging.LogRecord) -> str:
     """
     try:
         return record.getMessage()
-    except Exception:  # a wrong % format, or an argument whose __str__ raises
+    except Exception as failure:  # a wrong % format, or an argument whose __str__ raises
+        if is_interrupt(failure):
+            raise
         parts = (record.msg, *(record.args if isinstance(record.args, tuple) else (record.args,)))
         return " ".join(truncate(part, 256) for part in parts)
 
