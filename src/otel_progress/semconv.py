@@ -274,6 +274,7 @@ RejectionReason: TypeAlias = Literal[
     "metadata",
     "negative",
     "not_finite",
+    "other_process",
     "outcome",
     "stage",
     "stages",

@@ -180,7 +180,7 @@ def test_track_with_any_end_counts_exactly(
                         _request_cancel(recorder)
             except OperationCancelledError:
                 raised = True
-            loop.close()  # type: ignore[attr-defined]
+            del loop
             (level,) = recorder.operation("j").levels
         assert elements == list(range(len(elements)))
         assert level.current == len(elements)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ import pytest
 import otel_progress as progress
 from otel_progress import LevelSnapshot, Status
 from otel_progress.testing import Recorder
+
+WAIT_S = 60.0
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
@@ -285,3 +290,163 @@ def test_track_with_raising_length_has_no_total(recorder: Recorder) -> None:
     tracked = progress.track(UnknownLength())
     assert [number for number in tracked] == [1, 2]  # noqa: C416 - list() would call len()
     assert get_ended(recorder)[0].total is None
+
+
+# --- lengths and shared iterators ----------------------------------------------------------------
+
+
+class _Query:
+    """Iterable whose length is expensive."""
+
+    def __init__(self) -> None:
+        self.length_calls = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+    def __len__(self) -> int:
+        self.length_calls += 1
+        return 3
+
+
+def test_track_without_configure_requests_no_length() -> None:
+    query = _Query()
+    assert sum(1 for _ in progress.track(query)) == 3
+    assert query.length_calls == 0
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_track_requests_the_length_only_without_total(recorder: Recorder, total: int | None) -> None:
+    query = _Query()
+    for _ in progress.track(query, total=total):
+        pass
+    assert query.length_calls == (1 if total is None else 0)
+    assert recorder.runtime.get_history()[0].root.total == 3
+
+
+def test_track_with_handle_from_before_the_start_reads_the_length(recorder: Recorder) -> None:
+    tracked = progress.track(_Query())
+    tracked.level.update(message="soon")
+    for _ in tracked:
+        pass
+    assert recorder.runtime.get_history()[0].root.total == 3
+
+
+def _share(source: Iterable[int], threads: int) -> list[int]:
+    """Iterate over one iterator in several threads. Returns all elements, sorted."""
+    shared, elements, errors = iter(progress.track(source, "shared")), [], []
+
+    def work() -> None:
+        try:
+            for element in shared:
+                elements.append(element)  # noqa: PERF402 - the loop is what is tested
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(WAIT_S)
+    assert errors == []
+    return sorted(elements)
+
+
+@pytest.mark.parametrize("fixture", ["recorder", "lenient"])
+def test_threads_share_an_iterator_that_blocks(request: pytest.FixtureRequest, fixture: str) -> None:
+    """Each element is received once and counted once. The level completes."""
+    recorder: Recorder = request.getfixturevalue(fixture)
+    jobs: queue.Queue[int | None] = queue.Queue()
+    feeder = threading.Thread(target=lambda: [jobs.put(job) for job in [*range(200), *[None] * 4]])
+    feeder.start()
+    assert _share(iter(jobs.get, None), 4) == list(range(200))  # type: ignore[arg-type]
+    feeder.join(WAIT_S)
+    (operation,) = recorder.runtime.get_history()
+    assert (operation.root.current, operation.status) == (200, Status.COMPLETED)
+
+
+def test_threads_share_the_iterator_of_a_list(recorder: Recorder) -> None:
+    assert _share(list(range(5_000)), 4) == list(range(5_000))
+    (operation,) = recorder.runtime.get_history()
+    assert (operation.root.current, operation.status) == (5_000, Status.COMPLETED)
+
+
+def test_error_of_a_shared_iterable_reaches_the_caller_and_fails_the_level(recorder: Recorder) -> None:
+    def produce() -> Iterator[int]:
+        yield 1
+        raise ValueError("generator already executing")
+
+    shared = iter(progress.track(produce()))
+    assert next(shared) == 1
+    with pytest.raises(ValueError, match="already executing"):
+        next(shared)
+    assert recorder.runtime.get_history()[0].status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    "consume",
+    [
+        list,
+        tuple,
+        lambda loop: [x for x in loop],  # noqa: C416
+        lambda loop: [*loop],
+    ],
+)
+@pytest.mark.parametrize("make", [list, iter, lambda numbers: (n for n in numbers), tuple, deque])
+def test_any_consumer_receives_all_elements_and_completes(
+    recorder: Recorder, consume: Callable[[Any], Any], make: Callable[[list[int]], Any]
+) -> None:
+    assert list(consume(progress.track(make([1, 2, 3]), total=3))) == [1, 2, 3]
+    root = recorder.runtime.get_history()[0].root
+    assert (root.current, root.total, root.status) == (3, 3, Status.COMPLETED)
+
+
+def test_iterator_dropped_early_cancels_the_level(recorder: Recorder) -> None:
+    for source in ([1, 2, 3], iter((1, 2, 3)), (n for n in (1, 2, 3))):
+        loop = iter(progress.track(source, total=3))
+        assert (next(loop), next(loop)) == (1, 2)
+        del loop
+        gc.collect()
+        root = recorder.runtime.get_history()[0].root
+        assert (root.current, root.status, root.message) == (1, Status.CANCELLED, "stopped before the end")
+
+
+def test_tasks_share_an_async_iterator(recorder: Recorder) -> None:
+    async def produce_from(jobs: asyncio.Queue[int | None]) -> None:
+        for job in [*range(50), *[None] * 3]:
+            await jobs.put(job)
+            await asyncio.sleep(0)
+
+    class Jobs:
+        """Async iterator that tasks may share."""
+
+        def __init__(self, jobs: asyncio.Queue[int | None]) -> None:
+            self._jobs = jobs
+
+        def __aiter__(self) -> AsyncIterator[int]:
+            return self
+
+        async def __anext__(self) -> int:
+            job = await self._jobs.get()
+            if job is None:
+                raise StopAsyncIteration
+            return job
+
+    async def main() -> list[int]:
+        jobs: asyncio.Queue[int | None] = asyncio.Queue()
+        shared = aiter_of(progress.track(Jobs(jobs), "shared"))
+        received: list[int] = []
+
+        async def work() -> None:
+            async for job in shared:
+                received.append(job)  # noqa: PERF401 - the loop is what is tested
+
+        await asyncio.gather(produce_from(jobs), *(work() for _ in range(3)))
+        return sorted(received)
+
+    assert asyncio.run(main()) == list(range(50))
+    assert recorder.runtime.get_history()[0].status is Status.COMPLETED
+
+
+def aiter_of(tracked: progress.Track[int]) -> AsyncIterator[int]:
+    return tracked.__aiter__()

@@ -269,10 +269,11 @@ def test_spans_have_the_scope_of_their_tracer(recorder: Recorder) -> None:
 
 
 def test_level_without_parent_is_an_operation(recorder: Recorder) -> None:
-    """Its id is that of the operation."""
+    """Its id is the name of the operation."""
     with progress.level("file", "a.txt", total=2) as level:
         assert progress.current_level() is level
-    assert recorder.operation("a.txt").operation_type == "file"
+    (operation,) = recorder.runtime.get_history()
+    assert (operation.operation_type, operation.root.info.name) == ("file", "a.txt")
 
 
 def test_helpers_without_configure_do_nothing() -> None:

@@ -19,6 +19,7 @@ from otel_progress.console.rows import (
     format_state_notes,
     format_title,
 )
+from otel_progress.console.streams import flush_stream, get_encoding
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader
@@ -174,9 +175,9 @@ class PlainConsole:
 
     def _write_line(self, line: str) -> None:
         line = line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        encoding = get_encoding(self._stream) or "utf-8"
         self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        self._stream.flush()
+        flush_stream(self._stream)
 
 
 def format_operation(operation: OperationSnapshot) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, TextIO
 
 from rich.cells import cell_len
 
+from otel_progress.console.streams import flush_stream, get_encoding
 from otel_progress.fork import ForkPhase, on_fork
 
 _FRAME_START: Final = "\x1b[?25l\x1b[?7l"
@@ -164,11 +165,11 @@ class Region:
         return sum(max(1, -(-cells // width)) for cells in self._cells)
 
     def _write_to_terminal(self, text: str) -> None:
-        encoding = self._stream.encoding or "ascii"
+        encoding = get_encoding(self._stream) or "ascii"
         text = text.encode(encoding, "replace").decode(encoding)
         hook = next((hook for hook in self._hooks if hook.stream is self._stream), None)
         (hook.original if hook else self._stream.write)(text)
-        self._stream.flush()
+        flush_stream(self._stream)
 
 
 class _Hook:
@@ -191,7 +192,7 @@ class _Hook:
     def flush(self) -> None:
         """Flush the output of the program. A closed stream is ignored."""
         with contextlib.suppress(OSError, ValueError):
-            self.stream.flush()
+            flush_stream(self.stream)
 
     def remove(self) -> None:
         """Remove the hook, unless another hook was added later.

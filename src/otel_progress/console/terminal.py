@@ -19,6 +19,7 @@ from otel_progress.console.layout import render_finished, render_tree
 from otel_progress.console.plain import PlainConsole, find_finished_roots, load_finished_operation
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.region import Region
+from otel_progress.console.streams import get_encoding
 from otel_progress.errors import JournalError
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
@@ -71,7 +72,7 @@ class LiveConsole:
             highlight=False,
             no_color=None if color is None else not color,
         )
-        self._glyphs = choose_glyphs(self._stream.encoding)
+        self._glyphs = choose_glyphs(get_encoding(self._stream))
         self._rate_limiter = RateLimiter(clock)
         self._finished: list[OperationSnapshot] = []
         self._next_frame_at = 0.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from opentelemetry import context as context_api
-
 from otel_progress.errors import ProgressError
 from otel_progress.instrument.arguments import (
     DeadlineLike,
@@ -16,7 +14,8 @@ from otel_progress.instrument.arguments import (
     parse_number,
 )
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend, backend_slot
-from otel_progress.instrument.context import detach_if_current
+from otel_progress.instrument.context import BlockEntry, enter_batch_context, leave_context
+from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.model import Number
@@ -25,7 +24,7 @@ from otel_progress.stages import StagesLike
 from otel_progress.text import MAX_NAME, normalize_id, truncate
 
 
-class OperationBatch:
+class OperationBatch(SharedHandle):
     """Batch of operations.
 
     Use it in ``with`` or ``async with``, or with :meth:`start` and :meth:`close`.
@@ -34,9 +33,12 @@ class OperationBatch:
     any thread, and those of any process that pass its id. Without ``configure()`` all methods do
     nothing. All methods may be called from any thread. With the setting ``strict`` an invalid value
     raises RejectedValueError or RejectedTypeError.
+
+    Nested blocks of one handle close the batch at the end of the last active block. A copy is the
+    handle itself. A pickle is too, and in another process it is a handle of the same batch.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_backend", "_closed", "_id", "_scope", "_started", "_token")
+    __slots__ = ("_arguments", "_backend", "_closed", "_entries", "_id", "_scope", "_started")
 
     def __init__(self, name: object, id: object, type: object, total: object, scope: str) -> None:
         self._arguments = (name, id, type, total)
@@ -45,7 +47,7 @@ class OperationBatch:
         self._backend: RecordingBackend | None = None
         self._started = False
         self._closed = False
-        self._token: object = None
+        self._entries: list[BlockEntry] = []
 
     def start(self) -> OperationBatch:
         """Declare the batch without ``with``.
@@ -134,27 +136,32 @@ class OperationBatch:
             self._closed = False
             self._declare()
         self.start()
-        if self._backend is not None and self._token is None:
-            self._token = context_api.attach(context_api.set_value(BATCH_KEY, self._id))
+        if self._backend is not None:
+            enter_batch_context(self._id, self._entries)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        number = len(self._entries)
         try:
-            self._leave()
+            self._leave(number)
         except ProgressError:
             raise
         except BaseException:
-            self._leave()
+            self._leave(number)
             raise
 
-    def _leave(self) -> None:
-        token = self._token
-        if token is not None:
-            detach_if_current(token, BATCH_KEY, self._id)
-            self._token = None
-        self.close()
+    def _leave(self, number: int) -> None:
+        """Restore the context and close the batch. Idempotent for the block ``number``."""
+        if self._entries and len(self._entries) >= number:
+            leave_context(self._entries, BATCH_KEY, self._id)
+        if not self._entries:
+            self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        name, _, type_, total = self._arguments
+        return _load_batch, (make_reference(self), (name, self.id or None, type_, total, self._scope))
 
     async def __aenter__(self) -> OperationBatch:
         return self.__enter__()
@@ -183,6 +190,14 @@ class OperationBatch:
         self._id = backend.store.declare_batch(
             batch_id, truncate(name, MAX_NAME), normalize_id(type_) or "batch", count
         )
+
+
+def _load_batch(
+    reference: tuple[str, int, int], arguments: tuple[object, object, object, object, str]
+) -> OperationBatch:
+    """Return the pickled handle. In another process return a handle of the same batch."""
+    batch: OperationBatch | None = find_handle(reference)
+    return OperationBatch(*arguments) if batch is None else batch
 
 
 def _accept_count(backend: RecordingBackend, value: object) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import context as context_api
@@ -21,7 +22,7 @@ _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Conte
 
 def get_current_level() -> LevelHandle | None:
     """Return the current level or its nearest running ancestor, or None."""
-    level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY))
+    level = cast("LevelHandle | None", restore_context().get(LEVEL_KEY))
     while level is not None and not (level.recording and _is_entered(level)):
         level = level._parent
     return level
@@ -57,6 +58,84 @@ def build_level_context(
     if node.trace is not None:
         entries[_SPAN_KEY] = level.span
     return context_api.Context(entries)
+
+
+class BlockEntry:
+    """One entry of a block: the contexts before and inside it, and the token that leaves it.
+
+    The token is None if the block did not change the context.
+    """
+
+    __slots__ = ("before", "context", "token")
+
+    def __init__(self, before: context_api.Context) -> None:
+        self.before = self.context = before
+        self.token: object = None
+
+
+def enter_level_context(level: LevelHandle, entries: list[BlockEntry]) -> None:
+    """Make a level current, unless it is current already. Add the entry of its block."""
+    current = restore_context()
+    entry = BlockEntry(current)
+    # Why first: an exception that interrupts the change finds the entry.
+    entries.append(entry)
+    if current.get(LEVEL_KEY) is not level:
+        entry.context = build_level_context(level, current)
+        entry.token = context_api.attach(entry.context)
+
+
+def enter_batch_context(batch_id: str, entries: list[BlockEntry]) -> None:
+    """Make a batch current. Add the entry of its block."""
+    entry = BlockEntry(context_api.get_current())
+    entries.append(entry)
+    entry.context = context_api.set_value(BATCH_KEY, batch_id, entry.before)
+    entry.token = context_api.attach(entry.context)
+
+
+def cancel_entry(entries: list[BlockEntry]) -> None:
+    """Undo the newest entry, which an exception interrupted."""
+    entry = entries[-1]
+    if context_api.get_current() is entry.context and entry.context is not entry.before:
+        if entry.token is None:
+            context_api.attach(entry.before)
+        else:
+            detach(entry.token)
+    entries.remove(entry)
+
+
+def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
+    """Remove the entry of the block that ends, and restore the context before it.
+
+    Several threads and tasks can be in blocks of one handle. The entry of this one has the current
+    context. If the block left another context behind, the newest entry is removed.
+    """
+    current = context_api.get_current()
+    entry = entries[-1]
+    if entry.context is not current:
+        entry = next((entry for entry in reversed(entries) if entry.context is current), entry)
+    # Why first: the call is repeated when an exception interrupts it.
+    if entry.token is not None:
+        detach_if_current(entry.token, key, value)
+    with suppress(ValueError):  # another thread removed it
+        entries.remove(entry)
+
+
+def restore_context() -> context_api.Context:
+    """Return the current context. Leave blocks first whose exit was interrupted by an exception."""
+    current = context_api.get_current()
+    level = cast("LevelHandle | None", current.get(LEVEL_KEY))
+    while level is not None and not _is_entered(level):
+        entries = level._entries or []
+        entry = next((entry for entry in reversed(entries) if entry.context is current), None)
+        if entry is None or entry.token is None:
+            break
+        detach(entry.token)
+        entries.remove(entry)
+        left, current = current, context_api.get_current()
+        if current is left:
+            break
+        level = cast("LevelHandle | None", current.get(LEVEL_KEY))
+    return current
 
 
 def detach_if_current(token: object, key: str, value: object) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry.trace import Span
 
-from otel_progress.instrument.arguments import LevelArguments
 from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.live.node import HandleReference, Node
 
@@ -17,9 +16,10 @@ Self = TypeVar("Self", bound="LevelHandle")
 class LevelHandle(Protocol):
     """Members of ``Level`` that starting, context, decorators and iteration use."""
 
-    _arguments: LevelArguments
+    _arguments: Any
     _node: Node
     _backend: RecordingBackend | None
+    _entries: list[Any] | None
     _guard: HandleReference | None
     _parent: LevelHandle | None
     _span: Span

@@ -7,12 +7,12 @@ counted, logged once per call site, and ignored. In strict mode it raises.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from opentelemetry import context as context_api
 from opentelemetry.trace import Span
 
 from otel_progress.errors import OperationCancelledError, ProgressError
@@ -30,9 +30,27 @@ from otel_progress.instrument.arguments import (
     to_failure,
 )
 from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
-from otel_progress.instrument.context import build_level_context, detach_if_current, get_current_level
+from otel_progress.instrument.context import (
+    BlockEntry,
+    cancel_entry,
+    enter_level_context,
+    get_current_level,
+    leave_context,
+)
+from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
 from otel_progress.instrument.decorators import decorate
-from otel_progress.instrument.iteration import get_length, iterate, iterate_async, make_cancelled_error
+from otel_progress.instrument.iteration import (
+    SharedAsyncIterator,
+    SharedIterator,
+    can_iterate_in_c,
+    get_length,
+    is_async_loop,
+    is_loop,
+    iterate,
+    iterate_async,
+    iterate_in_c,
+    make_cancelled_error,
+)
 from otel_progress.instrument.lifecycle import (
     NOOP_NODE,
     UNSTARTED_NODE,
@@ -41,6 +59,7 @@ from otel_progress.instrument.lifecycle import (
     is_interruption,
     start_level,
     take_level_snapshot,
+    watch_handle,
 )
 from otel_progress.instrument.rejections import Rejection, reject_excess
 from otel_progress.live.node import CounterMissing, HandleReference, Node, merge_metadata
@@ -66,7 +85,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ONE: Final = 1
 
 
-class Level:
+class Level(SharedHandle):
     """One level of work: an operation, a stage, or a level below one.
 
     Use it in ``with`` or ``async with``, as a decorator, or with :meth:`start` and an end method.
@@ -76,16 +95,21 @@ class Level:
     All methods may be called from any thread. Without :func:`otel_progress.configure` they do
     nothing. An invalid value is ignored, counted and logged once per call site. With the setting
     ``strict`` it raises RejectedValueError or RejectedTypeError.
+
+    Nested blocks of one handle end the level once, at the end of the last active block. A block
+    of a handle whose level has ended is a new level with the same arguments. A copy is the handle
+    itself. A pickle is too, but in another process its methods do nothing.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_backend", "_guard", "_node", "_parent", "_span", "_token")
+    __slots__ = ("_arguments", "_backend", "_entries", "_guard", "_node", "_parent", "_span")
 
     def __init__(self, arguments: LevelArguments, parent: LevelHandle | None) -> None:
         self._arguments = arguments
         self._parent = parent
         self._backend: RecordingBackend | None = None
         self._node = UNSTARTED_NODE
-        self._token: object = None
+        self._entries: list[BlockEntry] | None = None
+        """Active blocks, of all threads and tasks."""
         self._span: Span = NOOP_NODE.span
         self._guard: HandleReference | None = None
 
@@ -408,13 +432,15 @@ class Level:
     # --- with, async with, decorator -------------------------------------------------------------
 
     def __enter__(self) -> Level:
-        before = None
+        number = len(self._entries or ())
         try:
+            if self._node is not UNSTARTED_NODE and self._node.status.finished and not self._entries:
+                self._node, self._backend = UNSTARTED_NODE, None
             self.start()
             if self._backend is not None:
-                if self._token is None:
-                    before = context_api.get_current()
-                    self._token = context_api.attach(build_level_context(self, before))
+                if self._entries is None:
+                    self._entries = []
+                enter_level_context(self, self._entries)
                 guard = self._guard
                 if guard is not None and guard.node is not self._node:
                     guard.node, self._node.handle = self._node, guard
@@ -422,41 +448,45 @@ class Level:
         except ProgressError:
             raise
         except BaseException as error:
-            self._cancel_enter(before, error)
+            self._cancel_enter(number, error)
             raise
 
-    def _cancel_enter(self, before: context_api.Context | None, error: BaseException) -> None:
+    def _cancel_enter(self, number: int, error: BaseException) -> None:
         """Undo the start of a block that an exception interrupted."""
-        token, self._token = self._token, None
-        if token is not None:
-            detach_if_current(token, LEVEL_KEY, self)
-        elif before is not None and context_api.get_current().get(LEVEL_KEY) is self:
-            context_api.attach(before)
-        cancel_start(self, error)
+        if self._entries is not None and len(self._entries) > number:
+            cancel_entry(self._entries)
+        if not self._entries:
+            cancel_start(self, error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        number = len(self._entries or ())
         try:
-            self._leave(error)
-            self._guard = None
+            self._leave(error, number)
+            self._release_guard()
         except ProgressError:
             raise
         except BaseException:
-            self._leave(error)
-            self._guard = None
+            self._leave(error, number)
+            self._release_guard()
             raise
 
     if not TYPE_CHECKING:
         __exit__ = GuardedExit(__exit__)
 
-    def _leave(self, error: BaseException | None) -> None:
-        """Restore the context and end the level. Idempotent."""
-        token = self._token
-        if token is not None:
-            detach_if_current(token, LEVEL_KEY, self)
-            self._token = None
-        if self._backend is None or self._node.status is not Status.RUNNING:
+    def _release_guard(self) -> None:
+        """Stop watching the exit of the block. Other active blocks need the handle only."""
+        if self._guard is not None:
+            self._guard = None
+            if self._entries and self.recording:
+                watch_handle(self, self._node)
+
+    def _leave(self, error: BaseException | None, number: int) -> None:
+        """Restore the context and end the level. Idempotent for the block ``number``."""
+        if self._entries and len(self._entries) >= number:
+            leave_context(self._entries, LEVEL_KEY, self)
+        if self._entries or self._backend is None or self._node.status is not Status.RUNNING:
             return
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.complete()  # sys.exit() and sys.exit(0) mean success
@@ -474,6 +504,9 @@ class Level:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _load_level, (make_reference(self), str(self._arguments.type))
 
     def __call__(self, function: F) -> F:
         """Decorate a function so that each call is a level of its own.
@@ -606,7 +639,22 @@ class Level:
             backend.reject(rejection)
 
 
-class OpaqueStep:
+def _load_level(reference: tuple[str, int, int], type: str) -> Level:
+    """Return the pickled handle, or a handle without effect in another process."""
+    level: Level | None = find_handle(reference)
+    if level is None:
+        level = Level(LevelArguments("level", type), None)
+        level._node = NOOP_NODE
+        backend = backend_slot.current
+        if backend is not None:
+            text = (
+                f"Invalid handle of {type}: expected a handle of this process. Its methods do nothing here."
+            )
+            backend.report_rejection("other_process", text)
+    return level
+
+
+class OpaqueStep(SharedHandle):
     """Context manager of a step with estimated progress. See :meth:`Level.opaque`.
 
     A level that is not running starts and ends with the step.
@@ -619,6 +667,9 @@ class OpaqueStep:
         self._expected = expected
         self._entries: list[tuple[bool, tuple[RecordingBackend, Node] | None]] = []
         """Per active entry: whether it started the level, and the node that it marked."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OpaqueStep, (self._level, self._expected)
 
     def __enter__(self) -> Level:
         level, marked = self._level, None
@@ -652,7 +703,7 @@ class OpaqueStep:
         self.__exit__(kind, error, traceback)
 
 
-class Pause:
+class Pause(SharedHandle):
     """Context manager that pauses an operation. See :meth:`Level.paused`."""
 
     __slots__ = ("_entries", "_level", "_reason")
@@ -662,6 +713,9 @@ class Pause:
         self._reason = None if reason is None else truncate(reason)
         self._entries: list[tuple[RecordingBackend, Node, str | None] | None] = []
         """Per active entry: the paused node and the message before the pause."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Pause, (self._level, self._reason)
 
     def __enter__(self) -> Level:
         level = self._level.start()
@@ -690,12 +744,17 @@ class Pause:
         self.__exit__(kind, error, traceback)
 
 
-class Track(Generic[T]):
+class Track(SharedHandle, Generic[T]):
     """Iterable or async iterable whose iteration is a level.
 
     The level starts with the first element and ends after the last one. Leaving the loop early
     ends it as cancelled. It is never the current level, so the caller's context stays unchanged.
     After cancellation was requested, OperationCancelledError is raised between two elements.
+
+    Threads may share the iterator if they may share that of the iterable itself. The same applies
+    to tasks and an async iterable. The length of the iterable is requested at most once, at the
+    start of an iteration, if no total was given and something is configured. A pickle is the
+    iterable.
     """
 
     __slots__ = ("_arguments", "_handle", "_iterable", "_parent")
@@ -703,8 +762,6 @@ class Track(Generic[T]):
     def __init__(
         self, iterable: Iterable[T] | AsyncIterable[T], arguments: LevelArguments, parent: Level | None
     ) -> None:
-        if arguments.total is None and isinstance(iterable, Sized):
-            arguments = arguments._replace(total=get_length(iterable))
         self._iterable = iterable
         self._arguments = arguments
         self._parent = parent
@@ -723,23 +780,54 @@ class Track(Generic[T]):
     def __bool__(self) -> bool:
         return bool(self._iterable)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _load_track, (make_reference(self), self._iterable)
+
     def __iter__(self) -> Iterator[T]:
         iterator = iter(cast("Iterable[T]", self._iterable))
         level = self._start()
-        if level._node is NOOP_NODE:
+        node = level._node
+        if node is NOOP_NODE:
             return iterator
-        return iterate(iterator, level, level._node)
+        # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
+        # it.
+        if is_loop(sys._getframe(1)):
+            return iterate(iterator, level, node)
+        if can_iterate_in_c(iterator, level):
+            return iterate_in_c(iterator, level, node)
+        return SharedIterator(iterator, level, node)
 
     def __aiter__(self) -> AsyncIterator[T]:
         iterator = cast("AsyncIterable[T]", self._iterable).__aiter__()
         level = self._start()
         if level._node is NOOP_NODE:
             return iterator
-        return iterate_async(iterator, level)
+        if is_async_loop(sys._getframe(1)):
+            return iterate_async(iterator, level)
+        return SharedAsyncIterator(iterator, level)
 
     def _start(self) -> Level:
-        if self._handle is not None and (self._handle._node.tracked or self._handle._node.status.finished):
+        handle = self._handle
+        if handle is not None and (handle._node.tracked or handle._node.status.finished):
             # The handle belongs to an earlier or running iteration.
             # Each iteration is a level of its own.
-            self._handle = None
+            handle = self._handle = None
+        if self._arguments.total is None and backend_slot.current is not None:
+            if handle is None:
+                handle = self._handle = Level(self._arguments, self._parent)
+            self._read_length(handle)
         return self.level.start()
+
+    def _read_length(self, handle: Level) -> None:
+        """Set the length of the iterable as the total of a handle without one."""
+        if isinstance(self._iterable, Sized) and handle._arguments.total is None:
+            if handle._node is UNSTARTED_NODE:
+                handle._arguments = handle._arguments._replace(total=get_length(self._iterable))
+            elif handle._node.total is None:
+                handle.set_total(get_length(self._iterable))
+
+
+def _load_track(reference: tuple[str, int, int], iterable: object) -> object:
+    """Return the pickled track, or its iterable in another process."""
+    track = find_handle(reference)
+    return iterable if track is None else track

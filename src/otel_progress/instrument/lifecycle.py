@@ -100,15 +100,17 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
             return
         node = opened
         level._backend, level._node = backend, node
-        _watch_handle(level, node)
+        watch_handle(level, node)
     else:
         spec = normalize_arguments(backend, arguments, parent_node)
+        if parent_node is None and arguments.kind == "level":
+            spec = _to_operation_spec(spec)
         new_node = backend.store.create_node(parent_node, spec)
         level._backend = backend
         # Why: a signal handler or another thread may start the same handle at the same time.
         node = create_once(level, "_node", lambda: new_node, UNSTARTED_NODE)
         if node is new_node:
-            _watch_handle(level, node)
+            watch_handle(level, node)
         if backend.store.start_level(parent_node, spec, node) is None:
             _ignore(level)
             return
@@ -121,7 +123,7 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
     level._span = node.span
 
 
-def _watch_handle(level: LevelHandle, node: Node) -> None:
+def watch_handle(level: LevelHandle, node: Node) -> None:
     """End the level when its handle, or the exit of its ``with`` block, is collected."""
     reference = level._guard
     if reference is None or reference() is None:
@@ -135,6 +137,15 @@ def _get_started_node(level: LevelHandle) -> Node:
     return level.start()._node if node is UNSTARTED_NODE else node
 
 
+def _to_operation_spec(spec: Spec) -> Spec:
+    """Return the spec of a level without a parent, which is an operation.
+
+    The id of a level identifies it among its siblings. It is not the id of an operation, which is
+    unique on the machine.
+    """
+    return spec._replace(id=None, name=spec.id if spec.name is None else spec.name)
+
+
 def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
     """Add the node of a declared stage. Without declared stages it is a normal level."""
     try:
@@ -143,9 +154,9 @@ def _open_stage(backend: RecordingBackend, arguments: LevelArguments, parent: No
         backend.reject(Rejection("stage", str(error)))
         return None
     spec = normalize_arguments(backend, arguments._replace(id=name, name=name), parent)
-    return (
-        backend.store.start_level(None, spec) if parent is None else backend.store.start_stage(parent, spec)
-    )
+    if parent is None:
+        return backend.store.start_level(None, _to_operation_spec(spec))
+    return backend.store.start_stage(parent, spec)
 
 
 def _start_span(

@@ -57,7 +57,10 @@ _RECORDED_AT: Final = "__otel_progress_recorded_at__"
 
 
 def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
-    """Start the span of a level and store it in its node. Returns INVALID_SPAN if the tracer fails."""
+    """Start the span of a level and store it in its node.
+
+    Returns INVALID_SPAN if the tracer fails.
+    """
     # Why the earlier value: a signal handler may start a level while a span is being started.
     was_starting = getattr(span_start_guard, "starting", False)
     span_start_guard.starting = True

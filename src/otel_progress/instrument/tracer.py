@@ -114,10 +114,10 @@ class ProgressTracer:
     ) -> Level:
         """Return the handle of a child of the current level.
 
-        Without a current level it is an operation. ``type`` is its kind. ``id`` identifies it
-        among its siblings and is a number if it is not given. Starting the same id again is
-        another attempt. ``weight`` is the number of units that it counts for in its parent, 1 by
-        default.
+        Without a current level it is an operation with a generated id. ``type`` is its kind.
+        ``id`` identifies it among its siblings and is a number if it is not given. Starting the
+        same id again is another attempt. ``weight`` is the number of units that it counts for in
+        its parent, 1 by default.
         """
         return Level(
             make_level_arguments(

@@ -100,6 +100,10 @@ class EndedLevels:
                 levels.extend(remaining)
 
 
+_FLAGS: Final = 64
+"""Length of the list of flags. A loop restarts the list after as many elements, in about 60 ns."""
+
+
 class Operation:
     """State that the nodes of one run share."""
 
@@ -119,6 +123,7 @@ class Operation:
         "resumed_units",
         "root",
         "run",
+        "running_flags",
         "sequence",
         "stall_after",
         "start_delivered",
@@ -165,8 +170,31 @@ class Operation:
         self.cancel_requested_at: float | None = None
         """Time of the first request to cancel, in Unix seconds."""
         self.cancel_reason: str | None = None
+        self.running_flags: list[bool] = []
+        """Loops in C read its elements, so they stop when a request to cancel clears the list.
+        Empty until the first such loop.
+        """
         self.usage: UsageAccumulator | None = None
         """Resource usage of the process since the start. None until the first sample."""
+
+    def get_running_flags(self) -> list[bool]:
+        """Return a list of True that is empty after a request to cancel."""
+        flags = self.running_flags
+        if not flags and self.cancel_requested_at is None:
+            flags[:] = [True] * _FLAGS
+            if self.cancel_requested_at is not None:  # requested by another thread in between
+                flags.clear()
+        return flags
+
+    def request_cancel(self, at: float, reason: str | None) -> None:
+        """Store a request to cancel, and stop loops in C.
+
+        ``at`` is in Unix seconds.
+        """
+        # Why first: a thread that reads the time without the lock finds the reason, too.
+        self.cancel_reason = reason
+        self.cancel_requested_at = at
+        self.running_flags.clear()
 
     @property
     def is_resumed(self) -> bool:

@@ -248,9 +248,7 @@ class LiveStore:
         if operation is None or (run is not None and operation.run != run):
             return False
         if operation.cancel_requested_at is None:
-            # Why first: a thread that reads the time finds the reason, too.
-            operation.cancel_reason = truncate(reason)
-            operation.cancel_requested_at = self.now()
+            operation.request_cancel(self.now(), truncate(reason))
             if operation.root is not None:
                 operation.root.dirty = True
         self.notify_change()

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
+from otel_progress.otlp.causes import describe_cause, get_endpoint
+from otel_progress.suppression import suppressed_instrumentation
+
 T = TypeVar("T")
 
 
@@ -31,6 +34,9 @@ _MAX_WAITS: Final = 5
 
 
 _EXPORTER_MODULES: Final = "opentelemetry.exporter."
+
+
+_GRPC_EXPORTER: Final = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 
 
 _logger = logging.getLogger("otel_progress.otlp")
@@ -101,7 +107,7 @@ class ExportMonitor(Generic[T]):
         self._in_flight[:] = [os.getpid()]  # replaces an entry that a forked child inherited
         self.last_log_message = ""
         accepted = False
-        with _capturing_logs(self):
+        with suppressed_instrumentation(), _capturing_logs(self):
             try:
                 accepted = self._export(batch)
             except Exception as exc:
@@ -112,7 +118,7 @@ class ExportMonitor(Generic[T]):
             if accepted:
                 self._report_success()
             else:
-                self._report_failure(self.last_log_message or "the exporter gave no reason")
+                self._report_failure(describe_cause(self.last_log_message) or "the exporter gave no reason")
         except Exception:
             _logger.debug("The outcome of an export of %s could not be reported.", self._name, exc_info=True)
         return accepted
@@ -126,9 +132,10 @@ class ExportMonitor(Generic[T]):
             return
         self._stopped = True
         if self._finish_export():
-            cause = self.last_log_message and f" ({self.last_log_message})"
-            self._report_failure(f"the last batch was not accepted within the time for shutdown{cause}")
-        with _capturing_logs(self):
+            text = "the last batch was not accepted within the time for shutdown"
+            cause = describe_cause(self.last_log_message)
+            self._report_failure(f"{cause} ({text})" if cause else text)
+        with suppressed_instrumentation(), _capturing_logs(self):
             try:
                 self._stop()
             except Exception as exc:
@@ -168,10 +175,12 @@ class ExportMonitor(Generic[T]):
         self.failures += 1
         first, self._in_outage = not self._in_outage, True
         if first:
+            endpoint = get_endpoint(self._name)
             _logger.warning(
-                "OTLP export of %s failed: %s. The work continues. "
+                "OTLP export of %s%s failed: %s. The work continues. "
                 "Further failures are only counted until an export succeeds.",
                 self._name,
+                f" to {endpoint}" if endpoint else "",
                 reason,
             )
         if self._on_error is not None:
@@ -202,7 +211,7 @@ def run_with_timeout(timeout_s: float, call: Callable[[], object]) -> bool:
 class _capturing_logs:  # noqa: N801 - it is used like a function
     """Redirects the exporter's warnings on the current thread to a monitor."""
 
-    def __init__(self, monitor: ExportMonitor[Any]) -> None:
+    def __init__(self, monitor: ExportMonitor[Any] | _DroppedLogs) -> None:
         self._monitor = monitor
 
     def __enter__(self) -> None:
@@ -210,6 +219,21 @@ class _capturing_logs:  # noqa: N801 - it is used like a function
 
     def __exit__(self, *_: object) -> None:
         _on_this_thread.monitor = None
+
+
+@contextmanager
+def capturing_constructor_logs() -> Iterator[None]:
+    """Drop the log records of exporters that the block creates on this thread."""
+    logger = logging.getLogger(_GRPC_EXPORTER)
+    logger.addFilter(_is_not_captured)
+    with _capturing_logs(_DroppedLogs()):
+        yield
+
+
+class _DroppedLogs:
+    """Receiver of log messages that are dropped."""
+
+    last_log_message = ""
 
 
 def capture_exporter_logs(exporter: object) -> None:

@@ -17,7 +17,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
-from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget, capture_exporter_logs
+from otel_progress.otlp.bounded import (
+    ExportMonitor,
+    ShutdownBudget,
+    capture_exporter_logs,
+    capturing_constructor_logs,
+)
 from otel_progress.otlp.environment import Protocol, Signal, is_signal_disabled, select_protocol
 from otel_progress.sampling import ProgressSampler
 
@@ -92,7 +97,10 @@ def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Pr
 
     Raises ConfigurationError for an unsupported protocol.
     """
-    exporter = make(select_protocol(signal, environ))
+    # The exporter logs a stack trace for each TLS file that it cannot read. The first failed export
+    # reports the file.
+    with capturing_constructor_logs():
+        exporter = make(select_protocol(signal, environ))
     capture_exporter_logs(exporter)
     return exporter
 
@@ -170,7 +178,9 @@ def _make_span_exporter(protocol: Protocol) -> SpanExporter:
         return OTLPSpanExporter()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 
-    return HttpSpanExporter()
+    from otel_progress.otlp.http_session import make_session
+
+    return HttpSpanExporter(session=make_session("traces"))
 
 
 def _has_instance_id(environ: Mapping[str, str]) -> bool:

@@ -318,4 +318,6 @@ def _make_metric_exporter(protocol: Protocol) -> MetricExporter:
         OTLPMetricExporter as HttpMetricExporter,
     )
 
-    return HttpMetricExporter()
+    from otel_progress.otlp.http_session import make_session
+
+    return HttpMetricExporter(session=make_session("metrics"))

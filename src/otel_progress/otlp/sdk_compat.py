@@ -183,7 +183,9 @@ def _make_log_exporter(protocol: Protocol) -> Any:
         return OTLPLogExporter()
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
 
-    return HttpLogExporter()
+    from otel_progress.otlp.http_session import make_session
+
+    return HttpLogExporter(session=make_session("logs"))
 
 
 def _to_fields(event: LogEvent) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisu
     The shape is (height, width), or (height, width, channels) with 1 (grey), 2 (grey and alpha), 3
     (RGB) or 4 (RGBA) channels. A large array is thinned. Its longer side keeps at least ``edge``
     pixels if the memory limits allow it. ``into`` is a buffer from :func:`allocate_buffer`. Off
-    the caller's thread (``at_leisure``) it is not needed. Raises PreviewError if the array cannot
-    be an image.
+    the caller's thread (``at_leisure``) it is not needed. A masked array keeps its mask. Raises
+    PreviewError if the array cannot be an image.
     """
     np: Any = sys.modules["numpy"]
     _check_array(array)
@@ -77,9 +77,12 @@ def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisu
         whole, by_rows, thinned = MAX_WHOLE_BYTES, MAX_ROW_BYTES, MAX_THINNED_BYTES
     else:
         whole = by_rows = thinned = MAX_RETURNED_BYTES if at_leisure else MAX_UNBUFFERED_BYTES
+    mask = _get_mask(array)
+    if mask is not None:
+        size += array.size
     # Why in memory order: a transposed array is copied as fast as the array that it is a view of.
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    pixels, later_step = np.asarray(array).transpose(order), 1
+    pixels, step, later_step = np.asarray(array).transpose(order), 1, 1
     outer, inner = sorted((order.index(0), order.index(1)))
     rows = _has_contiguous_rows(pixels, inner)
     if size > whole or not (rows or at_leisure):
@@ -98,7 +101,33 @@ def copy_array(array: Any, edge: int, *, into: bytearray | None = None, at_leisu
     copy = _copy_pixels(np, pixels, into)
     copy = copy if copy.dtype == array.dtype else copy.view(array.dtype)
     thin = copy[_build_step_index(later_step, inner)]
-    return thin.transpose([order.index(axis) for axis in range(array.ndim)])
+    thin = thin.transpose([order.index(axis) for axis in range(array.ndim)])
+    if mask is None:
+        return thin
+    return np.ma.MaskedArray(thin, mask=_copy_mask(np, mask, step), copy=False)
+
+
+def _copy_mask(np: Any, mask: Any, step: int) -> Any:
+    """Return a copy of every ``step``-th row and column of a mask."""
+    rows = mask[::step]
+    if rows.size <= MAX_WHOLE_BYTES and mask.strides[-1] == 1:
+        # Why whole rows: copying them is several times as fast as copying pixels.
+        return np.array(rows, order="C", copy=True)[:, ::step]
+    return np.array(rows[:, ::step], order="C", copy=True)
+
+
+def _get_mask(array: Any) -> Any:
+    """Return the mask of a masked array.
+
+    None for other arrays, and if no pixel is masked.
+    """
+    np: Any = sys.modules["numpy"]
+
+    # Why sys.modules: a program without masked arrays may not have imported the module.
+    masked_array = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked_array is None or not isinstance(array, masked_array) or array.mask is np.ma.nomask:
+        return None
+    return array.mask
 
 
 def _copy_pixels(np: Any, pixels: Any, into: bytearray | None) -> Any:
@@ -145,13 +174,42 @@ def to_image(array: Any) -> Image:
     """Return the image of a copied array.
 
     uint8 values are used as they are. Floats within 0 to 1 are scaled from there. Other numbers are
-    scaled from their minimum to their maximum.
+    scaled from their minimum to their maximum. Masked pixels are transparent, and their values do
+    not affect the scale.
     """
     from PIL.Image import fromarray
 
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return fromarray(_to_uint8(array))
+    mask = _get_mask(array)
+    if mask is None:
+        return fromarray(_to_uint8(array))
+    return fromarray(_mask_pixels(array, mask))
+
+
+def _mask_pixels(array: Any, mask: Any) -> Any:
+    """Return a masked array as uint8 with an alpha channel.
+
+    Alpha is 0 for masked pixels.
+    """
+    np: Any = sys.modules["numpy"]
+
+    values = np.array(array.data)
+    has_alpha = values.ndim == 3 and values.shape[2] in (2, 4)
+    colours, hidden = (values[..., :-1], mask[..., :-1]) if has_alpha else (values, mask)
+    visible = colours[~hidden]
+    colours[hidden] = visible[0] if visible.size else 0  # within the range of the visible values
+    pixels = _to_uint8(values)
+    if mask.ndim == 3:
+        mask = mask.any(axis=2)
+    if not has_alpha:
+        pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+        opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        pixels = np.concatenate([pixels, opaque], axis=-1)
+    else:
+        pixels = pixels.copy()
+    pixels[mask] = 0
+    return pixels
 
 
 def _to_uint8(array: Any) -> Any:

@@ -9,10 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.locking import CallerLock
+from otel_progress.suppression import run_suppressed
 
 MAX_QUEUED_PREVIEWS: Final = 16
 """Maximum number of queued previews. Each holds a copy of the caller's value."""
@@ -89,7 +91,9 @@ class Worker:
     def _start(self) -> bool:
         if self._thread is None:
             thread = threading.Thread(
-                target=self._run, args=(self._changed,), name="otel-progress-previews", daemon=True
+                target=run_suppressed(partial(self._run, self._changed)),
+                name="otel-progress-previews",
+                daemon=True,
             )
             try:
                 thread.start()

@@ -8,6 +8,7 @@ from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.semconv import InternalErrorPlace
+from otel_progress.suppression import run_suppressed
 
 _AT_EXIT: Final = "at interpreter shutdown"
 """End of the message of CPython >= 3.12 when exit handlers run already. It is not an error."""
@@ -25,7 +26,7 @@ def start_daemon_thread(
     ``register`` receives the thread before it starts. A failure is reported as the internal error
     ``text`` of ``place``, except at interpreter shutdown.
     """
-    thread = threading.Thread(target=target, name=f"otel-progress-{name}", daemon=True)
+    thread = threading.Thread(target=run_suppressed(target), name=f"otel-progress-{name}", daemon=True)
     register(thread)
     try:
         thread.start()
