@@ -144,7 +144,7 @@ def report_hook_errors(reporter: Callable[[BaseException], object]) -> None:
 
 
 def fork_safe_lock() -> Any:
-    """Return a reentrant lock that each fork acquires, so that it is free in the child.
+    """Return a reentrant lock that each fork acquires. It is free in the child.
 
     A fork waits for the lock without a limit. So hold it only for a few instructions, and call no
     foreign code. A signal handler may enter it while its thread holds it.

@@ -23,6 +23,7 @@ from otel_progress.live.node import HandleReference, Node, Spec, add_orphan, mer
 from otel_progress.live.store import LiveStore
 from otel_progress.locking import CallerLock
 from otel_progress.model import NO_METADATA, Failure, Number, Status
+from otel_progress.redaction import redact_id, redact_name, redact_value
 from otel_progress.text import MAX_NAME, normalize_id, truncate
 
 MAX_WATCHED: Final = 2_000
@@ -191,11 +192,11 @@ class ProgressSpanProcessor(SpanProcessor):
         type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
         unit = attributes.get(semconv.UNIT)
         spec = Spec(
-            normalize_id(type_),
-            normalize_id(id_),
-            truncate(name, MAX_NAME),
+            redact_id(normalize_id(type_)),
+            redact_id(normalize_id(id_)),
+            redact_name(truncate(name, MAX_NAME)),
             None,
-            None if unit is None else truncate(unit, MAX_UNIT_CHARACTERS),
+            None if unit is None else redact_name(truncate(unit, MAX_UNIT_CHARACTERS)),
             1,
             None,
             None,
@@ -213,7 +214,8 @@ class ProgressSpanProcessor(SpanProcessor):
         error = None
         if failed:
             kind = (span.attributes or {}).get(semconv.ERROR_TYPE, "error")
-            error = Failure(normalize_id(kind), truncate(span.status.description or ""))
+            text = redact_value("error", truncate(span.status.description or ""))
+            error = Failure(redact_id(normalize_id(kind)), text)
         self._store.end_level(node, Status.FAILED if failed else Status.COMPLETED, error=error)
 
 

@@ -28,6 +28,10 @@ _UNPRINTABLE: Final = re.compile(
 )
 
 
+_USERINFO: Final = re.compile(r"(?<=//)[^\s/'\"]*@|(?<![^\s'\"=(])[^\s/@'\"=(]+@(?=[\w\[.-])")
+"""User and password before a host. In a URL the password may contain ``@``."""
+
+
 def truncate(value: object, limit: int = MAX_TEXT) -> str:
     """Return ``value`` as valid Unicode of at most ``limit`` characters.
 
@@ -69,6 +73,11 @@ def encode_segment(type_: str, id_: str) -> str:
     if "%" in id_ or "/" in id_:
         id_ = id_.replace("%", "%25").replace("/", "%2F")
     return f"{type_}:{id_}"
+
+
+def remove_credentials(text: str) -> str:
+    """Return a text without the user and password of URLs and gRPC targets."""
+    return _USERINFO.sub("", text) if "@" in text else text
 
 
 def escape_controls(text: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_progress.otlp.causes import describe_cause, find_unreadable_file, get_endpoint, remove_credentials
+from otel_progress.otlp.causes import describe_cause, find_unreadable_file, get_endpoint
+from otel_progress.text import remove_credentials
 
 REQUESTS = "Transient error HTTPConnectionPool(host='h', port=9): Max retries exceeded (Caused by "
 GRPC = "Transient error StatusCode.UNAVAILABLE encountered while exporting traces to h:9. Error details: "

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import otel_progress as progress
-from otel_progress import codec
+from otel_progress import Failure, codec
 from otel_progress.diagnostics import internal_error_counts
-from otel_progress.redaction import Redactor
+from otel_progress.errors import ConfigurationError
+from otel_progress.journal.registry import open_journal
+from otel_progress.redaction import Redactor, is_harmless
 from otel_progress.redaction.patterns import _JOINED, _SECRETS, REDACTED, is_sensitive_key, redact_text
+from otel_progress.settings.fields import Settings
 from otel_progress.testing import Recorder, recording
 
 SECRET = "hunter2-and-more"
@@ -75,6 +78,24 @@ TEXTS = {
         "-----BEGIN RSA PRIVATE KEY-----[redacted]"
     ),
     f"-----BEGIN PRIVATE KEY-----\n{SECRET}…": "-----BEGIN PRIVATE KEY-----[redacted]",
+    f"Server=db;Uid=me;Pwd={SECRET};Port=1": "Server=db;Uid=me;Pwd=[redacted];Port=1",
+    f"https://b.test/k?X-Amz-Date=1&X-Amz-Signature={SECRET}": (
+        "https://b.test/k?X-Amz-Date=1&X-Amz-Signature=[redacted]"
+    ),
+    f"https://a.test/c?sv=1&sig={SECRET}&se=2": "https://a.test/c?sv=1&sig=[redacted]&se=2",
+    f"cloning https://{SECRET}@git.test/a.git": "cloning https://[redacted]@git.test/a.git",
+    f"curl -u me:{SECRET} https://h": "curl -u me:[redacted] https://h",
+    f"curl -s --user 'me:{SECRET}' h": "curl -s --user 'me:[redacted]' h",
+    f"curl -ume:{SECRET} h": "curl -ume:[redacted] h",
+    f"mysqldump -h db -p{SECRET} shop": "mysqldump -h db -p[redacted] shop",
+    f"mysql -p'{SECRET} x' shop": "mysql -p[redacted] shop",
+    f"otp={SECRET}": "otp=[redacted]",
+    f"the passcode: {SECRET}": "the passcode: [redacted]",
+    f"<user>me</user><password>{SECRET} x</password>": "<user>me</user><password>[redacted]</password>",
+    f'<ns:apiKey type="x">{SECRET}</ns:apiKey>': '<ns:apiKey type="x">[redacted]</ns:apiKey>',
+    f"<password>{SECRET}…": "<password>[redacted]",
+    f"password:\n  {SECRET}\nuser: me": "password:\n  [redacted]\nuser: me",
+    f"token: \r\n{SECRET}": "token: \r\n[redacted]",
 }
 
 
@@ -97,6 +118,14 @@ def test_redact_text_with_secret_replaces_only_the_secret(text: str) -> None:
         "mailto:me@example.org",
         "a sentence about a secretary and her keyboard",
         "0123456789abcdef0123456789abcdef",
+        "pwd=/srv/data and PWD=~/work, Pwd=C:\\Users\\me, pwd=$HOME",
+        "docker run -u 1000:1000 image",
+        "ssh://git@host/a.git and https://git@host/a.git",
+        "mysql -p shop --port 3306",
+        "function_signature=(int, str), signature: f(x)",
+        "secret:\n  name: db\n",
+        "<password></password><passwords_checked>3</passwords_checked>",
+        "design=2 and resign=3",
         "",
     ],
 )
@@ -132,6 +161,16 @@ def test_redact_text_of_any_text_never_raises(before: str, after: str) -> None:
         "a.",
         "-----BEGIN PRIVATE KEY",
         "bearer a",
+        "https://a",
+        "curl -u ",
+        "curl -u a",
+        "mysql -p'",
+        "<password ",
+        "<password>a",
+        "password:\n",
+        "password: \n a",
+        "?sig=",
+        "otp=",
     ],
 )
 def test_redact_text_takes_linear_time(part: str) -> None:
@@ -321,3 +360,68 @@ def test_plain_span_is_redacted(recorder: Recorder) -> None:
         recorder.tick()
         operation = recorder.operation("p")
         assert (operation.message, operation.metadata["password"]) == ("token=[redacted]", REDACTED)
+
+
+# --- names and ids -------------------------------------------------------------------------------
+
+
+def test_names_ids_types_units_and_keys_are_redacted() -> None:
+    """Items, batches, failures and plain spans are included."""
+    hidden = f"password={SECRET}"
+    with recording() as recorder:
+        batch = progress.batch(hidden, id=f"a {hidden}", type=f"b {hidden}").start()
+        with progress.operation(
+            f"import {hidden}", hidden, id=f"id {hidden}", unit=hidden, eta_key=f"key {hidden}", batch=batch
+        ) as op:
+            op.item(hidden, outcome="failed", error=Failure(f"type {hidden}", "x"))
+            with op.level(hidden, hidden, hidden, unit=hidden), op.level("x", eta=hidden):
+                pass
+            assert op.operation_id == "id password=[redacted]"
+        batch.close()
+        tracer = recorder.provider.get_tracer("app")
+        attributes = {
+            "progress.operation.id": hidden,
+            "progress.operation.type": hidden,
+            "progress.operation.name": hidden,
+            "progress.unit": hidden,
+            "progress.total": 1,
+        }
+        with tracer.start_as_current_span("plain", attributes=attributes):
+            recorder.tick()
+        recorder.tick()
+        text = render_outputs(recorder).partition("] [(")[0]
+        batches = codec.dumps([codec.encode_batch(found) for found in recorder.runtime.reader.batches()])
+    # Why only documents: the application exports the attributes of a plain span itself.
+    assert SECRET not in batches
+    assert SECRET not in text
+    assert "password=[redacted]" in text
+
+
+def test_redact_function_receives_names_but_no_ids() -> None:
+    """Different ids stay different."""
+    seen: list[tuple[str, str]] = []
+
+    def hide(key: str, text: str) -> str:
+        seen.append((key, text))
+        return "hidden"
+
+    with recording(redact=hide) as recorder, progress.operation("job", "Ada", id="ada", unit="file") as op:
+        op.item("letter to Ada")
+        assert (op.operation_id, op.snapshot().info.name) == ("ada", "hidden")
+        recorder.tick()
+    assert {("name", "Ada"), ("name", "file"), ("name", "letter to Ada")} <= set(seen)
+
+
+@pytest.mark.parametrize("text", ["a.wav", "", "17", "2026-11-29", "video:1", "a b"])
+def test_is_harmless_is_false_only_for_texts_that_can_name_a_secret(text: str) -> None:
+    assert is_harmless(text) == (":" not in text)
+
+
+def test_errors_about_settings_hide_credentials() -> None:
+    for store in (f"postgres://me:{SECRET}@h/db", f"me:{SECRET}@h", f"x://me:p@{SECRET}@h"):
+        with pytest.raises(ConfigurationError) as invalid:
+            open_journal(store)
+        assert SECRET not in str(invalid.value)
+    with pytest.raises(ConfigurationError) as invalid:
+        Settings.from_environ({}).with_arguments(public_url=f"ftp://me:{SECRET}@h")
+    assert SECRET not in str(invalid.value)

@@ -234,7 +234,11 @@ def to_failure(error: object) -> Failure:
 
 def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
     clean_details = None if details is None else redaction.redact_value("details", details, MAX_DETAILS)
-    return Failure(normalize_id(kind), redaction.redact_value("error", truncate(message)), clean_details)
+    return Failure(
+        redaction.redact_id(normalize_id(kind)),
+        redaction.redact_value("error", truncate(message)),
+        clean_details,
+    )
 
 
 def get_qualified_type_name(error: BaseException) -> str:
@@ -303,7 +307,7 @@ def normalize_arguments(
 ) -> Spec:
     """Return the normalised arguments. Invalid values are rejected and left out."""
     kind, type_, id_, name, total, unit, weight, deadline, stages, metadata, batch, eta_key, _ = arguments
-    level_type = semconv.STAGE if kind == "stage" else normalize_id(type_) or "level"
+    level_type = semconv.STAGE if kind == "stage" else redaction.redact_id(normalize_id(type_)) or "level"
     if parent is not None and kind == "level" and not metadata and arguments[2:9] == _NO_ARGUMENTS:
         # Why: the most common case, in a third of the time.
         return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None))
@@ -311,8 +315,8 @@ def normalize_arguments(
     return _make_spec(
         (
             level_type,
-            None if id_ is None else normalize_id(id_),
-            None if name is None else truncate(name, MAX_NAME),
+            None if id_ is None else redaction.redact_id(normalize_id(id_)),
+            None if name is None else redaction.redact_name(truncate(name, MAX_NAME)),
             None if total is None else _accept_number(backend, total, "total"),
             _normalize_unit(unit, counts_stages=stages is not None and total is None),
             1 if weight is None else _accept_weight(backend, weight),
@@ -327,7 +331,7 @@ def normalize_arguments(
 
 def _normalize_unit(unit: object, *, counts_stages: bool) -> str | None:
     if unit is not None:
-        return truncate(unit, MAX_UNIT_CHARACTERS)
+        return redaction.redact_name(truncate(unit, MAX_UNIT_CHARACTERS))
     return semconv.STAGE if counts_stages else None
 
 
@@ -376,7 +380,7 @@ def _resolve_batch(backend: RecordingBackend, batch: object) -> str | None:
 
 def parse_batch_id(value: object) -> str | Rejection:
     """Return the id of a batch."""
-    return normalize_id(value) or Rejection(
+    return redaction.redact_id(normalize_id(value)) or Rejection(
         "batch", "Invalid batch id '': expected a text that is not empty. Leave it out to generate an id."
     )
 
@@ -398,7 +402,7 @@ def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str
     key that the metadata does not have.
     """
     if isinstance(value, str):
-        return normalize_id(value)
+        return redaction.redact_id(normalize_id(value))
     if isinstance(value, (list, tuple)) and value and all(isinstance(key, str) for key in value):
         return normalize_id(",".join(f"{key}={metadata.get(key, '')}" for key in value))
     text = f"Invalid eta_key {_quote(value)}: expected a text or a list of metadata keys."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
+from otel_progress import redaction
 from otel_progress.errors import ProgressError
 from otel_progress.instrument.arguments import (
     DeadlineLike,
@@ -188,7 +189,10 @@ class OperationBatch(SharedHandle):
         count = None if total is None else _accept_count(backend, total)
         self._backend = backend
         self._id = backend.store.declare_batch(
-            batch_id, truncate(name, MAX_NAME), normalize_id(type_) or "batch", count
+            batch_id,
+            redaction.redact_name(truncate(name, MAX_NAME)),
+            redaction.redact_id(normalize_id(type_)) or "batch",
+            count,
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from opentelemetry.trace import Span
 
+from otel_progress import redaction
 from otel_progress.errors import OperationCancelledError, ProgressError
 from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import (
@@ -221,7 +222,8 @@ class Level(SharedHandle):
         if not node.tracked:
             node.ensure_counter()
             node.count_one()
-        item_name, failure = truncate(name), None if error is None else to_failure(error)
+        item_name = redaction.redact_name(truncate(name))
+        failure = None if error is None else to_failure(error)
         item_metadata = normalize_metadata(metadata) if metadata else NO_METADATA
         node.dirty = True
         self._backend.store.add_item(node, item_name, parsed_outcome, failure, item_metadata)  # type: ignore[union-attr]

@@ -115,7 +115,7 @@ def _convert(record: logging.LogRecord, node: Node, at: float) -> LogRecord:
         at=at,
         severity=_to_severity(record.levelno),
         severity_text=truncate(record.levelname, 32),
-        logger=truncate(record.name, MAX_NAME),
+        logger=redaction.redact_id(truncate(record.name, MAX_NAME)),
         message=message,
         details=None if details is None else redaction.redact_value("details", details, MAX_DETAILS),
         attributes=attributes,

@@ -14,7 +14,7 @@ from otel_progress.errors import ConfigurationError, MissingExtraError
 from otel_progress.journal.protocol import Journal
 from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, SqliteJournal
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
-from otel_progress.text import escape_controls
+from otel_progress.text import escape_controls, remove_credentials, truncate
 
 MIN_BYTES: Final = 1024 * 1024
 """Smallest accepted size limit. An empty journal needs some 100 KiB."""
@@ -107,6 +107,6 @@ def _parse_url(url: str) -> Path:
 
 
 def _build_error(url: str) -> ConfigurationError:
-    shown = escape_controls(url if len(url) <= 200 else url[:199] + "…")
+    shown = escape_controls(truncate(remove_credentials(url), 200))
     msg = f"Invalid store {shown!r}: expected the URL of a journal. {_ACCEPTED_URLS}"
     return ConfigurationError(f"{msg}; write ? and # in a path as %3F and %23.")

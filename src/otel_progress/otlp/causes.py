@@ -8,13 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from otel_progress.text import truncate
+from otel_progress.text import remove_credentials, truncate
 
 _MAX_CAUSE_CHARACTERS: Final = 300
-
-
-_CREDENTIALS: Final = re.compile(r"[^\s/@'\"]+@(?=[\w\[.-])")
-"""User and password before the host of a URL or of a gRPC target."""
 
 
 _CAUSES: Final = tuple(
@@ -72,11 +68,6 @@ def describe_cause(message: str, environ: Mapping[str, str] = os.environ) -> str
         reason = status["reason"] or status["transient"]
         message = f"HTTP {status['code']} {reason}" if has_code else reason
     return truncate(remove_credentials(message), _MAX_CAUSE_CHARACTERS).rstrip(". ")
-
-
-def remove_credentials(text: str) -> str:
-    """Return a text without the user and password of URLs."""
-    return _CREDENTIALS.sub("", text)
 
 
 def find_unreadable_file(environ: Mapping[str, str]) -> str | None:

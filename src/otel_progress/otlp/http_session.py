@@ -15,8 +15,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_progress.otlp.causes import remove_credentials
-from otel_progress.text import truncate
+from otel_progress.text import remove_credentials, truncate
 
 if TYPE_CHECKING:
     from otel_progress.otlp.environment import Signal

@@ -7,6 +7,7 @@ a million times, so messages are redacted when a snapshot is taken. Nothing is r
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,12 +16,21 @@ from typing import Final, TypeAlias, TypeVar
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.interrupts import is_interrupt
 from otel_progress.model import LevelSnapshot, MetadataValue
-from otel_progress.text import MAX_TEXT, truncate
+from otel_progress.text import MAX_NAME, MAX_TEXT, truncate
 
 Hook: TypeAlias = Callable[[str, str], str]
 """Function of the application that redacts a text. Arguments are a key and the text. The key is
-that of metadata or of a log attribute, or one of ``message``, ``error``, ``details`` and ``log``.
+that of metadata or of a log attribute, or one of ``message``, ``error``, ``details``, ``log`` and
+``name``.
 """
+
+
+_SHORTEST_SECRET: Final = 15
+"""Characters of the shortest secret that the patterns find without a key before it."""
+
+
+_MARKS: Final = re.compile(r"[=:@<]|--|\s-")
+"""Characters before a secret in a short text."""
 
 
 MAX_CACHED_MESSAGES: Final = 2_048
@@ -44,6 +54,7 @@ class Redactor:
         self._redact_plain_text = patterns.redact_text
         self._is_sensitive_key = patterns.is_sensitive_key
         self._hook = hook
+        self.has_no_hook = hook is None
         self._thread_state = threading.local()
         self._max_cached_messages = max_cached_messages
         self._cached_messages: dict[str, str] = {}
@@ -54,6 +65,11 @@ class Redactor:
         if self._hook is not None:
             clean = self._call_hook(self._hook, key, clean)
         return clean if clean is text else truncate(clean, limit)
+
+    def redact_by_patterns(self, text: str) -> str:
+        """Return a text redacted by the built-in patterns only, at most 256 characters."""
+        clean = self._redact_plain_text(text)
+        return clean if clean is text else truncate(clean, MAX_NAME)
 
     def redact_message(self, text: str) -> str:
         """Return a redacted message, from the cache if possible."""
@@ -124,6 +140,28 @@ def redact_message(text: str) -> str:
     """Return a message redacted by the active redactor."""
     active = redactor_slot.current
     return text if active is None else active.redact_message(text)
+
+
+def redact_name(text: str) -> str:
+    """Return a redacted name of an operation, level, item or batch, or a unit."""
+    active = redactor_slot.current
+    if active is None or (active.has_no_hook and is_harmless(text)):
+        return text
+    return active.redact_text("name", text, MAX_NAME)
+
+
+def redact_id(text: str) -> str:
+    """Return a redacted id, type, key or logger name.
+
+    The hook is not called, because different ids must stay different.
+    """
+    active = redactor_slot.current
+    return text if active is None or is_harmless(text) else active.redact_by_patterns(text)
+
+
+def is_harmless(text: str) -> bool:
+    """Return whether a short text cannot contain a secret. Takes about 100 ns."""
+    return len(text) < _SHORTEST_SECRET and _MARKS.search(text) is None
 
 
 def redact_snapshot(snapshot: LevelSnapshot) -> LevelSnapshot:

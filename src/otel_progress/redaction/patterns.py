@@ -26,6 +26,8 @@ _SECRETS: Final = frozenset(
         "credential",
         "credentials",
         "jwt",
+        "otp",
+        "passcode",
         "passphrase",
         "passwd",
         "password",
@@ -33,6 +35,7 @@ _SECRETS: Final = frozenset(
         "secret",
         "secrets",
         "token",
+        "totp",
     }
 )
 """Words that name a secret at the end of a key."""
@@ -111,7 +114,9 @@ def _names_secret(words: list[str]) -> bool:
     if last in ("key", "keys"):
         return previous in _KEYS
     if last == "pwd":
-        return bool(previous)  # alone it is the working directory
+        return bool(previous)  # alone it is the working directory, see _PATH
+    if last == "signature":  # of a signed URL, but not of a function
+        return previous in ("amz", "goog", "ms", "oss")
     if last in ("auth", "session"):  # but not training_session
         return previous in ("", "basic", "http", "login", "proxy", "user", "web", "x")
     return last == "id" and previous == "session"
@@ -148,11 +153,42 @@ _LINE: Final = re.compile(r"[^\r\n\"'}]+")
 _WHOLE_LINE: Final = frozenset({"authorization", "cookie", "cookies"})
 
 
+_PATH: Final = re.compile(r"[\"']?(?:[/~.$\\\s]|[A-Za-z]:\\|\Z)")
+"""Start of a path. ``pwd=`` before it is the working directory. Before other values, as in
+``Uid=me;Pwd=…``, it is a password.
+"""
+
+
+_NEXT_LINE: Final = re.compile(r"[ \t]*\r?\n[ \t]{0,16}(?![^\s:]{0,80}:(?:\s|\Z))(?=\S)")
+"""Line break between a key and its value. In YAML, a line with another key is not the value."""
+
+
 _LOOSE: Final = frozenset({"auth", "session"})
 """Keys that are ordinary words before a colon in a sentence."""
 
 
 _USERINFO: Final = re.compile(r"(://[^\s/?#:@\"'<>]*:)([^\s/?#\"'<>]+)(@|…\Z)")
+
+
+_WEB_USERINFO: Final = re.compile(r"(\bhttps?://)(?!git@)[^\s/?#:@\"'<>]+(?=@)", re.IGNORECASE)
+"""User of a web address without a password, which is usually a token."""
+
+
+_SIGNATURE: Final = re.compile(r"([?&]sig=)[^\s&#\"'<>]+", re.IGNORECASE)
+"""Signature in a URL of Azure."""
+
+
+_CURL_USER: Final = re.compile(
+    r"((?:^|\s)(?:-u[ \t]{0,4}|--user[ \t=]{1,4})[\"']?[^\s:\"']{0,100}:)[^\s\"']+"
+)
+
+
+_MYSQL_PASSWORD: Final = re.compile(r"((?:^|\s)-p)(?:\"[^\"]*\"?|'[^']*'?|[^\s\"']+)")
+
+
+_ELEMENT: Final = re.compile(
+    r"<(?:[A-Za-z_][\w.\-]{0,80}:)?([A-Za-z_][\w.\-]{0,80})(?:[ \t][^<>]{0,200})?>([^<>]+)(?=</|…\Z|\Z)"
+)
 
 
 _BEARER: Final = re.compile(
@@ -184,13 +220,24 @@ def redact_text(text: str) -> str:
     """
     if "://" in text:
         text = _USERINFO.sub(rf"\1{REDACTED}\3", text)
-    if len(text) >= 5 and _may_name_secret(text.lower()):
+        if "@" in text:
+            text = _WEB_USERINFO.sub(rf"\1{REDACTED}", text)
+    lower = text.lower()
+    if "curl" in lower:
+        text = _CURL_USER.sub(rf"\1{REDACTED}", text)
+    if "mysql" in lower or "mariadb" in lower:
+        text = _MYSQL_PASSWORD.sub(rf"\1{REDACTED}", text)
+    if len(text) >= 5 and _may_name_secret(lower):
         if "PRIVATE KEY" in text:
             text = _PEM.sub(rf"\1{REDACTED}", text)
         if ":" in text or "=" in text:
             text = _redact_values(_PAIR, text)
         if "--" in text:
             text = _redact_values(_OPTION, text)
+        if "<" in text and ">" in text:
+            text = _ELEMENT.sub(_redact_element, text)
+        if "sig=" in lower:
+            text = _SIGNATURE.sub(rf"\1{REDACTED}", text)
         text = _BEARER.sub(rf"\1{REDACTED}", text)
     if len(text) >= _SHORTEST_FORM and _LONG_RUN.search(text):
         text = _FORMS.sub(REDACTED, text)
@@ -214,6 +261,8 @@ def _may_name_secret(lower: str) -> bool:
         or "credential" in lower
         or "pwd" in lower
         or "jwt" in lower
+        or "otp" in lower
+        or "sig" in lower
     )
 
 
@@ -223,13 +272,31 @@ def _redact_values(pattern: re.Pattern[str], text: str) -> str:
     copied = 0
     for match in pattern.finditer(text):
         key = match[1]
-        if match.start() < copied or not is_sensitive_key(key) or (":" in match[2] and key.lower() in _LOOSE):
+        if match.start() < copied or not _is_secret(key, match[2], text, match.end()):
             continue
-        end = _find_value_end(key, text, match.end())
-        if end > match.end():
-            parts += (text[copied : match.end()], _build_mark(text, match.end()))
+        start = match.end()
+        line_break = _NEXT_LINE.match(text, start) if ":" in match[2] else None
+        start = start if line_break is None else line_break.end()
+        end = _find_value_end(key, text, start)
+        if end > start:
+            parts += (text[copied:start], _build_mark(text, start))
             copied = end
     return "".join((*parts, text[copied:])) if parts else text
+
+
+def _is_secret(key: str, separator: str, text: str, start: int) -> bool:
+    """Return whether the value at ``start`` of a key is a secret."""
+    lower = key.lower()
+    if lower == "pwd":
+        return "=" in separator and _PATH.match(text, start) is None
+    return is_sensitive_key(key) and not (":" in separator and lower in _LOOSE)
+
+
+def _redact_element(match: re.Match[str]) -> str:
+    """Return an XML element with a redacted value if its name names a secret."""
+    if not is_sensitive_key(match[1]) or not match[2].strip():
+        return match[0]
+    return f"{match.string[match.start() : match.start(2)]}{REDACTED}"
 
 
 def _build_mark(text: str, start: int) -> str:

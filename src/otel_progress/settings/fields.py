@@ -48,7 +48,7 @@ from otel_progress.settings.parsing import (
     parse_tick,
     parse_token,
 )
-from otel_progress.text import escape_controls, truncate
+from otel_progress.text import escape_controls, remove_credentials, truncate
 
 __all__ = ["PREFIX", "SETTINGS", "Setting", "Settings"]
 
@@ -329,7 +329,7 @@ def _find_resource_service(environ: Mapping[str, str]) -> str:
 
 def _quote(value: object) -> str:
     try:
-        return truncate(repr(value), 100)
+        return truncate(remove_credentials(repr(value)), 100)
     except Exception:  # an int of thousands of digits has no repr
         return f"<{type(value).__name__}>"
 
