@@ -116,7 +116,7 @@ def test_store_together_sets_each_attribute() -> None:
 
 
 def test_counter_with_a_lock_counts_calls_that_interrupt_it() -> None:
-    """An interpreter without a GIL uses it. A signal handler that counts must not deadlock."""
+    """An interpreter without a GIL uses it. A handler that counts does not wait."""
     with fail_on_deadlock():
         counter = LockCounter()
         interrupter = Interrupter(counter.count_one, event="opcode")

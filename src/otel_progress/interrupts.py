@@ -1,4 +1,4 @@
-"""Detection of exceptions that interrupt a call from outside, such as those of signal handlers.
+"""Detection of exceptions that interrupt a call, such as of signal handlers.
 
 The package reports exceptions of tracers, filters and foreign objects as internal errors. An
 exception that only happened to arrive during such a call belongs to the caller and is raised.

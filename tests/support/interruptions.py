@@ -1,4 +1,4 @@
-"""Calls and exceptions between two lines of the package, like those of signal handlers."""
+"""Calls and exceptions between two lines of the package, as of handlers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fail_on_deadlock() -> Iterator[None]:
 
 
 class Interrupter:
-    """Calls ``act`` at the first execution of each line of the package, or of each bytecode.
+    """Calls ``act`` at the first execution of each line, or of each bytecode.
 
     ``files`` limits it to files of these names.
     """
@@ -84,7 +84,10 @@ class Interrupter:
 
 
 class Raiser(Interrupter):
-    """Raises ``error`` at the line or bytecode with the number ``target``, the first is 1."""
+    """Raises ``error`` at the line or bytecode with the number ``target``.
+
+    The first is 1.
+    """
 
     def __init__(
         self,

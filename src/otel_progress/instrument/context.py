@@ -47,7 +47,10 @@ def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
 def build_level_context(
     level: LevelHandle, current: context_api.Context | None = None
 ) -> context_api.Context:
-    """Return a copy of ``current``, by default the current context, with the level and its span."""
+    """Return a copy of ``current`` with the level and its span.
+
+    The default of ``current`` is the current context.
+    """
     if current is None:
         current = context_api.get_current()
     node, entries = level._node, {**current, LEVEL_KEY: level}
@@ -61,9 +64,9 @@ def build_level_context(
 
 
 class BlockEntry:
-    """One entry of a block: the contexts before and inside it, and the token that leaves it.
+    """One entry of a block: the contexts before and inside it, and a token.
 
-    The token is None if the block did not change the context.
+    The token leaves the block. It is None if the block did not change the context.
     """
 
     __slots__ = ("before", "context", "token")
@@ -121,7 +124,7 @@ def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
 
 
 def restore_context() -> context_api.Context:
-    """Return the current context. Leave blocks first whose exit was interrupted by an exception."""
+    """Return the current context, without blocks whose exit was interrupted."""
     current = context_api.get_current()
     level = cast("LevelHandle | None", current.get(LEVEL_KEY))
     while level is not None and not _is_entered(level):

@@ -46,7 +46,9 @@ NOOP_NODE: Final = _make_noop_node()
 
 
 def start_level(level: LevelHandle) -> None:
-    """Start a level and its span, and store them in its handle. Raises only in strict mode.
+    """Start a level and its span, and store them in its handle.
+
+    Raises only in strict mode.
 
     The handle gets ``NOOP_NODE`` if nothing is configured or the level was rejected. An exception
     that interrupts the start is raised. The level has ended then, and its handle can start again.
@@ -187,7 +189,7 @@ def is_interruption(error: BaseException) -> bool:
 
 
 class GuardedExit:
-    """Descriptor of ``__exit__`` that notices when a ``with`` block is left without it.
+    """Descriptor of ``__exit__`` that detects when a block is left without it.
 
     A signal handler may raise at the first bytecode of ``__exit__``, where no ``try`` can catch it.
     The bound method of a ``with`` statement has no other reference. So it is collected when the

@@ -91,7 +91,7 @@ class Tree:
     # --- start -----------------------------------------------------------------------------------
 
     def create_node(self, parent: Node | None, spec: Spec) -> Node:
-        """Return a pending node below ``parent``, or that of an operation without a parent.
+        """Return a pending node below ``parent``, or that of an operation.
 
         Needs no lock. :meth:`start_level_locked` adds the node to the tree.
         """
@@ -117,7 +117,9 @@ class Tree:
         return node
 
     def start_level_locked(self, node: Node, *, rename: bool = False) -> bool:
-        """Add a pending node to the tree and start it. Return False if that was done before.
+        """Add a pending node to the tree and start it.
+
+        Return False if that was done before.
 
         Raises OpenRejected when the parent has ended, or when the id is in use and ``rename`` is
         False. Repeat the call after an exception interrupted it.
