@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 
@@ -96,17 +98,26 @@ def _check_interrupting(mutex: CallerLock) -> bool:
 
 def test_create_once_interrupted_by_itself_returns_one_object() -> None:
     """A handler that counts first and the interrupted work use the same counter."""
-    with fail_on_deadlock():
-        for _ in range(2):
-            box = Box()
-            found: list[object] = []
-            interrupter = Interrupter(
-                lambda box=box, found=found: found.append(create_once(box, "first", object))
-            )
-            interrupter.run(lambda box=box, found=found: found.append(create_once(box, "first", object)))
-            assert interrupter.errors == []
-            assert interrupter.calls > 5
-            assert len({id(each) for each in found}) == 1
+    for target in range(1, 60):
+        box = Box()
+        found: list[object] = []
+
+        def create(box: Box = box, found: list[object] = found) -> None:
+            found.append(create_once(box, "first", object))
+
+        calls = count(1)
+
+        def interrupt(
+            target: int = target, create: Callable[[], None] = create, calls: Iterator[int] = calls
+        ) -> None:
+            if next(calls) == target:
+                create()
+
+        interrupter = Interrupter(interrupt, event="opcode")
+        interrupter.run(create)
+        assert interrupter.errors == []
+        assert interrupter.calls > 5
+        assert len(set(map(id, found))) == 1
 
 
 def test_store_together_sets_each_attribute() -> None:
