@@ -168,7 +168,7 @@ def _unless_ended(title: str, description: str, unit: str, expression: str) -> s
 
 def _failed() -> stat.Panel:
     panel = number(
-        About("Failed", "Failed units of work.", COUNT),
+        About("Failed", "Failures in the operation and all its levels.", COUNT),
         now(_known(semconv.OPERATION_FAILED)),
         steps((None, GREY), (0, GREEN), (1, RED)),
     )

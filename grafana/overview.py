@@ -154,6 +154,7 @@ def _operations() -> table.Panel:
         text("Type", "operation_type", 130),
         bar("Progress", each(semconv.OPERATION_RATIO)),
         word("Basis", facts.basis(), facts.basis_words(), 100),
+        values("Failed", each(semconv.OPERATION_FAILED), COUNT, 75),
         values("Units/s", facts.unless_ended(facts.speed()), COUNT, 85, mappings=dash),
         values("Time left", facts.unless_ended(each(semconv.OPERATION_REMAINING)), CLOCK, 100, mappings=dash),
         values(

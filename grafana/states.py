@@ -26,8 +26,11 @@ ORANGE: Final = "orange"
 RED: Final = "red"
 PURPLE: Final = "purple"
 
-_STATES: Final = (
+ENDED_EARLY: Final = "ended early"
+"""State of an operation that completed below its total."""
+_STATES: Final[tuple[tuple[Status | Condition | str, str], ...]] = (
     (Status.COMPLETED, GREEN),
+    (ENDED_EARLY, "dark-yellow"),
     (Status.SKIPPED, "#9fa7b3"),
     (Status.CANCELLED, "#b877d9"),
     (Status.PENDING, "#6c8ebf"),
@@ -41,7 +44,7 @@ _STATES: Final = (
 """States with their colours, the most urgent last."""
 NUMBERS: Final = {state: number for number, (state, _) in enumerate(_STATES, start=1)}
 """The number of each state."""
-COLOURS: Final = {state.value: colour for state, colour in _STATES}
+COLOURS: Final = {str(state): colour for state, colour in _STATES}
 """The colour of each state's word."""
 _NOT_YET: Final = 9_999_999_999
 """Start time (Unix seconds) of a level that has not started.
@@ -57,8 +60,8 @@ def mapping() -> list[model.ValueMapping]:
     """
     results: dict[str, model.ValueMappingResult] = {}
     for state, colour in _STATES:
-        for key in (str(NUMBERS[state]), state.value):
-            results[key] = model.ValueMappingResult(text=state.value, color=colour, index=len(results))
+        for key in (str(NUMBERS[state]), str(state)):
+            results[key] = model.ValueMappingResult(text=str(state), color=colour, index=len(results))
     return [model.ValueMap(options=results), unknown()]
 
 
@@ -94,11 +97,13 @@ def operation_state(*matchers: Matcher, ended: bool = False) -> str:
         for state, _ in _STATES
         if isinstance(state, Condition)
     ]
+    terms.append(_early_term(*matchers))
     now = once(" or ".join(terms), *OPERATION)
     if not ended:
         return now
     ends = [state for state, _ in _STATES if isinstance(state, Status) and state.finished]
     then = [_term(state, semconv.OPERATION_STATUS, "status", *matchers, last=True) for state in ends]
+    then.append(_early_term(*matchers, last=True))
     return f"{now} or {once(' or '.join(then), *OPERATION)}"
 
 
@@ -133,3 +138,12 @@ def _term(
 ) -> str:
     selector = series(metric, is_(label, state.value), *matchers)
     return f"{NUMBERS[state]} * ({last_known(selector) if last else selector} == 1)"
+
+
+def _early_term(*matchers: Matcher, last: bool = False) -> str:
+    """Return the number of the state of operations that ended early.
+
+    Its number is higher than that of ``completed``, which is true as well.
+    """
+    selector = series(semconv.OPERATION_ENDED_EARLY, *matchers)
+    return f"{NUMBERS[ENDED_EARLY]} * ({last_known(selector) if last else selector} == 1)"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from opentelemetry import context as context_api
 
-from otel_progress import config
+from otel_progress import config, diagnostics
 from otel_progress.testing import Recorder, recording
 from tests.support.server_threads import SERVING
 
@@ -61,6 +61,7 @@ def sdk_silence(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureF
 def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a configuration, a thread or a context behind."""
     before = set(threading.enumerate())
+    diagnostics._logged_causes.clear()
     yield
     left = context_api.get_current()
     context_api.attach(context_api.Context())

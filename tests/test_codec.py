@@ -132,3 +132,15 @@ def test_preview_document_has_no_location() -> None:
     assert before.location not in document.values()
     assert codec.decode_preview(document) == replace(before, location="")
     assert codec.decode_preview({**document, "url": "/api/3"}) == replace(before, location="/api/3")
+
+
+def test_document_of_an_older_version_that_ended_early_has_its_ratio() -> None:
+    """Older versions stored the ratio 1, and no plural."""
+    root = snapshot(status=Status.COMPLETED, current=5, total=1000, ratio=1.0, unit="row")
+    document = codec.encode_operation(operation(root))
+    assert (document["ended_early"], document["unit_plural"]) == (True, "rows")
+    for name in ("ended_early", "failed_below", "unit_plural"):
+        del document[name]
+    decoded = codec.decode_operation(document).root
+    assert (decoded.ratio, decoded.ended_early, decoded.failed_below) == (0.005, True, 0)
+    assert decoded.info.unit_plural == "rows"

@@ -238,20 +238,25 @@ def test_disabled_runtime_records_nothing(monkeypatch: pytest.MonkeyPatch, provi
         assert progress.configure(enabled=False) is runtime
 
 
-def test_configure_with_used_port_is_rejected_and_closes_the_journal(
-    provider: TracerProvider, tmp_path: Path
-) -> None:
-    """A later configure succeeds."""
+@pytest.fixture
+def used_port() -> Iterator[int]:
+    """Port of this machine on which another program listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        settings = {**QUIET, "store": f"sqlite:///{tmp_path}/p.db", "prometheus_port": port}
-        with pytest.raises(ConfigurationError, match=f"Port {port}"):
-            progress.configure(**settings, tracer_provider=provider)
-        assert config.current_runtime() is None
-        with progress.operation("o") as op:
-            assert not op.recording
+        yield taken.getsockname()[1]
+
+
+def test_strict_configure_with_used_port_is_rejected_and_closes_the_journal(
+    provider: TracerProvider, tmp_path: Path, used_port: int
+) -> None:
+    """A later configure succeeds."""
+    settings = {**QUIET, "store": f"sqlite:///{tmp_path}/p.db", "prometheus_port": used_port, "strict": True}
+    with pytest.raises(ConfigurationError, match=f"Port {used_port}"):
+        progress.configure(**settings, tracer_provider=provider)
+    assert config.current_runtime() is None
+    with progress.operation("o") as op:
+        assert not op.recording
     with progress.configure(**{**settings, "prometheus_port": 0}, tracer_provider=provider) as runtime:
         assert runtime.metrics_url is not None
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

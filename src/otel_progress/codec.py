@@ -32,9 +32,11 @@ from otel_progress.model import (
     MetadataValue,
     Outcome,
     Status,
+    adjust_ratio,
 )
 from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.text import pluralize
 
 SCHEMA: Final = "otel-progress/1"
 """Name and version of the documents, in the field ``schema``. The version changes when a field
@@ -112,6 +114,7 @@ class LevelDocument(TypedDict):
     id: str
     name: str
     unit: str | None
+    unit_plural: Annotated[str | None, "Unit for counts other than 1. Null without a unit."]
     weight: float
     declared: Annotated[bool, "True for a stage that was declared in advance."]
     attempt: int
@@ -127,8 +130,10 @@ class LevelDocument(TypedDict):
     current: Annotated[float, "Finished units of work, including failed and skipped ones."]
     total: float | None
     completed: Annotated[float, "Units that succeeded."]
-    failed: int
+    failed: Annotated[int, "Failures in the level and in all levels below it, each once."]
+    failed_below: Annotated[int, "Part of `failed` that is not in `current`, because it is in levels below."]
     skipped: int
+    ended_early: Annotated[bool, "True when the level completed below its total."]
     ratio: Ratio | None
     percentage: float | None
     message: str | None
@@ -320,6 +325,10 @@ def _optional_field_names(record: Any) -> tuple[str, ...]:
 _INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch",))
 
 
+# Documents of older versions do not have these.
+_OPTIONAL_INFO_FIELDS: Final = _optional_field_names(LevelInfo)
+
+
 # The excluded fields are converted, not copied.
 _STATE_FIELDS: Final = _field_names(LevelSnapshot, without=("info", "status", "metadata", "error", "eta"))
 
@@ -431,6 +440,7 @@ def encode_figures(snapshot: LevelSnapshot) -> Document:
     ratio = snapshot.ratio
     document["status"] = snapshot.status.value
     document["completed"] = snapshot.completed
+    document["ended_early"] = snapshot.ended_early
     document["percentage"] = None if ratio is None else 100.0 * ratio
     return document
 
@@ -450,13 +460,16 @@ def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
     eta = document.get("eta")
     if "stall_after_s" not in document and "longest_gap_s" in document:
         document = {**document, "stall_after_s": max(_MIN_STALL_AFTER_S, 3.0 * document["longest_gap_s"])}
+    status = Status(document["status"])
+    state = _pick_known(document, _STATE_FIELDS, _OPTIONAL_STATE_FIELDS)
+    state["ratio"] = adjust_ratio(status, state["current"], state["total"], state["ratio"])
     return LevelSnapshot(
         info=decode_info(document),
-        status=Status(document["status"]),
+        status=status,
         metadata=decode_metadata(document.get("metadata")),
         error=decode_failure(document.get("error")),
         eta=None if eta is None else Eta(**_pick_known(eta, _ETA_FIELDS, _OPTIONAL_ETA_FIELDS)),
-        **_pick_known(document, _STATE_FIELDS, _OPTIONAL_STATE_FIELDS),
+        **state,
     )
 
 
@@ -470,7 +483,10 @@ def encode_info(info: LevelInfo) -> Document:
 
 def decode_info(document: Mapping[str, Any]) -> LevelInfo:
     """Return the unchanging part of a level from its object."""
-    return LevelInfo(**{name: document[name] for name in _INFO_FIELDS}, batch=document.get("batch"))
+    known = _pick_known(document, _INFO_FIELDS, _OPTIONAL_INFO_FIELDS)
+    if "unit_plural" not in document and isinstance(known["unit"], str):
+        known["unit_plural"] = pluralize(known["unit"])
+    return LevelInfo(**known, batch=document.get("batch"))
 
 
 def encode_event(event: Event) -> Document:

@@ -80,10 +80,10 @@ def configure(
 
     ``store`` is ``memory:``, ``sqlite:`` or ``sqlite:///path``. ``tracer_provider`` joins an
     existing provider, and later calls may join further ones. Without it the runtime joins the
-    global provider, or creates one.
+    global provider, which the application may set before or after this call.
 
     ``capture_logs`` adds records of ``logging`` to the current level: True (from INFO), or the
-    name or number of a severity. The severity of the root logger applies as well. ``redact``
+    name or number of a severity. The level of each logger applies as well. ``redact``
     removes secrets from everything that is shown and stored. A function of a key (of metadata,
     or ``message``, ``error``, ``details``, ``log``) and a text is called after that and returns
     the text to show. It runs in the thread that reports the text, so it has to be fast.
@@ -97,10 +97,13 @@ def configure(
     ``preview_edge`` pixels. At most ``preview_count`` previews of together ``preview_size``
     bytes are stored per operation. ``public_url`` is the URL of the server for clients.
 
+    A part that the environment does not permit is left out, with a warning and a count. Examples
+    are a port in use, no further thread, and a folder that is not writable. With ``strict`` it
+    raises ConfigurationError.
+
     Calling it again with the same arguments returns the same runtime. Thread-safe. Raises
-    ConfigurationError for an invalid value, for an address that cannot be bound, and for a
-    value that contradicts the active runtime. Raises MissingExtraError if a required package is
-    not installed. Nothing is changed then.
+    ConfigurationError for an invalid value, and for a value that contradicts the active runtime.
+    Raises MissingExtraError if a required package is not installed. Nothing is changed then.
     """
     arguments = dict(locals())  # first statement: exactly the arguments
     return start(arguments, arguments.pop("tracer_provider"))

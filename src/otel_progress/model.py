@@ -25,6 +25,10 @@ MetadataValue: TypeAlias = (
 """Types of metadata values: the attribute types of OpenTelemetry."""
 
 
+_ROUNDING: Final = 1e-9
+"""Fraction of a total up to which a difference is a rounding error."""
+
+
 NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 """Shared empty metadata."""
 
@@ -161,6 +165,21 @@ class Eta:
         )
 
 
+def is_below_total(current: Number, total: Number) -> bool:
+    """Return True when ``current`` is below ``total`` by more than rounding errors."""
+    return current < total and not (type(current) is float and total - current <= _ROUNDING * total)
+
+
+def adjust_ratio(status: Status, current: Number, total: Number | None, ratio: float | None) -> float | None:
+    """Return the ratio of a stored level.
+
+    Older versions stored the ratio 1 for a level that ended early.
+    """
+    if ratio != 1.0 or status is not Status.COMPLETED or not total or total < 0:
+        return ratio
+    return max(0.0, current / total) if is_below_total(current, total) else ratio
+
+
 @dataclass(frozen=True, slots=True)
 class LevelInfo:
     """Properties of a level that do not change from its start to its end.
@@ -169,7 +188,8 @@ class LevelInfo:
     are ``type:id`` segments joined by ``/``, empty for the operation itself. ``attempt`` counts the
     starts of the same path. ``declared`` marks a stage that its parent declared in advance.
     ``order`` numbers siblings in the order of their first start. ``batch`` is the batch id of an
-    operation.
+    operation. ``unit_plural`` is the unit for counts other than 1, None without a unit and in
+    documents of older versions.
     """
 
     operation_id: str
@@ -191,6 +211,7 @@ class LevelInfo:
     span_id: str | None
     instance: str
     batch: str | None = None
+    unit_plural: str | None = None
 
     @property
     def depth(self) -> int:
@@ -210,8 +231,10 @@ class LevelSnapshot:
     Fields that end in ``_at`` are in Unix seconds. Those that end in ``_clock`` are in seconds of
     the process's monotonic clock. Fields that end in ``_s`` are durations in seconds.
 
-    Counts are in units of work. ``current`` is all finished work, which includes ``failed`` and
-    ``skipped``. ``ratio`` is 0 to 1, None while unknown. ``estimated`` is True when it depends on
+    Counts are in units of work. ``current`` is all finished work, which includes failed and skipped
+    units. ``failed`` also includes the failures of all levels below, each once. ``failed_below`` is
+    the part of ``failed`` that is not in ``current``, because it is in units of levels below.
+    ``ratio`` is 0 to 1, None while unknown. ``estimated`` is True when it depends on
     an estimate, because an opaque step runs here or below. ``stage`` is the id of the running
     stage. ``advanced_clock`` is the time of the last advance, without estimated ones. After
     ``stall_after_s`` without an advance the level counts as stalled. It is the setting, or three
@@ -254,6 +277,7 @@ class LevelSnapshot:
     previews: int = 0
     overdue_after_s: float | None = None
     resumed_from: Number = 0
+    failed_below: int = 0
 
     @property
     def completed(self) -> Number:
@@ -261,7 +285,19 @@ class LevelSnapshot:
 
         At least 0, also when more items failed than the level has units.
         """
-        return max(0, self.current - self.failed - self.skipped)
+        return max(0, self.current - self.failed + self.failed_below - self.skipped)
+
+    @property
+    def ended_early(self) -> bool:
+        """True when the level completed below its total.
+
+        Its ratio is then ``current / total``. Its parent counts it as done.
+        """
+        return (
+            self.status is Status.COMPLETED
+            and self.total is not None
+            and is_below_total(self.current, self.total)
+        )
 
     @property
     def done_this_session(self) -> Number:

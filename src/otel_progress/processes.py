@@ -80,8 +80,32 @@ def host_class() -> str:
     return f"{sys.platform}-{machine}-{cores}".lower()
 
 
+@lru_cache(maxsize=1)
+def get_program_name() -> str:
+    """Return a name of the running program that is the same in each of its runs.
+
+    It is the module of ``python -m``, or the folder and the file of the script (``jobs/load.py``).
+    Without a script it is ``interactive``. Why the folder: many scripts are called ``main.py``. Why
+    not the whole path: it changes when a program moves or is installed in another place.
+    """
+    main = sys.modules.get("__main__")
+    module = getattr(getattr(main, "__spec__", None), "name", None)
+    if isinstance(module, str) and module != "__main__":
+        return module.removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    if not isinstance(file, str):
+        return "interactive"
+    path = Path(file).absolute()
+    return f"{path.parent.name}/{path.name}"
+
+
 # Why: the child may be in a namespace of its own.
 on_fork(phase=ForkPhase.CACHES, after_in_child=this_host.cache_clear)
+
+
+def get_boot_id() -> str:
+    """Return the kernel's boot id, or an empty text on systems without it."""
+    return this_host().split("/")[-2]
 
 
 def is_same_boot(host: str) -> bool:
@@ -89,9 +113,19 @@ def is_same_boot(host: str) -> bool:
 
     Monotonic clocks agree within one boot.
     """
-    boot = this_host().split("/")[-2]
+    boot = get_boot_id()
     parts = host.split("/")
     return bool(boot) and len(parts) >= 3 and parts[-2] == boot
+
+
+def read_suspended_s() -> float:
+    """Return the suspended time of this machine since its boot, in seconds.
+
+    Return 0 if it is unknown. The monotonic clock does not include them.
+    """
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC))
 
 
 def is_alive(instance: Instance, heartbeat_at: float, now: float) -> bool:

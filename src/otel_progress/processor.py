@@ -15,7 +15,7 @@ from opentelemetry.trace import StatusCode
 
 from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.instrument.arguments import MAX_UNIT_CHARACTERS, normalize_metadata, parse_number
+from otel_progress.instrument.arguments import normalize_metadata, parse_number, parse_unit
 from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.interrupts import is_interrupt
@@ -190,17 +190,20 @@ class ProgressSpanProcessor(SpanProcessor):
         id_ = attributes.get(semconv.OPERATION_ID if parent is None else semconv.LEVEL_ID, f"{span_id:016x}")
         name = attributes.get(semconv.OPERATION_NAME if parent is None else semconv.LEVEL_NAME, span.name)
         type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
-        unit = attributes.get(semconv.UNIT)
+        raw_unit = attributes.get(semconv.UNIT)
+        unit = None if raw_unit is None else parse_unit(raw_unit)
+        singular, plural = (None, None) if unit is None or isinstance(unit, Rejection) else unit
         spec = Spec(
             redact_id(normalize_id(type_)),
             redact_id(normalize_id(id_)),
             redact_name(truncate(name, MAX_NAME)),
             None,
-            None if unit is None else redact_name(truncate(unit, MAX_UNIT_CHARACTERS)),
+            singular,
             1,
             None,
             None,
             NO_METADATA,
+            unit_plural=plural,
         )
         node = self._store.start_level(parent, spec)
         if node is None:

@@ -247,6 +247,13 @@ class Controller(Protocol):
         another host sent no heartbeat for ten minutes. Runs that may be active are never deleted.
         """
 
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:
+        """Mark the active run of an operation as failed.
+
+        Its process must have certainly ended. Return False if no run is active or if its process
+        may still run. See :meth:`delete`.
+        """
+
 
 @runtime_checkable
 class CancelRequestSource(Protocol):

@@ -119,7 +119,8 @@ class TrajectoryKey:
 
     ``level`` is the type of the path: the types of its segments joined by ``/``, for stages with
     the id (``album/song``, ``stage:render/frame``). It is empty for the operation. ``host_class``
-    is the class of host (``linux-x86_64-2``). ``eta_key`` is a bucket of the caller, or empty.
+    is the class of host (``linux-x86_64-2``). ``eta_key`` is the group of the run: a text of the
+    caller, or a text that starts with the service or the program. It was empty in earlier versions.
     """
 
     operation_type: str

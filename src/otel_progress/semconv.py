@@ -67,7 +67,7 @@ RATIO: Final = "progress.ratio"
 
 
 FAILED: Final = "progress.failed"
-"""Units that failed. int"""
+"""Failures in the level and in all levels below it. int"""
 
 
 STATUS: Final = "progress.status"
@@ -92,6 +92,10 @@ METADATA_PREFIX: Final = "progress.metadata."
 
 ESTIMATED: Final = "progress.estimated"
 """True while an opaque step runs, because the ratio is then an estimate. Else absent. boolean"""
+
+
+ENDED_EARLY: Final = "progress.ended_early"
+"""True when a level completed below its total. Else absent. boolean"""
 
 
 ETA_ERROR_FIRST: Final = "progress.eta.error.first"
@@ -142,6 +146,10 @@ SERVICE_NAME: Final = "service.name"
 
 SERVICE_INSTANCE_ID: Final = "service.instance.id"
 """Resource attribute: the instrumented process. string"""
+
+
+EXCEPTION_TYPE: Final = "exception.type"
+"""Class name of an error, on exception events of spans. string"""
 
 
 EXCEPTION_MESSAGE: Final = "exception.message"
@@ -213,6 +221,7 @@ ATTRIBUTES: Final = (
     SEQUENCE,
     ERROR_TYPE,
     ESTIMATED,
+    ENDED_EARLY,
     ETA_ERROR_FIRST,
     ETA_ERROR_MIDDLE,
     ETA_ERROR_LAST,
@@ -235,6 +244,7 @@ SinkName: TypeAlias = Literal[
 
 InternalErrorPlace: TypeAlias = Literal[
     "callback",
+    "console",
     "eta",
     "fork",
     "gpu",
@@ -242,6 +252,8 @@ InternalErrorPlace: TypeAlias = Literal[
     "journal",
     "logs",
     "metrics",
+    "otlp.logs",
+    "otlp.metrics",
     "otlp.traces",
     "previews",
     "processor",
@@ -395,6 +407,13 @@ OPERATION_ESTIMATED: Final = _define_gauge(
 )
 
 
+OPERATION_ENDED_EARLY: Final = _define_gauge(
+    "progress.operation.ended_early",
+    _OPERATION,
+    "1 if the operation completed below its total. Else 0.",
+)
+
+
 OPERATION_RATIO: Final = _define_gauge(
     "progress.operation.ratio", _OPERATION, "Fraction of the operation done, 0 to 1. Absent while unknown."
 )
@@ -411,7 +430,7 @@ OPERATION_TARGET: Final = _define_gauge(
 
 
 OPERATION_FAILED: Final = _define_gauge(
-    "progress.operation.failed", _OPERATION, "Units of work of the operation that failed."
+    "progress.operation.failed", _OPERATION, "Failures in the operation and all its levels."
 )
 
 

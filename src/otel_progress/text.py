@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from otel_progress.interrupts import is_interrupt
@@ -21,6 +22,21 @@ MAX_TEXT: Final = 1024
 
 MAX_DETAILS: Final = 8192
 """Characters of error details (a traceback). Longer ones are truncated."""
+
+
+_REGULAR_UNIT: Final = re.compile(r"(?:[A-Za-z]+[ -])*([A-Z]?[a-z]{2,})")
+
+
+_IRREGULAR_UNIT_LIST: Final = (
+    "aircraft children child criteria criterion data datum deer echo equipment feet foot geese "
+    "goose half hero info information knife leaf life loaf man media medium men mice mouse "
+    "people percent person phenomenon potato sheep shelf software teeth tomato tooth traffic "
+    "wife wolf woman women work"
+)
+
+
+_IRREGULAR_UNITS: Final = frozenset(_IRREGULAR_UNIT_LIST.split())
+"""Common nouns without a regular plural, and plurals."""
 
 
 _UNPRINTABLE: Final = re.compile(
@@ -61,6 +77,19 @@ def normalize_id(value: object) -> str:
 
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     return f"{start[: MAX_ID - 17]}~{digest}"
+
+
+@lru_cache(maxsize=1024)
+def pluralize(unit: str) -> str:
+    """Return the regular plural of a unit, or the unit itself.
+
+    The regular plural appends ``s`` to a final letter other than s, x, z, h and y. Other words,
+    symbols and short forms (``epoch``, ``entry``, ``child``, ``%``, ``MB``) are unchanged.
+    """
+    word = _REGULAR_UNIT.fullmatch(unit)
+    if word is None or unit[-1] in "sxzhy" or word.group(1).lower() in _IRREGULAR_UNITS:
+        return unit
+    return f"{unit}s"
 
 
 def encode_segment(type_: str, id_: str) -> str:

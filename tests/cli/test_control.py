@@ -113,3 +113,35 @@ def test_control_command_without_journal_creates_no_file(tmp_path: Path) -> None
     for command in ("cancel", "rm"):
         assert run("--store", url_of(tmp_path / "missing.db"), command, "x").exit_code == 3
     assert not (tmp_path / "missing.db").exists()
+
+
+# --- fail ---------------------------------------------------------------------------------------
+
+
+def test_fail_marks_abandoned_operation(store: str) -> None:
+    """Its exit status changes from abandoned to failed."""
+    assert run("--store", store, "show", "lost", "--exit-status").exit_code == 4
+    result = run("--store", store, "fail", "lost", "--reason", "out of memory")
+    assert (result.exit_code, result.stdout) == (0, "Marked lost as failed.\n")
+    assert "Abandoned: out of memory" in run("--store", store, "ls", "--all", "--status", "failed").stdout
+    assert run("--store", store, "show", "lost", "--exit-status").exit_code == 1
+    result = run("--store", store, "fail", "lost")
+    assert result.exit_code == 1
+    assert "its status is failed since" in result.stderr
+
+
+def test_fail_of_running_operation_is_rejected(store: str) -> None:
+    result = run("--store", store, "fail", "friday-42", "--json")
+    assert result.exit_code == 1
+    assert documents(result)[0]["failed"] is False
+    assert "its process is running. Use: otel-progress cancel friday-42" in result.stderr
+    assert run("--store", store, "show", "friday-42", "--exit-status").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "fail", "rm", "export", "watch", "logs"])
+def test_id_with_leading_hyphen_suggests_separator(store: str, command: str) -> None:
+    result = run("--store", store, command, "-17")
+    assert result.exit_code == 2
+    assert f"put -- before it: otel-progress {command} -- -17." in result.stderr
+    assert "unknown" not in run("--store", store, command, "--", "-17").stderr
+    assert "put --" not in run("--store", store, "show", "friday-42", "--exit-statu").stderr

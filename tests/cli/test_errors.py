@@ -66,7 +66,7 @@ def test_unreadable_journal_exits_with_3(tmp_path: Path) -> None:
 def test_doctor_with_valid_journal_exits_with_0(store: str) -> None:
     result = run("--store", store, "doctor")
     assert result.exit_code == 0, result.stdout
-    assert "quick_check found no problem" in result.stdout
+    assert "integrity_check found no problem" in result.stdout
     assert "is running" in result.stdout
     assert "1 operations are abandoned" in result.stdout
 
@@ -111,3 +111,16 @@ def test_doctor_with_used_port_writes_note() -> None:
         result = run("doctor", env={"OTEL_PROGRESS_PROMETHEUS_PORT": port})
     assert "Address already in use" in result.stdout
     assert result.exit_code == 0
+
+
+def test_serve_with_used_port_exits_with_1(store: str) -> None:
+    """Serving is the only purpose of the command. The error is one line."""
+    import socket
+
+    pytest.importorskip("fastapi")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        result = run("--store", store, "serve", "--port", port)
+    assert result.exit_code == 1
+    assert f"Port {port} of 127.0.0.1 is in use" in result.stderr
+    assert result.stderr.count("\n") == 1

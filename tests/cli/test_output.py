@@ -32,6 +32,19 @@ def test_table_on_narrow_terminal_omits_optional_columns(
     assert ("NAME" in lines[0]) == (width >= 80)
 
 
+@pytest.mark.parametrize("width", [24, 40, 80, 120])
+def test_table_on_narrow_terminal_shows_intact_column(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The columns before it become narrower."""
+    rows = [
+        ("STATUS", "ID", "COUNT", "FAILED", "MESSAGE"),
+        ("completed", "a" * 60, "5/5 tables", "1234567", "x"),
+    ]
+    write_table(rows, [{}, {}], width, optional=(2,), intact=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert "1234567" in lines[1]
+    assert max(map(cell_len, lines)) <= width
+
+
 def test_table_without_width_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     write_table(ROWS, [{}, {}], None)
     assert "a" * 60 in (out := capsys.readouterr().out)

@@ -20,7 +20,7 @@ from otel_progress.console.format import (
     format_rate,
     format_remaining,
     format_time_left,
-    pluralize_unit,
+    select_unit_form,
 )
 from otel_progress.model import Eta
 from tests.support.estimate_cases import CASES, EtaCase
@@ -124,9 +124,13 @@ def test_estimate_of_any_numbers_is_valid(
         (3, None, None, "3"),
         (2.5, 10, "minute", "2.5/10 minutes"),
         (3, 1, "batch", "3/1 batch"),
-        (3, 4, "batch", "3/4 batches"),
-        (3, 4, "epoch", "3/4 epochs"),
-        (3, 4, "query", "3/4 queries"),
+        (3, 4, "batch", "3/4 batch"),
+        (3, 4, "epoch", "3/4 epoch"),
+        (3, 4, "query", "3/4 query"),
+        (3, 4, "box", "3/4 box"),
+        (3, 4, "child", "3/4 child"),
+        (3, 4, "log line", "3/4 log lines"),
+        (1, None, "files", "1 files"),
         (3, 4, "px", "3/4 px"),
         (3, 4, "MB", "3/4 MB"),
         (999, 1_234_567, "byte", "999 B/1.2 MB"),
@@ -137,6 +141,12 @@ def test_estimate_of_any_numbers_is_valid(
 def test_count_has_unit_in_plural(current: float, total: float | None, unit: str | None, text: str) -> None:
     """Symbols are unchanged, and bytes are scaled."""
     assert format_count(current, total, unit) == text
+
+
+def test_count_with_given_plural_uses_it() -> None:
+    """The singular is only for the number 1."""
+    texts = [format_count(number, None, "child", "children") for number in (0, 1, 1.5, 2)]
+    assert texts == ["0 children", "1 child", "1.5 children", "2 children"]
 
 
 @pytest.mark.parametrize(
@@ -161,5 +171,5 @@ def test_any_quantity_and_unit_is_short_and_printable(value: float, unit: str | 
     if isinstance(value, float) or abs(value) < 1e300:
         assert format_quantity(value, unit).isprintable()
     if unit is not None:
-        assert len(pluralize_unit(unit, 2)) <= 16 * 10
-        assert "\x1b" not in pluralize_unit(unit, 2)
+        assert len(select_unit_form(unit, None, 2)) <= 16 * 10
+        assert "\x1b" not in select_unit_form(unit, None, 2)

@@ -174,7 +174,7 @@ def test_condition_without_space_gets_its_own_line() -> None:
     paused = replace(
         paused, root=replace(paused.root, paused_clock=CLOCK + 60.0, message="Waiting for a robot arm")
     )
-    assert text(paused, width=80)[1] == "  paused for 2m 20s 1 failed Waiting for a robot arm"
+    assert text(paused, width=80)[1] == "  1 failed paused for 2m 20s Waiting for a robot arm"
     assert "paused for 2m 20s" in text(paused, width=140)[0]
 
 
@@ -272,3 +272,30 @@ def test_finished_operation_leaves_result_and_failed_levels() -> None:
     assert lines[1] == "  ✗ song s3 OSError: gone"
     assert lines[6] == "  … 3 more failed"
     assert len(lines) == 7
+
+
+@pytest.mark.parametrize("width", range(32, 130, 7))
+def test_failed_count_of_finished_operation_is_not_cut(width: int) -> None:
+    """A long title is cut instead."""
+    root = snapshot(
+        name="A long name of an operation", status=Status.COMPLETED, failed=1234567, duration_s=1.0
+    )
+    text = render_finished(operation(root), width=width)[0].plain
+    assert "1234567 failed" in text
+    assert len(text) <= width
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_operation_that_ended_early_is_shown_with_its_count(width: int) -> None:
+    """Its unit has the given plural."""
+    root = snapshot(
+        status=Status.COMPLETED,
+        current=2,
+        total=5,
+        ratio=0.4,
+        unit="child",
+        unit_plural="children",
+        duration_s=1.0,
+    )
+    text = render_finished(operation(root), width=width)[0].plain
+    assert "completed 2/5 children ended early" in text

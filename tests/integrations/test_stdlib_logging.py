@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import ConfigurationError
 from otel_progress.diagnostics import internal_error_counts, report_internal_error
-from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES, LogHandler
+from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES
 from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder, recording
@@ -168,11 +169,8 @@ class Logging:
 
 
 def handle_record(level: int, text: Any, *args: Any) -> None:
-    """Pass a record only to the LogHandler."""
-    record = logging.LogRecord("nightly", level, __file__, 1, text, args, None)
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, LogHandler):
-            handler.handle(record)
+    """Capture a record without passing it to handlers, which would format it as well."""
+    log.filter(logging.LogRecord("nightly", level, __file__, 1, text, args, None))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +224,7 @@ def test_records_of_own_loggers_are_ignored(captured: Recorder) -> None:
 
 
 def test_records_below_a_level_are_ignored() -> None:
-    """Levels of the handler, the logger and the root logger apply."""
+    """The captured severity and the level of the logger apply."""
     with recording(capture_logs=True) as recorder, progress.operation("o", id="o"):
         log.debug("below")
         log.info("taken")
@@ -241,9 +239,9 @@ def test_records_below_a_level_are_ignored() -> None:
 
 
 def test_capture_leaves_other_handlers_and_levels_unchanged() -> None:
-    """The handler is removed at the end."""
+    """Logging is as before at the end."""
     root = logging.getLogger()
-    before = (list(root.handlers), root.level, log.level, log.propagate)
+    before = (list(root.handlers), root.level, log.level, log.propagate, "filter" in vars(logging.Logger))
     seen: list[str] = []
     own = logging.Handler()
     own.addFilter(logging.Filter(log.name))  # other threads of the process may log as well, down to DEBUG
@@ -251,20 +249,21 @@ def test_capture_leaves_other_handlers_and_levels_unchanged() -> None:
     root.addHandler(own)
     try:
         with recording(capture_logs=True), progress.operation("o"):
-            assert sum(isinstance(handler, LogHandler) for handler in root.handlers) == 1
+            assert root.handlers == [*before[0], own]
             log.info("for all")
     finally:
         root.removeHandler(own)
     assert seen == ["for all"]
-    assert (list(root.handlers), root.level, log.level, log.propagate) == before
+    after = (list(root.handlers), root.level, log.level, log.propagate, "filter" in vars(logging.Logger))
+    assert after == before
 
 
 def test_capture_is_off_by_default(recorder: Recorder) -> None:
-    """There is no handler."""
+    """The class of loggers is unchanged."""
     with progress.operation("o", id="o"):
         log.error("x")
     assert get_messages(recorder) == []
-    assert not any(isinstance(handler, LogHandler) for handler in logging.getLogger().handlers)
+    assert "filter" not in vars(logging.Logger)
 
 
 def test_record_after_the_end_of_a_level_belongs_to_the_level_above(captured: Recorder) -> None:
@@ -290,7 +289,7 @@ def test_records_beyond_the_limits_are_dropped(captured: Recorder, monkeypatch: 
 
 
 def test_slow_record_does_not_block_other_threads(captured: Recorder) -> None:
-    """The handler takes no lock."""
+    """The capture takes no lock."""
     inside, go_on = threading.Event(), threading.Event()
 
     class Slow:
@@ -351,6 +350,87 @@ def test_forked_child_captures_only_its_own_levels(captured: Recorder) -> None:
         os.waitpid(child, 0)
         log.info("after")
     assert get_messages(captured) == ["before", "after"]
+
+
+def test_record_that_a_filter_rejects_is_not_captured(captured: Recorder) -> None:
+    """A filter of the logger applies to all its handlers."""
+    rejecting = logging.Filter("another")
+    log.addFilter(rejecting)
+    try:
+        with progress.operation("o", id="o"):
+            log.info("rejected")
+            log.removeFilter(rejecting)
+            log.info("accepted")
+    finally:
+        log.removeFilter(rejecting)
+    assert get_messages(captured) == ["accepted"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="filters return records since Python 3.12")
+def test_record_that_a_filter_replaces_is_captured_as_replaced(captured: Recorder) -> None:
+    """The original record may contain what the application removes."""
+
+    def replace(record: logging.LogRecord) -> Any:
+        return logging.makeLogRecord({**vars(record), "msg": "replaced"})
+
+    log.addFilter(replace)
+    try:
+        with progress.operation("o", id="o"):
+            log.info("original")
+    finally:
+        log.removeFilter(replace)
+    assert get_messages(captured) == ["replaced"]
+
+
+def test_record_of_a_disabled_level_is_not_formatted(captured: Recorder) -> None:
+    """The level of the logger and ``logging.disable`` apply before it."""
+    logging.disable(logging.INFO)
+    try:
+        with progress.operation("o", id="o"):
+            log.info("%s", Raising())
+    finally:
+        logging.disable(logging.NOTSET)
+    assert get_messages(captured) == []
+
+
+def test_patch_of_another_package_survives_the_shutdown() -> None:
+    """The capture below it does nothing after the shutdown. A later one works."""
+    seen: list[str] = []
+    with recording(capture_logs=True) as recorder, progress.operation("o", id="o"):
+        below = logging.Logger.filter
+
+        def theirs(logger: logging.Logger, record: logging.LogRecord) -> Any:
+            if logger.name == log.name:
+                seen.append(record.getMessage())
+            return below(logger, record)
+
+        logging.Logger.filter = theirs  # type: ignore[assignment, method-assign]
+        log.info("one")
+        assert get_messages(recorder) == ["one"]
+    try:
+        assert vars(logging.Logger)["filter"] is theirs
+        log.info("two")
+        with recording(capture_logs=True) as recorder, progress.operation("o", id="o"):
+            log.info("three")
+            assert get_messages(recorder) == ["three"]
+        assert vars(logging.Logger)["filter"] is theirs
+    finally:
+        del logging.Logger.filter
+    assert seen == ["one", "two", "three"]
+
+
+def test_interrupted_capture_reaches_the_caller_and_later_records_are_captured(captured: Recorder) -> None:
+    """KeyboardInterrupt is not an error of the capture."""
+
+    class Interrupted:
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    with progress.operation("o", id="o"):
+        with pytest.raises(KeyboardInterrupt):
+            handle_record(logging.INFO, "%s", Interrupted())
+        log.info("after")
+    assert get_messages(captured) == ["after"]
 
 
 @pytest.mark.parametrize(

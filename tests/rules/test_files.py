@@ -38,7 +38,7 @@ NAMES = {
         "ProgressOperationEtaOverrun",
     ),
     *("ProgressFailureRatioHigh", "ProgressNoRecentSuccess", "ProgressSeriesDropped", "ProgressSinkErrors"),
-    *("ProgressTargetDown", ALWAYS),
+    *("ProgressOperationFailures", "ProgressTargetDown", ALWAYS),
 }
 
 

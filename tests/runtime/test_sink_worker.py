@@ -15,7 +15,7 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import semconv
-from otel_progress.diagnostics import internal_error_counts
+from otel_progress.diagnostics import OUTAGE_LOG_INTERVAL_S, OutageLog, internal_error_counts
 from otel_progress.errors import JournalError
 from otel_progress.journal import open_journal
 from otel_progress.protocols import ChangeSet
@@ -32,6 +32,7 @@ class Sink:
     def __init__(self) -> None:
         self.change_sets: list[ChangeSet] = []
         self.failing = False
+        self.error: Exception = OSError("no room")
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -42,7 +43,7 @@ class Sink:
         self.entered.set()
         self.gate.wait()
         if self.failing:
-            raise OSError("no room")
+            raise self.error
         self.change_sets.append(change_set)
 
     def close(self) -> None:
@@ -415,3 +416,41 @@ atexit.register(late)
     journal.close()
     assert operation is not None
     assert (operation.status.value, operation.root.current) == ("completed", 3)
+
+
+def test_outage_log_logs_later_outages_rate_limited(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors within an outage are counted, and so are outages that follow too early."""
+    now = 100.0
+    outages = OutageLog("ticker", lambda: now)
+    before = internal_error_counts["ticker"]
+    for _ in range(3):
+        outages.report_error("first", error=None)
+    outages.report_success()
+    now += OUTAGE_LOG_INTERVAL_S / 2
+    outages.report_error("early", error=None)
+    outages.report_success()
+    now += OUTAGE_LOG_INTERVAL_S / 2
+    outages.report_error("second", error=None)
+    outages.report_error("second", error=None)
+    outages.report_success()
+    outages.report_error("lasting", error=None)
+    now += OUTAGE_LOG_INTERVAL_S
+    outages.report_error("lasting", error=None)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["first", "second", "lasting"]
+    assert "1 shorter outages before it were not logged" in caplog.text
+    assert internal_error_counts["ticker"] - before == 8
+
+
+def test_sink_worker_reports_lost_changes(sink: Sink) -> None:
+    """A journal that was truncated gets everything again."""
+    lost = threading.Event()
+    error = JournalError("truncated")
+    error.has_lost_changes = True
+    sink.failing = True
+    sink.error = error
+    worker = SinkWorker("sink", sink, on_lost=lost.set)
+    worker.submit(make_change_set(snapshot("a:1", 1)))
+    assert worker.flush(60.0) is False
+    assert lost.is_set()
+    sink.failing = False
+    assert worker.close(60.0)

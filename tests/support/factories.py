@@ -20,7 +20,7 @@ from otel_progress.records import (
     TrajectoryEntry,
     TrajectoryKey,
 )
-from otel_progress.text import encode_segment
+from otel_progress.text import encode_segment, pluralize
 
 WALL = 1_700_000_000.0
 """Unix time at which everything in a test starts by default."""
@@ -94,6 +94,8 @@ def snapshot(path: str = "", sequence: int = 1, **fields: Any) -> LevelSnapshot:
         "duration_s": None,
     }
     given = fields.pop("info", None)
+    if isinstance(fields.get("unit"), str):
+        info["unit_plural"] = pluralize(fields["unit"])
     info.update({name: value for name, value in fields.items() if name in _INFO_FIELDS})
     state.update({name: value for name, value in fields.items() if name not in _INFO_FIELDS})
     return LevelSnapshot(info=given or LevelInfo(**info), sequence=sequence, **state)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
-from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
+from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status, adjust_ratio
 from otel_progress.text import encode_segment
 from tests.support.factories import event, snapshot
 
@@ -35,8 +37,8 @@ PATH = st.lists(st.builds(encode_segment, TEXT, TEXT), min_size=1, max_size=3).m
 
 @st.composite
 def snapshots(draw: st.DrawFn, path: str) -> LevelSnapshot:
-    """Any snapshot of the level at ``path``."""
-    return snapshot(
+    """Any snapshot of the level at ``path``. Its ratio is valid if it ended early."""
+    made = snapshot(
         path,
         sequence=draw(st.integers(0, 2**40)),
         name=draw(TEXT),
@@ -68,6 +70,7 @@ def snapshots(draw: st.DrawFn, path: str) -> LevelSnapshot:
         duration_s=draw(st.none() | REAL),
         **draw(st.just({}) | EXTRA),
     )
+    return replace(made, ratio=adjust_ratio(made.status, made.current, made.total, made.ratio))
 
 
 EVENTS = st.lists(

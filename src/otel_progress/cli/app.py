@@ -13,8 +13,9 @@ from typing import Any, Final
 import click
 
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import CliError, echo_error
-from otel_progress.errors import ConfigurationError, JournalError, ProgressError
+from otel_progress.cli.output import CliError, discard_output, echo_error, quote_id
+from otel_progress.errors import ConfigurationError, JournalError, ProgressError, UnavailableError
+from otel_progress.text import MAX_ID
 
 EXIT_PROBLEM: Final = 1
 """Not found, a problem found, or (with ``--exit-status``) an operation that did not complete."""
@@ -40,6 +41,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "history": "otel_progress.cli.commands.ls:history",
     "logs": "otel_progress.cli.commands.logs:logs",
     "cancel": "otel_progress.cli.commands.control:cancel",
+    "fail": "otel_progress.cli.commands.control:fail",
     "rm": "otel_progress.cli.commands.control:rm",
     "export": "otel_progress.cli.commands.export:export",
     "dashboards": "otel_progress.cli.commands.export:dashboards",
@@ -56,6 +58,7 @@ Exit codes:
   1    not found, or a problem found; with --exit-status: the operation did not complete
   2    invalid option, argument or setting
   3    unreadable journal
+  4    with --exit-status: the operation is abandoned, its process has exited
   130  interrupted (watch without --exit-status exits with 0)
 
 \b
@@ -115,7 +118,8 @@ class App(click.Group):
             message = error.format_message()
             if error.ctx is not None:
                 end = "" if message.endswith((".", "?")) else "."
-                message = f"{message}{end} See: {error.ctx.command_path} --help"
+                hint = _suggest_separator(error, sys.argv[1:] if args is None else args)
+                message = f"{message}{end}{hint} See: {error.ctx.command_path} --help"
             code = _report_error(message, EXIT_USAGE)
         except click.ClickException as error:
             code = _report_error(error.format_message(), error.exit_code)
@@ -125,6 +129,11 @@ class App(click.Group):
             code = _discard_output()
         except OSError as error:  # for example stdout on a full disk
             code = _report_error(f"Input or output failed: {error}.", EXIT_PROBLEM)
+            _discard_output()
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            # Why: Python would report the error again when it exits.
             _discard_output()
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -145,6 +154,8 @@ class App(click.Group):
             raise click.exceptions.Exit(_discard_output()) from error
         except JournalError as error:
             raise CliError(str(error), EXIT_UNREADABLE) from error
+        except UnavailableError as error:  # for example the port of ``serve`` is in use
+            raise CliError(str(error), EXIT_PROBLEM) from error
         except ConfigurationError as error:
             raise CliError(str(error), EXIT_USAGE) from error
         except ProgressError as error:
@@ -207,15 +218,35 @@ def main() -> None:
     cli(prog_name="otel-progress")
 
 
+def _suggest_separator(error: click.UsageError, args: Sequence[str]) -> str:
+    """Return how to pass an ID that starts with ``-``.
+
+    Empty if that is not the problem."""
+    kinds = (click.NoSuchOption, click.BadOptionUsage, click.MissingParameter)
+    if not isinstance(error, kinds) or error.ctx is None or "--" in args:
+        return ""
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return ""
+    command = error.ctx.command
+    if not any((param.name or "").startswith("operation_id") for param in command.params):
+        return ""
+    known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+    unknown = [arg for arg in args if arg.startswith("-") and arg.partition("=")[0] not in known]
+    if isinstance(error, (click.NoSuchOption, click.BadOptionUsage)):
+        name = error.option_name
+        unknown = [arg for arg in unknown if arg.startswith(name)] or [name]
+    if not unknown:
+        return ""
+    suggested = f"{error.ctx.command_path} {quote_id(unknown[-1][:MAX_ID])}"
+    return f" For an ID that starts with -, put -- before it: {suggested}."
+
+
 def _report_error(message: str, code: int) -> int:
     echo_error(message)
     return code
 
 
 def _discard_output() -> int:
-    """Discard further output after the reader of stdout has exited.
-
-    Return 0. An example is ``| head -1``.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Discard further output after the reader of stdout has exited. Return 0."""
+    discard_output()
     return 0

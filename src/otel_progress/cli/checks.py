@@ -10,7 +10,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -70,25 +70,38 @@ class Finding:
 def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]:
     """Return the findings of all checks."""
     findings = [
-        *_check_python(),
-        *_check_packages(),
-        *_check_extras(),
-        *_check_clock(),
-        *_check_environment(environ),
+        *_run_check("python", _check_python),
+        *_run_check("package", _check_packages),
+        *_run_check("extra", _check_extras),
+        *_run_check("clock", _check_clock),
+        *_run_check("environment", lambda: _check_environment(environ)),
     ]
     try:
         settings = context.settings()
-    except ConfigurationError as error:
+    except Exception as error:
         return [*findings, Finding("settings", "problem", escape_controls(str(error)))]
+    metrics = settings.prometheus_host, settings.prometheus_port
+    server = settings.server_host, settings.server_port
     return [
         *findings,
         Finding("settings", "ok", "are valid"),
-        *_check_port("/metrics", settings.prometheus_host, settings.prometheus_port),
-        *_check_port("the server", settings.server_host, settings.server_port),
-        *_check_server(settings),
-        *_check_capture(settings),
-        *_check_journal(settings),
+        *_run_check("port", lambda: _check_port("/metrics", *metrics)),
+        *_run_check("port", lambda: _check_port("the server", *server)),
+        *_run_check("server", lambda: _check_server(settings)),
+        *_run_check("logs", lambda: _check_capture(settings)),
+        *_run_check("journal", lambda: _check_journal(settings)),
     ]
+
+
+def _run_check(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """Return the findings of a check. An exception becomes a finding."""
+    findings: list[Finding] = []
+    try:
+        findings.extend(check())
+    except Exception as error:
+        text = f"the check failed ({type(error).__name__}: {escape_controls(str(error)[:200])})"
+        findings.append(Finding(name, "problem", text))
+    return findings
 
 
 def _check_python() -> Iterator[Finding]:
@@ -172,7 +185,7 @@ def _check_capture(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "logs",
             "ok",
-            f"records from {name} on are captured, if the level of the root logger permits them",
+            f"records from {name} on are captured, if the level of their logger permits them",
         )
     if settings.redact is False:
         yield Finding(
@@ -229,7 +242,10 @@ def _check_journal(settings: Settings) -> Iterator[Finding]:
         location, size = str(journal.location), journal.size_bytes()
     yield Finding("journal", "ok", escape_controls(location))
     yield from diagnosis
-    is_damaged = any(finding.check == "integrity" and finding.state == "problem" for finding in diagnosis)
+    # Why: an unreadable journal would be reported twice.
+    is_damaged = any(
+        finding.check in {"integrity", "readable"} and finding.state == "problem" for finding in diagnosis
+    )
     if size is not None and not is_damaged:
         yield from _check_contents(settings.store, size)
 

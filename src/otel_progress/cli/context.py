@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from otel_progress.cli.output import MAX_BATCHES, CliError
+from otel_progress.cli.output import MAX_BATCHES, CliError, quote_id
 from otel_progress.errors import ConfigurationError
 from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.settings.fields import Settings
@@ -58,10 +58,11 @@ class CliContext:
         return Settings.from_environ(os.environ).with_arguments(store=self.store)
 
     @contextmanager
-    def reader(self) -> Iterator[Reader]:
+    def reader(self, *, missing_ok: bool = False) -> Iterator[Reader]:
         """Open the journal for reading.
 
-        A default journal that does not exist yet is read as empty.
+        A default journal that does not exist yet is read as empty, and with ``missing_ok`` any
+        journal is.
         """
         url = self.settings().store
         if url.lower().startswith("memory:"):
@@ -72,8 +73,8 @@ class CliContext:
             raise ConfigurationError(msg)
         from otel_progress.journal import open_journal
 
-        missing_ok = url.lower() in _DEFAULT_STORES
-        with closing(open_journal(url, read_only=True, missing_ok=missing_ok)) as journal:
+        is_default = url.lower() in _DEFAULT_STORES
+        with closing(open_journal(url, read_only=True, missing_ok=missing_ok or is_default)) as journal:
             yield journal
 
     def previews(self) -> Store | None:
@@ -128,10 +129,7 @@ def find_operation(reader: Reader, id_or_prefix: str) -> OperationSnapshot:
         )
         raise CliError(msg)
     if (batch := reader.batch(id_or_prefix)) is not None:
-        msg = (
-            f"{invalid}: expected an operation, found a batch. "
-            f"Use: otel-progress show {escape_controls(batch.id)}"
-        )
+        msg = f"{invalid}: expected an operation, found a batch. Use: otel-progress show {quote_id(batch.id)}"
         raise CliError(msg)
     similar = get_close_matches(id_or_prefix[:MAX_ID], ids, n=3, cutoff=0.5)
     hint = f"Did you mean {_join_some(similar)}?" if similar else "To list all: otel-progress ls --all"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import click
@@ -19,6 +22,10 @@ from otel_progress.text import escape_controls
 
 MAX_BATCHES: Final = 1000
 """Batches that a list, a search by prefix and shell completion read, the newest."""
+
+
+EXIT_ABANDONED: Final = 4
+"""Exit code with ``--exit-status``: an abandoned operation, whose process has exited."""
 
 
 _MIN_CUT_CELLS: Final = 12
@@ -47,7 +54,38 @@ def echo_error(message: str) -> None:
     """Write ``error: message`` to stderr, on one line."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     line = f"error: {escape_controls(' '.join(message.split()))}"
-    click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
+    # Why suppress: stderr may be full or closed, and there is no other place for the error.
+    with suppress(OSError):
+        click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
+
+
+def quote_id(operation_id: str) -> str:
+    """Return an ID as an argument for a suggested command.
+
+    ``--`` precedes an ID that starts with ``-``.
+    """
+    quoted = shlex.quote(escape_controls(operation_id))
+    return f"-- {quoted}" if operation_id.startswith("-") else quoted
+
+
+def echo_if_possible(text: str) -> None:
+    """Write one line to stdout.
+
+    Discard all output if stdout is full or its reader has exited.
+    """
+    try:
+        echo(text)
+    except OSError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Discard further output to stdout. An example is ``| head -1`` after its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        target = sys.stdout.fileno()
+        discarding = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(discarding, target)
+        os.close(discarding)
 
 
 def echo_json(document: object) -> None:
@@ -102,16 +140,20 @@ def write_table(
     styles: Sequence[Mapping[int, str]],
     width: int | None,
     optional: Sequence[int] = (),
+    intact: int | None = None,
 ) -> None:
     """Write rows in columns. The first row is the header.
 
     Empty columns are omitted. On a terminal of ``width`` cells the columns in ``optional`` are
-    omitted until the table fits, then the last column is cut. A ``width`` of None never cuts.
+    omitted until the table fits, then the last column is cut. The column ``intact`` is never cut:
+    columns before it become narrower instead. A ``width`` of None never cuts.
     ``styles`` has the styles of each row by column, with -1 as the default.
     """
     from rich.cells import set_cell_size
 
     sizes = _measure_columns(rows, width, optional)
+    if width is not None and intact in sizes:
+        _shrink_columns_before(sizes, intact, width)
     for row, style in zip(rows, styles, strict=True):
         free_cells, cells = width, []
         for index, column_size in sizes.items():
@@ -144,6 +186,18 @@ def _measure_columns(
         if sum(sizes.values()) + 2 * (len(sizes) - 1) > available:
             sizes.pop(index, None)
     return sizes
+
+
+def _shrink_columns_before(sizes: dict[int, int], intact: int, width: int) -> None:
+    """Make the widest columns before ``intact`` narrower until that column fits."""
+    before = [index for index in sizes if index < intact]
+    excess = sum(sizes[index] + 2 for index in before) + sizes[intact] - width
+    while excess > 0 and before:
+        widest = max(before, key=lambda index: sizes[index])
+        if sizes[widest] <= 1:
+            return
+        sizes[widest] -= 1
+        excess -= 1
 
 
 def get_terminal_width() -> int | None:

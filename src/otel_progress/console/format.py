@@ -9,7 +9,7 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 
 from otel_progress.model import Eta, Number
-from otel_progress.text import escape_controls
+from otel_progress.text import escape_controls, pluralize
 
 
 def fit_cells(text: str, width: int, more: str = "…") -> str:
@@ -155,16 +155,16 @@ def format_quantity(value: Number, unit: str | None = None) -> str:
     return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
 
 
-def format_count(current: Number, total: Number | None, unit: str | None) -> str:
+def format_count(current: Number, total: Number | None, unit: str | None, plural: str | None = None) -> str:
     """Return a count with total and unit: ``100/500 files``, ``1.2 MB/3.4 GB``.
 
-    Without a total: ``3 files``.
+    Without a total: ``3 files``. Without ``plural`` the unit has its regular plural.
     """
     done = format_quantity(current, unit)
     amount = done if total is None else f"{done}/{format_quantity(total, unit)}"
     if unit is None or is_byte_unit(unit):
         return amount
-    return f"{amount} {pluralize_unit(unit, current if total is None else total)}"
+    return f"{amount} {select_unit_form(unit, plural, current if total is None else total)}"
 
 
 def format_rate(current: Number, seconds: float, unit: str | None) -> str:
@@ -186,26 +186,13 @@ def is_byte_unit(unit: str | None) -> bool:
     return unit is not None and unit.lower() in _BYTE_UNITS
 
 
-def pluralize_unit(unit: str, number: Number) -> str:
-    """Return the English plural of a unit unless ``number`` is 1.
+def select_unit_form(unit: str, plural: str | None, number: Number) -> str:
+    """Return the singular or plural of a unit for a number, on one line.
 
-    Symbols and short forms (``%``, ``MB``, ``px``) are unchanged.
+    Without ``plural`` it is the regular plural, or the unit itself. Long forms are cut.
     """
-    unit = escape_controls(unit if len(unit) <= _MAX_UNIT_CHARS else unit[: _MAX_UNIT_CHARS - 1] + "…")
-    if (
-        number == 1
-        or len(unit) < 3
-        or not unit.isascii()
-        or not unit.isalpha()
-        or not unit.islower()
-        or unit.endswith("s")
-    ):
-        return unit
-    if unit.endswith(("x", "z", "ch", "sh")) and unit != "epoch":
-        return unit + "es"
-    if unit.endswith("y") and unit[-2] not in "aeiou":
-        return unit[:-1] + "ies"
-    return unit + "s"
+    form = unit if number == 1 else plural or pluralize(unit)
+    return escape_controls(form if len(form) <= _MAX_UNIT_CHARS else form[: _MAX_UNIT_CHARS - 1] + "…")
 
 
 def _format_rate_value(value: float) -> str:

@@ -63,6 +63,10 @@ _MIN_MESSAGE_CELLS: Final = 16
 """Space for a message in the line of its bar. With less it gets a line of its own."""
 
 
+_MIN_TITLE_CELLS: Final = 2
+"""Space for the title of a finished operation. With less the count is left out."""
+
+
 _PULSE_CELLS_PER_S: Final = 6.0
 
 
@@ -108,16 +112,18 @@ def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs 
     root = operation.root
     percentage, count, _ = format_figures(root, operation.active_seconds_of(root))
     style = STATUS_STYLES[root.status]
+    ratio = f"at {percentage}" if root.status is not Status.COMPLETED and percentage else ""
+    status, notes = (root.status.value, style), format_state_notes(root)
+    result: list[Part] = [part for part in (status, (ratio, style), (count, ""), *notes) if part[0]]
+    title_cells = width - 2 - _count_cells(result)
+    if title_cells < _MIN_TITLE_CELLS:
+        # Why: neither a long title nor the count may hide the failed count.
+        result = [status, *notes]
+        title_cells = max(_MIN_TITLE_CELLS, width - 2 - _count_cells(result))
     parts: list[Part] = [
         (glyphs.status(root.status), style),
-        (format_title(root), "bold"),
-        (root.status.value, style),
-    ]
-    if root.status is not Status.COMPLETED and percentage:
-        parts.append((f"at {percentage}", style))
-    parts += [
-        (count, ""),
-        *format_state_notes(root),
+        (cut_cells(format_title(root), title_cells, glyphs.more), "bold"),
+        *result,
         (f"in {format_duration(operation.elapsed_seconds)}", "dim"),
     ]
     parts.append(
@@ -136,6 +142,11 @@ def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs 
             )
         )
     return lines
+
+
+def _count_cells(parts: Sequence[Part]) -> int:
+    """Return the cells of parts, each with the space before it."""
+    return sum(cell_len(text) + 1 for text, _ in parts)
 
 
 @dataclass(frozen=True, slots=True)

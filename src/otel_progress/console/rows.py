@@ -142,17 +142,23 @@ def format_figures(level: LevelSnapshot, active_s: float) -> tuple[str, str, str
     """
     unit = level.info.unit
     has_count = level.current > 0 or level.total is not None
-    count = format_count(level.current, level.total, unit) if has_count else ""
+    count = format_count(level.current, level.total, unit, level.info.unit_plural) if has_count else ""
     # Why: stages differ in length, so their rate has no meaning.
     rate = "" if unit == semconv.STAGE else format_rate(level.done_this_session, active_s, unit)
     return format_percentage(level.ratio, estimated=level.estimated), count, rate
 
 
+ENDED_EARLY: Final = "ended early"
+"""Note of a level that completed below its total."""
+
+
 def format_state_notes(level: LevelSnapshot) -> tuple[Part, ...]:
-    """Return the failed count and the attempt of a level as notes."""
-    notes = []
+    """Return the failed count, an early end and the attempt of a level as notes."""
+    notes: list[Part] = []
     if level.failed:
         notes.append((f"{level.failed} failed", "red"))
+    if level.ended_early:
+        notes.append((ENDED_EARLY, "yellow"))
     if level.info.attempt > 1:
         notes.append((f"attempt {level.info.attempt}", "yellow"))
     return tuple(notes)
@@ -175,8 +181,9 @@ def _build_operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: i
         active_s=operation.active_seconds_of(root),
         eta=operation.eta,
         frozen=condition is Condition.ABANDONED,
-        notes=tuple(part for part in (note, format_cancelling(operation)) if part is not None)
-        + format_state_notes(root),
+        # Why the failed count first: the last parts are cut first.
+        notes=format_state_notes(root)
+        + tuple(part for part in (note, format_cancelling(operation)) if part is not None),
         urgent=note is not None,
         message=clean_text(operation.message),
     )

@@ -153,8 +153,9 @@ class HistoryAlignment:
                     reached.append(times[after and -1])
                 else:
                     earlier, done, later = times[after - 1], fractions[after - 1], times[after]
-                    time = earlier + (later - earlier) * (fraction - done) / (fractions[after] - done)
-                    reached.append(time if time < later else later)
+                    # It may exceed the end by a rounding error. build_forecast limits the results.
+                    advance = (fraction - done) / (fractions[after] - done)
+                    reached.append(earlier + (later - earlier) * advance)
         return reached
 
     def predict_next_gap(self, until: float | None) -> tuple[float, float]:
@@ -179,7 +180,8 @@ class HistoryAlignment:
             return median(gaps), median(whole_gaps)
         start, duration = self.times_reached(0), self.run.times[last] - self.run.times[0]
         expected = _compute_scaled_median(gaps, reached, start, duration)
-        return expected, _compute_scaled_median(whole_gaps, reached, start, duration)
+        longest = _compute_scaled_median(whole_gaps, reached, start, duration)
+        return max(0.0, expected), max(0.0, longest)
 
 
 def build_forecast(alignment: HistoryAlignment, last: int) -> Forecast:
@@ -203,7 +205,11 @@ def build_forecast(alignment: HistoryAlignment, last: int) -> Forecast:
                     [None if span is None else compute_relative_error(span, actual) for span in predicted]
                 )
             )
-    by_history = _predict_by_history(alignment, last, alignment.durations)
+    whole, recent, unscaled = _predict_by_history(alignment, last, alignment.durations)
+    if whole is None or recent is None or unscaled is None:
+        return Forecast(now, (None, None, None, _predict_by_rate(run, last, 1.0)), errors)
+    # Why the limit: by a rounding error, a past run may have reached this progress after its end.
+    by_history = max(0.0, whole), max(0.0, recent), max(0.0, unscaled)
     return Forecast(now, (*by_history, _predict_by_rate(run, last, 1.0)), errors)
 
 

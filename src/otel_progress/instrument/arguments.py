@@ -1,4 +1,4 @@
-"""Normalisation of arguments: numbers, metadata, deadlines, outcomes and errors.
+"""Normalisation of arguments: numbers, metadata, deadlines and outcomes.
 
 A parse function returns the normalised value, or a :class:`Rejection` if the value is invalid.
 No function raises.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import operator
-import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
@@ -20,12 +19,13 @@ from opentelemetry import context as context_api
 from otel_progress import redaction, semconv
 from otel_progress.errors import ProgressError
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
+from otel_progress.instrument.callers import Caller, describe_caller
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node, Spec
-from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome
+from otel_progress.model import NO_METADATA, MetadataValue, Number, Outcome
 from otel_progress.stages import Stages, to_stages
-from otel_progress.text import MAX_DETAILS, MAX_NAME, normalize_id, truncate
+from otel_progress.text import MAX_NAME, normalize_id, pluralize, truncate
 
 MAX_METADATA: Final = 128
 """Metadata keys per level. Further keys are rejected."""
@@ -53,12 +53,12 @@ SCOPE: Final = "otel_progress"
 """Instrumentation scope of the module-level helpers."""
 
 
-ErrorLike: TypeAlias = "BaseException | Failure | str"
-"""Why something failed."""
-
-
 DeadlineLike: TypeAlias = "float | int | timedelta | datetime"
 """Seconds from now, a duration from now, or a moment. A naive datetime is local time."""
+
+
+UnitLike: TypeAlias = "str | tuple[str, str]"
+"""Name of one unit of work, or its singular and plural: ``"file"``, ``("child", "children")``."""
 
 
 EtaKey: TypeAlias = "str | list[str] | tuple[str, ...]"
@@ -142,6 +142,27 @@ def parse_expected_seconds(expected: object) -> float | Rejection | None:
     return float(number)
 
 
+# --- units ---------------------------------------------------------------------------------------
+
+
+def parse_unit(value: object) -> tuple[str, str] | Rejection:
+    """Return the redacted singular and plural of a unit.
+
+    The plural of a text is the regular one, or the text itself.
+    """
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2 or not all(isinstance(form, str) and form for form in value):
+            return _reject_type("unit", value, 'a text, or its singular and plural: ("child", "children")')
+        singular, plural = (_redact_unit(form) for form in value)
+        return singular, plural
+    unit = _redact_unit(value)
+    return unit, pluralize(unit)
+
+
+def _redact_unit(unit: object) -> str:
+    return redaction.redact_name(truncate(unit, MAX_UNIT_CHARACTERS))
+
+
 # --- metadata ------------------------------------------------------------------------------------
 
 
@@ -205,7 +226,7 @@ def _to_sequence(values: list[object] | tuple[object, ...]) -> MetadataValue:
     return tuple(truncate(element) for element in elements)
 
 
-# --- outcomes and errors -------------------------------------------------------------------------
+# --- outcomes ------------------------------------------------------------------------------------
 
 
 def parse_outcome(value: object) -> Outcome | Rejection:
@@ -219,50 +240,6 @@ def parse_outcome(value: object) -> Outcome | Rejection:
         return Rejection("outcome", text)
 
 
-def to_failure(error: object) -> Failure:
-    """Return a redacted Failure from an exception, a Failure or a text.
-
-    The failure of an exception includes the end of its traceback.
-    """
-    if isinstance(error, Failure):
-        details = None if error.details is None else truncate(error.details, MAX_DETAILS)
-        return _redact_failure(error.type, error.message, details)
-    if isinstance(error, BaseException):
-        return _redact_failure(get_qualified_type_name(error), error, format_traceback(error))
-    return _redact_failure("error", "" if error is None else error, None)
-
-
-def _redact_failure(kind: str, message: object, details: str | None) -> Failure:
-    clean_details = None if details is None else redaction.redact_value("details", details, MAX_DETAILS)
-    return Failure(
-        redaction.redact_id(normalize_id(kind)),
-        redaction.redact_value("error", truncate(message)),
-        clean_details,
-    )
-
-
-def get_qualified_type_name(error: BaseException) -> str:
-    """Return the qualified class name of an exception, without ``builtins``.
-
-    It is the value of the attribute ``error.type``.
-    """
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def format_traceback(error: BaseException) -> str | None:
-    """Return the end of an exception's traceback, or None if formatting raises."""
-    try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-16))
-    except (
-        Exception
-    ) as failure:  # Formatting calls a foreign __str__ or __repr__, which may raise any exception.
-        if is_interrupt(failure):
-            raise
-        return None
-    return truncate(text[-MAX_DETAILS:], MAX_DETAILS)
-
-
 # --- arguments of a level ------------------------------------------------------------------------
 
 
@@ -271,7 +248,8 @@ class LevelArguments(NamedTuple):
 
     They are normalised when the level starts.
 
-    ``batch`` is the id of a batch, or a function that returns it.
+    ``batch`` is the id of a batch, or a function that returns it. ``eta_key`` is a text, metadata
+    keys, or the caller of ``track``.
     """
 
     kind: Literal["operation", "level", "stage"]
@@ -310,29 +288,42 @@ def normalize_arguments(
     level_type = semconv.STAGE if kind == "stage" else redaction.redact_id(normalize_id(type_)) or "level"
     if parent is not None and kind == "level" and not metadata and arguments[2:9] == _NO_ARGUMENTS:
         # Why: the most common case, in a third of the time.
-        return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None))
+        return _make_spec((level_type, None, None, None, None, 1, None, None, NO_METADATA, None, None, None))
     normalized_metadata = normalize_metadata(metadata) if metadata else NO_METADATA
+    counted_unit, unit_plural = _accept_unit(
+        backend, unit, counts_stages=stages is not None and total is None
+    )
     return _make_spec(
         (
             level_type,
             None if id_ is None else redaction.redact_id(normalize_id(id_)),
             None if name is None else redaction.redact_name(truncate(name, MAX_NAME)),
             None if total is None else _accept_number(backend, total, "total"),
-            _normalize_unit(unit, counts_stages=stages is not None and total is None),
+            counted_unit,
             1 if weight is None else _accept_weight(backend, weight),
             None if deadline is None else _accept_deadline(backend, deadline),
             None if stages is None else _accept_stages(backend, stages),
             normalized_metadata,
             None if parent is not None else _resolve_batch(backend, batch),
-            None if eta_key is None else _accept_eta_key(backend, eta_key, normalized_metadata),
+            None
+            if eta_key is None or parent is not None
+            else _accept_eta_key(backend, eta_key, normalized_metadata),
+            unit_plural,
         )
     )
 
 
-def _normalize_unit(unit: object, *, counts_stages: bool) -> str | None:
-    if unit is not None:
-        return redaction.redact_name(truncate(unit, MAX_UNIT_CHARACTERS))
-    return semconv.STAGE if counts_stages else None
+def _accept_unit(
+    backend: RecordingBackend, unit: object, *, counts_stages: bool
+) -> tuple[str | None, str | None]:
+    """Return the singular and plural of a unit, None without a unit."""
+    if unit is None:
+        return (semconv.STAGE, pluralize(semconv.STAGE)) if counts_stages else (None, None)
+    parsed = parse_unit(unit)
+    if isinstance(parsed, Rejection):
+        backend.reject(parsed)
+        return None, None
+    return parsed
 
 
 def _accept_number(backend: RecordingBackend, value: object, quantity: str) -> Number | None:
@@ -388,11 +379,16 @@ def parse_batch_id(value: object) -> str | Rejection:
 def _accept_eta_key(
     backend: RecordingBackend, eta_key: object, metadata: Mapping[str, MetadataValue]
 ) -> str | None:
+    if isinstance(eta_key, Caller):
+        return normalize_id(f"{backend.store.get_history_scope()},caller={describe_caller(eta_key)}")
     resolved = resolve_eta_key(eta_key, metadata)
     if isinstance(resolved, Rejection):
         backend.reject(resolved)
         return None
-    return resolved
+    if isinstance(eta_key, str):
+        return resolved
+    # Why: metadata keys such as "size" are common, so another program may use them as well.
+    return normalize_id(f"{backend.store.get_history_scope()},{resolved}")
 
 
 def resolve_eta_key(value: object, metadata: Mapping[str, MetadataValue]) -> str | Rejection:

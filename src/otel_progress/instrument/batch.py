@@ -10,6 +10,7 @@ from otel_progress.errors import ProgressError
 from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
+    UnitLike,
     make_level_arguments,
     parse_batch_id,
     parse_number,
@@ -77,7 +78,7 @@ class OperationBatch(SharedHandle):
         *,
         id: object = None,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
         eta_key: EtaKey | None = None,

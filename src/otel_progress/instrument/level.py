@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from opentelemetry.trace import Span
 
 from otel_progress import redaction
-from otel_progress.errors import OperationCancelledError, ProgressError
+from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import (
     MAX_METADATA,
-    ErrorLike,
     LevelArguments,
-    get_qualified_type_name,
+    UnitLike,
     make_level_arguments,
     normalize_metadata,
     parse_expected_seconds,
     parse_number,
     parse_outcome,
-    to_failure,
 )
 from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
 from otel_progress.instrument.context import (
@@ -40,6 +38,8 @@ from otel_progress.instrument.context import (
 )
 from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
 from otel_progress.instrument.decorators import decorate
+from otel_progress.instrument.exits import classify_exception
+from otel_progress.instrument.failures import ErrorLike, to_failure
 from otel_progress.instrument.iteration import (
     SharedAsyncIterator,
     SharedIterator,
@@ -57,7 +57,7 @@ from otel_progress.instrument.lifecycle import (
     UNSTARTED_NODE,
     GuardedExit,
     cancel_start,
-    is_interruption,
+    has_reached_total,
     start_level,
     take_level_snapshot,
     watch_handle,
@@ -272,7 +272,7 @@ class Level(SharedHandle):
         name: str | None = None,
         *,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         stages: StagesLike | None = None,
         **metadata: object,
@@ -303,7 +303,7 @@ class Level(SharedHandle):
         *,
         type: str = "track",
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
@@ -490,14 +490,16 @@ class Level(SharedHandle):
             leave_context(self._entries, LEVEL_KEY, self)
         if self._entries or self._backend is None or self._node.status is not Status.RUNNING:
             return
-        if error is None or (isinstance(error, SystemExit) and not error.code):
-            self.complete()  # sys.exit() and sys.exit(0) mean success
-        elif isinstance(error, OperationCancelledError):
-            self._end(Status.CANCELLED, error, truncate(error) or "cancelled")
-        elif is_interruption(error):
-            self._end(Status.CANCELLED, error, get_qualified_type_name(error))
-        else:
+        if error is None:
+            self.complete()
+            return
+        leaving = classify_exception(error)
+        if leaving.kind == "failed":
             self.fail(error)
+        elif leaving.kind == "exited" and has_reached_total(self._node, self._backend):
+            self.complete()
+        else:
+            self._end(Status.CANCELLED, error, leaving.reason)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from itertools import repeat
 from types import MethodType
@@ -19,7 +18,7 @@ from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import HandleReference, Node, Operation, Spec, add_orphan
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.locking import create_once
-from otel_progress.model import NO_METADATA, LevelSnapshot, Status
+from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
 from otel_progress.stages import to_stage_name
 
 if TYPE_CHECKING:
@@ -179,13 +178,18 @@ def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSn
     return build_snapshot(NOOP_NODE) if backend is None else backend.store.reader.get_level(node)
 
 
-def is_interruption(error: BaseException) -> bool:
-    """Return whether an exception means an interruption instead of a failure."""
-    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+def has_reached_total(node: Node, backend: RecordingBackend) -> bool:
+    """Return whether a running level has done all its units, or its total is unknown.
+
+    A level that counts its stages has done them when its last stage runs or has ended.
+    """
+    if node.total is None and (node.children is None or node.children.stages is None):
         return True
-    # Why sys.modules: importing asyncio takes longer than importing this package.
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+    snapshot = backend.store.reader.get_level(node)
+    if snapshot.total is None or not is_below_total(snapshot.current, snapshot.total):
+        return True
+    stages = None if node.total is not None or node.children is None else node.children.stages
+    return stages is not None and all(stage.status is not Status.PENDING for stage in stages)
 
 
 class GuardedExit:

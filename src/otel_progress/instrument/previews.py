@@ -58,7 +58,7 @@ def _offer(
         operation.run,
         node.path,
         name,
-        store.now(),
+        store.read_time(operation),
         operation_ratio,
         operation.previews,
     )

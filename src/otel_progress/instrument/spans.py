@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as context_api
@@ -17,6 +18,7 @@ from opentelemetry.util.types import AttributeValue
 from otel_progress import redaction, semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.backend import span_start_guard
+from otel_progress.instrument.failures import RECORDED_AT, is_compound, to_failure
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
@@ -45,15 +47,17 @@ most 8.
 """
 
 
+MIN_LEAD_S: Final = 0.1
+"""Seconds by which the wall clock must be behind the times of a run to change those of its spans.
+Less may be the time between two readings of the clocks.
+"""
+
+
 MAX_EXCEPTION_CHARACTERS: Final = 65_536
 """Characters of an exception's text on a span if redaction is on. Longer texts are truncated."""
 
 
 _ETA_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
-
-
-_RECORDED_AT: Final = "__otel_progress_recorded_at__"
-"""Attribute of an exception: run and path of the level whose span recorded it."""
 
 
 def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
@@ -67,7 +71,10 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
     try:
         # Why in one statement: an exception that interrupts the start then finds the span.
         node.span = tracer(scope).start_span(
-            node.spec.type, context, attributes=build_identity_attributes(node)
+            node.spec.type,
+            context,
+            attributes=build_identity_attributes(node),
+            start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
         )
         return node.span
     except Exception as error:
@@ -77,6 +84,22 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
         return INVALID_SPAN
     finally:
         span_start_guard.starting = was_starting
+
+
+def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:
+    """Return a time for a span in Unix nanoseconds, or None for that of the tracer.
+
+    After the wall clock was set back, it is ahead of the wall clock, like all times of the run. The
+    end of ``span`` is at least its start.
+    """
+    lead_s = node.operation.wall_lead
+    started = getattr(span, "start_time", None)
+    if lead_s < MIN_LEAD_S and started is None:
+        return None
+    now = time_ns() + (int(lead_s * 1e9) if lead_s >= MIN_LEAD_S else 0)
+    if isinstance(started, int) and now < started:
+        return started
+    return now if lead_s >= MIN_LEAD_S else None
 
 
 def build_identity_attributes(node: Node) -> dict[str, AttributeValue]:
@@ -123,15 +146,19 @@ def build_final_attributes(node: Node) -> dict[str, AttributeValue]:
         attributes[semconv.ERROR_TYPE] = node.error.type
     if node.estimated:
         attributes[semconv.ESTIMATED] = True
+    if node.ended_early:
+        attributes[semconv.ENDED_EARLY] = True
     return attributes
 
 
 def build_eta_error_attributes(node: Node) -> dict[str, AttributeValue]:
     """Return the errors of an operation's predicted ends.
 
-    The result is empty unless the operation completed and had predictions.
+    The result is empty unless the operation completed all its units and had predictions.
     """
     if node.estimation is None or node.status is not LevelStatus.COMPLETED:
+        return {}
+    if node.ended_early:
         return {}
     start = node.started_clock or 0.0
     duration_s = node.operation.active_seconds(start, start + (node.duration or 0.0))
@@ -159,7 +186,7 @@ def finish_span(node: Node) -> None:
             raise
         report_internal_error("span", "Writing the final values of a span failed.")
     try:
-        span.end()
+        span.end(_compute_time_ns(node, span) if node.operation.wall_lead else None)
     except Exception as error:
         if is_interrupt(error):
             raise
@@ -194,15 +221,29 @@ def record_exception(node: Node, error: BaseException) -> None:
     try:
         # Why on the exception: a later exception may have the same id(), and a reference to the
         # exception would keep its frames alive.
-        run, path = error.__dict__.get(_RECORDED_AT, ("", ""))
+        run, path = error.__dict__.get(RECORDED_AT, ("", ""))
         is_below = path.startswith(f"{node.path}/" if node.path else "") and path != node.path
-        if run != node.operation.run or not is_below:
-            error.__dict__[_RECORDED_AT] = (node.operation.run, node.path)
-            node.span.record_exception(error, _redact_exception(error))
+        if run == node.operation.run and is_below:
+            return
+        error.__dict__[RECORDED_AT] = (node.operation.run, node.path)
+        if is_compound(error):
+            # Why: the SDK formats all exceptions of a chain or group, which may be thousands.
+            attributes = _build_exception_attributes(to_failure(error))
+            node.span.add_event("exception", attributes, _compute_time_ns(node))
+        else:
+            node.span.record_exception(error, _redact_exception(error), _compute_time_ns(node))
     except Exception as failure:
         if is_interrupt(failure):
             raise
         report_internal_error("span", "Recording an exception on a span failed.")
+
+
+def _build_exception_attributes(failure: Failure) -> dict[str, AttributeValue]:
+    return {
+        semconv.EXCEPTION_TYPE: failure.type,
+        semconv.EXCEPTION_MESSAGE: failure.message,
+        semconv.EXCEPTION_STACKTRACE: failure.details or "",
+    }
 
 
 def _redact_exception(error: BaseException) -> dict[str, AttributeValue] | None:
@@ -268,7 +309,7 @@ def add_event(
         return
     node.span_events += 1
     try:
-        node.span.add_event(name, attributes)
+        node.span.add_event(name, attributes, _compute_time_ns(node))
     except Exception as failure:
         if is_interrupt(failure):
             raise

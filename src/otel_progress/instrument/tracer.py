@@ -14,8 +14,10 @@ from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
     LevelArguments,
+    UnitLike,
     make_level_arguments,
 )
+from otel_progress.instrument.callers import find_caller
 from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.level import Level, Track
 from otel_progress.instrument.lifecycle import NOOP_NODE
@@ -59,7 +61,7 @@ class ProgressTracer:
         *,
         id: object = None,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
         batch: OperationBatch | str | None = None,
@@ -75,9 +77,9 @@ class ProgressTracer:
         :class:`Stages`, the name of a category, weights by name, or an Enum. ``batch`` is the
         batch that the operation belongs to, or its id.
 
-        Estimates use the history of operations of the same ``type``. ``eta_key`` separates runs
-        that are not comparable: a text, or metadata keys whose values name the group. Other
-        keyword arguments are metadata.
+        Estimates use the history of operations of the same ``type`` and service. ``eta_key``
+        separates runs that are not comparable: metadata keys whose values name the group, or a
+        text, which is shared by all services that use it. Other keyword arguments are metadata.
         """
         batch_id = batch if batch is None or isinstance(batch, str) else _get_join_function(batch)
         arguments = (
@@ -107,7 +109,7 @@ class ProgressTracer:
         name: str | None = None,
         *,
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         stages: StagesLike | None = None,
         **metadata: object,
@@ -133,7 +135,7 @@ class ProgressTracer:
         *,
         type: str = "track",
         total: Number | None = None,
-        unit: str | None = None,
+        unit: UnitLike | None = None,
         weight: Number | None = None,
         **metadata: object,
     ) -> Track[T]:
@@ -151,6 +153,7 @@ class ProgressTracer:
             unit=unit,
             weight=weight,
             metadata=metadata,
+            eta_key=find_caller(),
             scope=self.name,
         )
         return Track(iterable, arguments, None)

@@ -1,24 +1,26 @@
 """Capture of ``logging`` records that are emitted while a level is current.
 
-The handler is added to the root logger. It changes no levels, handlers or propagation. So it
-receives only what the root logger and the levels of other loggers let through. To capture INFO,
-set the root logger's level to INFO or lower, for example with
-``logging.basicConfig(level=logging.INFO)``. Records outside any level are ignored.
+Each logger calls ``Logger.filter`` for the records that its level permits, before its handlers.
+This method is extended, and no handler is added. So records are captured in any order of logging
+set-up, without handlers and without propagation. Levels, filters, handlers and their output are
+unchanged. Records outside any level are ignored.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 
 from otel_progress import redaction
+from otel_progress.attribute_patch import AttributePatch
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.instrument.arguments import format_traceback, normalize_metadata
+from otel_progress.instrument.arguments import normalize_metadata
 from otel_progress.instrument.context import get_current_level
+from otel_progress.instrument.failures import format_traceback
 from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Status
 from otel_progress.records import NO_ATTRIBUTES, Attribute, LogRecord
@@ -48,48 +50,64 @@ _STANDARD_ATTRIBUTES: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), 
 }
 
 
-class LogHandler(logging.Handler):
+class LogCapture:
     """Adds records of at least ``level`` to the live store.
 
-    Never raises and takes no lock.
+    It captures the records that a logger accepts. ``level`` is a number of ``logging``. Never
+    raises and takes no lock.
     """
 
     def __init__(self, store: LiveStore, level: int) -> None:
-        super().__init__(level)
         self._store = store
+        self._level = level
         self._inside = threading.local()
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Handle a record without the handler's lock, which would delay other threads."""
-        if not _is_own_logger(record.name) and not getattr(self._inside, "handling", False):
-            # Why: the __str__ of an argument may log. Capturing that could recurse indefinitely.
-            self._inside.handling = True
-            try:
-                if self.filter(record):
-                    self.emit(record)
-            except Exception as error:
-                if is_interrupt(error):
-                    raise
-                report_internal_error("logs", "A log record could not be captured", error=error)
-            finally:
-                self._inside.handling = False
-        return True
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Add a record to the current level. Without a running level, do nothing."""
-        level = get_current_level()
-        node = None if level is None else level._node
-        if node is not None and node.status is Status.RUNNING:
-            self._store.add_log(node, _convert(record, node, self._store.now()))
+        # Why filter: the stack of a failing handler, which logging prints, contains no frame of
+        # this package.
+        self._patch = AttributePatch(logging.Logger, "filter")
 
     def install(self) -> None:
         """Start capturing records."""
-        logging.getLogger().addHandler(self)
+        if not self._patch.is_active:
+            self._patch.apply(self._build_filter)
 
     def close(self) -> None:
         """Stop capturing records."""
-        logging.getLogger().removeHandler(self)
-        super().close()
+        self._patch.remove()
+
+    def _build_filter(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        patch, capture = self._patch, self.capture
+
+        def filter_and_capture(logger: logging.Logger, record: logging.LogRecord) -> Any:
+            accepted = original(logger, record)
+            if accepted and patch.is_active:
+                # Since Python 3.12 a filter may replace the record.
+                capture(accepted if isinstance(accepted, logging.LogRecord) else record)
+            return accepted
+
+        return filter_and_capture
+
+    def capture(self, record: logging.LogRecord) -> None:
+        """Add a record to the current level. Without a running level, do nothing."""
+        try:
+            if record.levelno < self._level:
+                return
+            level = get_current_level()
+            if level is None:
+                return
+            node = level._node
+            inside = self._inside
+            # Why: the __str__ of an argument may log. Capturing that could recurse indefinitely.
+            if node is None or node.status is not Status.RUNNING or getattr(inside, "capturing", False):
+                return
+            if _is_own_logger(record.name):
+                return
+            try:
+                inside.capturing = True
+                self._store.add_log(node, _convert(record, node, self._store.read_time(node.operation)))
+            finally:
+                inside.capturing = False
+        except Exception as error:
+            report_internal_error("logs", "A log record could not be captured", error=error)
 
 
 def _is_own_logger(name: str) -> bool:

@@ -124,7 +124,13 @@ def _decode_info(text: str) -> LevelInfo:
     )
     numbers = {type(info.weight), type(info.attempt), type(info.order)}
     maybe = {type(info.started_at), type(info.started_clock), type(info.deadline_at)}
-    texts = {type(info.unit), type(info.trace_id), type(info.span_id), type(info.batch)}
+    texts = {
+        type(info.unit),
+        type(info.unit_plural),
+        type(info.trace_id),
+        type(info.span_id),
+        type(info.batch),
+    }
     if {type(value) for value in strings} != {str} or type(info.declared) is not bool:
         raise TypeError(text)
     if not (numbers <= NUMBER and maybe <= NUMBER_OR_NONE and texts <= TEXT_OR_NONE):

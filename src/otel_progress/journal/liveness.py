@@ -23,6 +23,8 @@ class ReadTime:
 
     now: float
     clock: float
+    suspended_s: float = 0.0
+    """Seconds since boot in which the machine was suspended. ``clock`` does not include them."""
     # Why cached: the process is checked once, however many operations it has.
     _liveness: dict[str, tuple[bool, float]] = field(default_factory=dict)
 

@@ -48,5 +48,8 @@ class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, S
         Previews are stored next to it.
         """
 
+    def prepare(self) -> None:
+        """Open the storage for writing. Raises JournalError if that is not possible."""
+
     def diagnose(self) -> Iterator[JournalFinding]:
         """Check the storage without changing it. Never raises."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from otel_progress.errors import ConfigurationError, MissingExtraError
+from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
 from otel_progress.journal.protocol import Journal
 from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, SqliteJournal
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
@@ -27,16 +27,30 @@ def default_path() -> Path:
     """Return the file of ``sqlite:``.
 
     It is in ``$XDG_STATE_HOME/otel-progress``, by default ``~/.local/state/otel-progress``. On
-    Windows it is in the folder ``otel-progress`` of ``%LOCALAPPDATA%``.
+    Windows it is in the folder ``otel-progress`` of ``%LOCALAPPDATA%``. Raises JournalError if the
+    user has no home directory.
+    """
+    try:
+        return _find_state_folder() / "otel-progress" / "progress.db"
+    except RuntimeError as error:
+        msg = (
+            "There is no place for the journal, because this user has no home directory. "
+            "Set HOME or XDG_STATE_HOME, or set the store to a file: sqlite:////absolute/path.db."
+        )
+        raise JournalError(msg) from error
+
+
+def _find_state_folder() -> Path:
+    """Return the folder for the state of programs.
+
+    Raises RuntimeError without a home directory.
     """
     if sys.platform == "win32":
         state = os.environ.get("LOCALAPPDATA")
-        base = Path(state) if state else Path.home() / "AppData" / "Local"
-    else:
-        state = os.environ.get("XDG_STATE_HOME", "")
-        # The XDG specification requires that relative paths are ignored.
-        base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "otel-progress" / "progress.db"
+        return Path(state) if state else Path.home() / "AppData" / "Local"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification requires that relative paths are ignored.
+    return Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
 
 
 def open_journal(
@@ -61,7 +75,8 @@ def open_journal(
       and that nothing refers to any more. It runs in the thread that writes or deletes.
 
     Without ``read_only``, the first use creates the file. Raises ConfigurationError for an invalid
-    value, and MissingExtraError if packages are missing.
+    value, MissingExtraError if packages are missing, and JournalError without a home directory or
+    current directory for the file.
     """
     _check_limits(retention_s, max_bytes)
     journal = SqliteJournal(
@@ -102,8 +117,15 @@ def _parse_url(url: str) -> Path:
     name = os.fsdecode(unquote_to_bytes(rest[3:]))
     if "\0" in name or name.endswith("/"):
         raise _build_error(url)
-    # Why absolute: a later chdir must not move the journal.
-    return Path(name).absolute()
+    try:
+        # Why absolute: a later chdir must not move the journal.
+        return Path(name).absolute()
+    except OSError as error:
+        msg = (
+            f"The journal {escape_controls(name)} has no place, because the current directory cannot be "
+            f"read ({error.strerror}). Set the store to an absolute path: sqlite:////absolute/path.db."
+        )
+        raise JournalError(msg) from error
 
 
 def _build_error(url: str) -> ConfigurationError:

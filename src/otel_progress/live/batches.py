@@ -39,10 +39,12 @@ _NS: Final = 1_000_000_000
 class BatchState:
     """A batch with its active operations and snapshots of its last failed ones."""
 
-    __slots__ = ("active", "counts", "ends", "failed", "info", "last_ended")
+    __slots__ = ("active", "clock", "counts", "ends", "failed", "info", "last_ended")
 
-    def __init__(self, info: BatchDeclaration) -> None:
+    def __init__(self, info: BatchDeclaration, clock: float) -> None:
         self.info = info
+        self.clock = clock
+        """Monotonic seconds at ``info.started_at``."""
         self.active: dict[Node, None] = {}
         self.counts = dict.fromkeys((Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED), 0)
         self.last_ended: Node | None = None
@@ -79,10 +81,16 @@ class BatchState:
 
 
 class BatchRegistry:
-    """Batches of this process by id, the oldest first. ``now`` returns Unix seconds."""
+    """Batches of this process by id, the oldest first.
 
-    def __init__(self, now: Callable[[], float], *, max_batches: int = MAX_BATCHES) -> None:
+    ``now`` returns Unix seconds, ``clock`` monotonic seconds.
+    """
+
+    def __init__(
+        self, now: Callable[[], float], clock: Callable[[], float], *, max_batches: int = MAX_BATCHES
+    ) -> None:
         self._now = now
+        self._clock = clock
         self._max_batches = max_batches
         self._batches: dict[str, BatchState] = {}
         self._unsent: dict[str, None] = {}
@@ -114,7 +122,9 @@ class BatchRegistry:
         """Declare that a batch gets no more operations. The first call sets its end."""
         batch = self._batches.get(id_)
         if batch is not None and batch.info.ended_at is None:
-            self._change_locked(id_, ended_at=max(self._now(), batch.info.started_at))
+            # Why the latest: the wall clock may have been set back since the start.
+            elapsed_s = self._clock() - batch.clock
+            self._change_locked(id_, ended_at=max(self._now(), batch.info.started_at + elapsed_s))
 
     def add_operation_locked(self, id_: str, node: Node) -> None:
         """Add a started operation. An undeclared batch gets its id as its name."""
@@ -179,7 +189,7 @@ class BatchRegistry:
         return self._sequence
 
     def _add_locked(self, info: BatchDeclaration) -> BatchState:
-        added = self._batches[info.id] = BatchState(info)
+        added = self._batches[info.id] = BatchState(info, self._clock())
         if len(self._batches) > self._max_batches:
             idle = [id_ for id_, batch in self._batches.items() if not batch.active and batch is not added]
             oldest = next((id_ for id_ in idle if self._batches[id_].is_finished), idle[0] if idle else None)

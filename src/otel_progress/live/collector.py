@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from otel_progress.live.figures import needs_update
-from otel_progress.live.node import Node
+from otel_progress.live.node import Node, Operation
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.live.state import StoreState
+from otel_progress.live.tree import walk_levels
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import ResourceUse
@@ -23,9 +24,15 @@ class ChangeCollector:
     def __init__(self, state: StoreState) -> None:
         self._state = state
         self._resend = False
+        self._resend_ended = False
 
-    def request_resend(self) -> None:
-        """Include all active levels and all batches in the next change set."""
+    def request_resend(self, *, ended: bool = False) -> None:
+        """Include all levels of active operations and all batches in the next change set.
+
+        With ``ended``, include recently ended operations too.
+        """
+        # Why this order: another thread may collect between the two.
+        self._resend_ended |= ended
         self._resend = True
 
     def collect(self) -> ChangeSet:
@@ -33,11 +40,12 @@ class ChangeCollector:
         state = self._state
         state.end_orphans()
         state.end_interrupted()
-        clock, now = state.clock(), state.now()
+        now, clock = state.now(), state.clock()
         state.estimates.refresh_opaque(clock)
         changed = self._update_changed(clock, now)
         with state.lock:
             ended = self._take_ended_locked(clock, now)
+            stored = self._list_stored_operations_locked() if self._resend else []
             evicted, state.tree.evicted = state.tree.evicted, []
             counts, state.tree.items = state.tree.items, {}
             events = state.events.drain_locked()
@@ -47,12 +55,16 @@ class ChangeCollector:
             resources = {} if sample is None else self._get_resources_locked()
             batches = state.batches.drain_locked(everything=self._resend)
             previews = state.previews.drain_locked()
-            self._resend = False
+            self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
         snapshots = self._take_snapshots([*changed, *estimated, *ended])
+        if stored:
+            snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
             state.report_late_rejections()
+        # Why again: a reader may have updated a level since. The heartbeat must not be older.
+        now, clock = state.now(), state.clock()
         return ChangeSet(
             state.instance,
             now,
@@ -87,7 +99,7 @@ class ChangeCollector:
                     if node.status is not Status.RUNNING:
                         continue
                     tree.update_level_locked(node, clock, now)
-                    estimates.observe_locked(node, clock)
+                    estimates.observe_locked(node)
                 updated[node] = None
                 if node.parent is not None:
                     by_depth.setdefault(depth - 1, {})[node.parent] = None
@@ -118,6 +130,29 @@ class ChangeCollector:
             snapshots.append(redact_snapshot(snapshot))
             report(node)
         return snapshots
+
+    def _list_stored_operations_locked(self) -> list[Operation]:
+        ended = self._state.ended if self._resend_ended else ()
+        return [*ended, *self._state.tree.operations.values()]
+
+    def _add_stored_snapshots(
+        self, snapshots: list[LevelSnapshot], operations: Iterable[Operation]
+    ) -> list[LevelSnapshot]:
+        """Return the snapshots with those of all other stored levels.
+
+        Parents are before children.
+        """
+        known = {(snapshot.info.run, snapshot.info.path) for snapshot in snapshots}
+        added = []
+        for root in (operation.root for operation in operations):
+            for node in () if root is None else walk_levels(root):
+                with self._state.lock:
+                    if _is_evicted(node):
+                        continue
+                    snapshot = take_snapshot_locked(node)
+                if (snapshot.info.run, snapshot.info.path) not in known:
+                    added.append(redact_snapshot(snapshot))
+        return sorted((*snapshots, *added), key=lambda snapshot: snapshot.info.depth)
 
     def _get_resources_locked(self) -> dict[str, ResourceUse]:
         return {

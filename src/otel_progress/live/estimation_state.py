@@ -30,6 +30,8 @@ class EstimationState:
         "cooling_down",
         "estimated_clock",
         "eta",
+        "follows_loop",
+        "has_loop",
         "has_new_data",
         "key",
         "origin",
@@ -52,6 +54,10 @@ class EstimationState:
         self.eta: Eta | None = None
         self.estimated_clock: float | None = None
         """Time of the last estimate, in monotonic seconds."""
+        self.has_loop = False
+        """True when the curve is that of the operation's only loop."""
+        self.follows_loop = False
+        """True when the estimate is that of the operation's only loop."""
         self.cooling_down = False
         """True when the last estimate is less than ``MIN_ESTIMATE_INTERVAL_S`` old."""
         self.has_new_data = False
@@ -65,7 +71,8 @@ class EstimationState:
     def add_point(self, active_s: float, ratio: float) -> None:
         """Add a measured point.
 
-        The curve starts at (0, 0), or at the first point of resumed work.
+        The curve starts at (0, 0), or at the first point of resumed work. Its times ascend. A point
+        before the last one gets the time of the last one.
         """
         points = self.points
         if self.restart_pending:
@@ -75,7 +82,7 @@ class EstimationState:
             points.append((0.0, 0.0))
         if points and points[-1][1] == ratio:
             return
-        points.append((active_s - self.origin, ratio))
+        points.append((max(active_s - self.origin, points[-1][0] if points else 0.0), ratio))
         if len(points) > MAX_TRAJECTORY_POINTS:
             # Why here: the estimate of the first points has imported it, so this costs nothing.
             from otel_progress.eta import shrink

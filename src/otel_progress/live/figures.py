@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from otel_progress.live import rollup
 from otel_progress.live.node import Children, LevelExtras, Node
 from otel_progress.locking import store_together
-from otel_progress.model import Number, Status
+from otel_progress.model import Number, Status, is_below_total
 
 
 def needs_update(node: Node) -> bool:
@@ -17,7 +19,16 @@ def needs_update(node: Node) -> bool:
 
 
 def update_figures_locked(node: Node, clock: float, now: float) -> None:
-    """Update the figures of a node and report the changes to its parent."""
+    """Update the figures of a node and report the changes to its parent.
+
+    ``clock`` and ``now`` are monotonic and Unix seconds, read before the lock was acquired. Another
+    thread may have started or updated the node since. Then the times of that update are used.
+    """
+    operation = node.operation
+    if clock < node.observed_clock:
+        clock, now = node.observed_clock, node.observed_at
+    else:
+        now = operation.date(now, clock)
     status, children = node.status, node.children
     node.dirty = False
     node.snapshot = None
@@ -30,7 +41,13 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
         current, ratio = _measure(node, children)
         if status is Status.RUNNING and (children is not None or node.extras is not None):
             ratio, estimated = _estimate_opaque_ratio(node, current, ratio, clock)
-    if status is Status.COMPLETED or status is Status.SKIPPED:
+    if status is Status.COMPLETED and node.total is not None:
+        if node.opaque is not None and node.opaque.is_whole_level and not current:
+            current = node.total  # an opaque step cannot count
+        ratio = 1.0
+        if is_below_total(current, node.total):
+            ratio = rollup.compute_count_ratio(current, node.total)
+    elif status is Status.COMPLETED or status is Status.SKIPPED:
         ratio = 1.0
     # Why not an estimated ratio: it may fall, and it changes with time alone.
     has_advanced = (
@@ -44,12 +61,13 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
         last = node.advanced_clock
         if node.sequence and last is not None and clock - last > node.longest_gap:
             node.longest_gap = clock - last
-        node.advanced_clock, node.advanced_at = clock, now
+        # Why: the end of a pause moves the last advance, perhaps beyond the time of this update.
+        if last is None or clock >= last:
+            node.advanced_clock, node.advanced_at = clock, now
     node.current, node.ratio = current, ratio
     if children is not None or node.extras is not None:
         _update_outcomes_locked(node, children, node.extras)
     node.observed_at, node.observed_clock = now, clock
-    operation = node.operation
     operation.sequence = node.sequence = operation.sequence + 1
     if node.parent is None:
         node.estimated = estimated
@@ -57,14 +75,33 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
         _report_to_parent_locked(node, node.parent, estimated, has_advanced)
 
 
+def find_only_loop(node: Node) -> Node | None:
+    """Return the only loop of an operation without a total.
+
+    Return None if the operation started another level, or counted units itself. The operation has
+    the ratio of this loop.
+    """
+    children = node.children
+    if node.parent is not None or node.total is not None or children is None or children.created != 1:
+        return None
+    if node.counter is not None and node.counter.touched:
+        return None
+    loop = next(iter(children.nodes.values()), None)
+    return loop if loop is not None and loop.tracked else None
+
+
 def _update_outcomes_locked(node: Node, children: Children | None, extras: LevelExtras | None) -> None:
     # Why the larger one and not the sum: a level may count both its own items and the levels of
     # these items.
-    failed, skipped = (0, 0) if children is None else (children.failed, children.skipped)
+    failed, failures, skipped = 0, 0, 0
+    if children is not None:
+        failed, failures, skipped = children.failed, children.failures, children.skipped
     if extras is not None:
-        failed = failed if extras.failures is None else max(failed, int(extras.failures.value()))
+        if extras.failures is not None:
+            items = int(extras.failures.value())
+            failed, failures = max(failed, items), max(failures, items)
         skipped = skipped if extras.skips is None else max(skipped, int(extras.skips.value()))
-    node.failed, node.skipped = failed, skipped
+    node.failed, node.failed_below, node.skipped = failures, failures - failed, skipped
 
 
 def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_advanced: bool) -> None:
@@ -84,10 +121,22 @@ def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_adva
             ("partial_weight", "reported_ratio"),
             (siblings.partial_weight + change, partial),
         )
+    failures = node.failed
+    if status is Status.FAILED:
+        # Why the larger one: a level often fails because a level below it failed.
+        failures = max(failures, count_parent_units(node))
+    if failures != node.reported_failures and siblings is not None:
+        number = siblings.failures + failures - node.reported_failures
+        store_together((siblings, node), ("failures", "reported_failures"), (number, failures))
     # Why only a running parent: the last snapshot of an ended level must stay the last.
     if parent.status is Status.RUNNING:
         parent.dirty = True
         parent.has_advanced = parent.has_advanced or has_advanced
+
+
+def count_parent_units(node: Node) -> int:
+    """Return the units of its parent that a level is, which are its weight."""
+    return 1 if node.declared else math.ceil(node.spec.weight)
 
 
 def _measure(node: Node, children: Children | None) -> tuple[Number, float | None]:
@@ -112,7 +161,10 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
         return current, rollup.compute_stages_ratio(
             (stage.spec.weight, stage.status, stage.ratio) for stage in children.stages
         )
-    return current, None if total is None else rollup.compute_count_ratio(current, total, partial)
+    if total is None:
+        loop = find_only_loop(node)
+        return current, None if loop is None else loop.ratio
+    return current, rollup.compute_count_ratio(current, total, partial)
 
 
 def _estimate_opaque_ratio(

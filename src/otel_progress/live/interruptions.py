@@ -147,14 +147,14 @@ class Interruptions:
             node.ensure_counter().set(current)
             # Why: the earlier session counted these units in its metrics.
             node.counted_completed = max(node.counted_completed, current)
-            clock, now = state.clock(), state.now()
+            now, clock = state.now(), state.clock()
             estimation = state.estimates.track_locked(node)
             if estimation is not None:
                 estimation.restart_pending = True
             here: Node | None = node
             while here is not None:
                 state.tree.update_level_locked(here, clock, now)
-                state.estimates.observe_locked(here, clock)
+                state.estimates.observe_locked(here)
                 here = here.parent
 
 

@@ -7,6 +7,7 @@ path, so most objects are created when they are first needed.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,7 +18,16 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
 from otel_progress.locking import create_once
-from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Failure,
+    LevelInfo,
+    LevelSnapshot,
+    MetadataValue,
+    Number,
+    Status,
+    is_below_total,
+)
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 
@@ -27,6 +37,12 @@ if TYPE_CHECKING:
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.resource_usage import UsageAccumulator
     from otel_progress.records import ResourceUse, Trajectory, TrajectoryKey
+
+
+MIN_STEP_BACK_S: Final = 0.001
+"""Seconds by which the wall clock must be behind to count as set back. Less is a rounding error or
+the time between two readings.
+"""
 
 
 # Why no "Error" in the name: it is a signal to the handle, and no caller receives it.
@@ -56,6 +72,7 @@ class Spec(NamedTuple):
     metadata: Mapping[str, MetadataValue]
     batch: str | None = None
     eta_key: str | None = None
+    unit_plural: str | None = None
 
 
 class HandleReference(weakref.ref[Any]):
@@ -115,6 +132,7 @@ class Operation:
         "estimated_levels",
         "id",
         "instance",
+        "latest_at",
         "next_log",
         "next_number",
         "overdue_after",
@@ -131,6 +149,8 @@ class Operation:
         "trajectories",
         "type",
         "usage",
+        "wall_lead",
+        "wall_offset",
     )
 
     def __init__(
@@ -176,6 +196,13 @@ class Operation:
         """
         self.usage: UsageAccumulator | None = None
         """Resource usage of the process since the start. None until the first sample."""
+        self.wall_offset = -math.inf
+        """Largest known difference between wall and monotonic clock, in seconds."""
+        self.wall_lead = 0.0
+        """Seconds by which the times of this run are ahead of the wall clock, which was set back.
+        """
+        self.latest_at = -math.inf
+        """Latest time of this run, in Unix seconds."""
 
     def get_running_flags(self) -> list[bool]:
         """Return a list of True that is empty after a request to cancel."""
@@ -209,6 +236,29 @@ class Operation:
         """The resource usage until the last sample."""
         return None if self.usage is None else self.usage.current
 
+    def date(self, now: float, clock: float) -> float:
+        """Return the time of a moment of this run, in Unix seconds.
+
+        ``now`` is the wall clock, and ``clock`` the monotonic clock, read after ``now``.
+
+        The result is ``now`` unless the wall clock was set back. Then it follows from ``clock``. So
+        the times of a run do not decrease. A suspended machine stops the monotonic clock only, and
+        the result is ``now`` again.
+        """
+        lead_s = clock + self.wall_offset - now
+        if lead_s < 0.0:
+            self.wall_offset, self.wall_lead = now - clock, 0.0
+        elif lead_s > MIN_STEP_BACK_S:
+            self.wall_lead = lead_s
+            now += lead_s
+        elif self.wall_lead:
+            self.wall_lead = 0.0
+        # Why: two threads may read the clocks in one order, and arrive here in the other.
+        if now < self.latest_at:
+            return self.latest_at
+        self.latest_at = now
+        return now
+
     def active_seconds(self, start: float, end: float) -> float:
         """Return the seconds without pauses from ``start`` to ``end``."""
         if self.pauses is None:
@@ -226,6 +276,7 @@ class Children:
         "done_weight",
         "estimated",
         "failed",
+        "failures",
         "nodes",
         "partial_weight",
         "running",
@@ -246,6 +297,9 @@ class Children:
         self.done_weight: Number = 0
         """Weight of the completed, failed and skipped levels."""
         self.failed = 0
+        """Units of the parent that failed, of the ended levels."""
+        self.failures = 0
+        """Failures of all levels at any depth, which include those of running levels."""
         self.skipped = 0
         self.partial_weight = 0.0
         """Weight times ratio, summed over the running and the cancelled levels."""
@@ -314,6 +368,7 @@ class Node:
         "evicted",
         "extras",
         "failed",
+        "failed_below",
         "handle",
         "has_advanced",
         "id",
@@ -332,6 +387,7 @@ class Node:
         "path_segment",
         "quarter",
         "ratio",
+        "reported_failures",
         "reported_ratio",
         "sent_sequence",
         "sequence",
@@ -376,6 +432,12 @@ class Node:
     """Status under which the parent's counts include the level. Pending while they do not."""
     handle: HandleReference | None
     """Weak reference to the handle of a running level. None for the level of a plain span."""
+    failed: int
+    """Failed units, and the failures of levels below in units of theirs."""
+    failed_below: int
+    """The part of ``failed`` that is not in units of this level."""
+    reported_failures: int
+    """Failures of this node in its parent's ``failures``."""
     ratio: float | None
     reported_ratio: float | None
     """Ratio of this node in its parent's ``partial_weight``."""
@@ -405,7 +467,8 @@ class Node:
         self.declared = self.tracked = self.evicted = False
         self.has_advanced = self.estimated = False
         self.order = self.span_events = self.quarter = 0
-        self.failed = self.skipped = self.sequence = self.sent_sequence = 0
+        self.failed = self.failed_below = self.reported_failures = self.skipped = 0
+        self.sequence = self.sent_sequence = 0
         self.last_count = self.current = self.counted_completed = 0
         self.counted_failed = self.counted_skipped = 0
         self.observed_at = self.observed_clock = self.longest_gap = 0.0
@@ -418,6 +481,15 @@ class Node:
     def opaque(self) -> Opaque | None:
         """The active opaque step."""
         return None if self.extras is None else self.extras.opaque
+
+    @property
+    def ended_early(self) -> bool:
+        """True when the level completed below its total."""
+        return (
+            self.status is Status.COMPLETED
+            and self.total is not None
+            and is_below_total(self.current, self.total)
+        )
 
     def ensure_extras(self) -> LevelExtras:
         """Return the node's extras. Create them at the first call."""

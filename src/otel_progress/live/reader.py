@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from otel_progress.batches import MAX_LISTED, summarise
 from otel_progress.live.batches import BatchState
+from otel_progress.live.figures import find_only_loop
 from otel_progress.live.filters import (
     filter_events,
     filter_history,
@@ -205,19 +206,22 @@ class LiveReader:
         if state.is_interrupting():
             return nodes
         state.estimates.refresh_opaque(state.clock())
-        clock, now = state.clock(), state.now()
+        now, clock = state.now(), state.clock()
         for below in reversed(nodes):
             with state.lock:
                 if state.tree.update_if_needed_locked(below, clock, now) and below.status is Status.RUNNING:
-                    state.estimates.observe_locked(below, clock)
+                    state.estimates.observe_locked(below)
         if state.tree.late_rejections:
             state.report_late_rejections()
         return nodes
 
     def _estimate(self, node: Node) -> None:
         """Estimate a level now if that is due, without waiting for the next tick."""
-        if not self._state.is_interrupting():
-            self._state.estimates.estimate(self._state.clock(), (node,))
+        if self._state.is_interrupting():
+            return
+        with self._state.lock:
+            loop = find_only_loop(node)
+        self._state.estimates.estimate(self._state.clock(), (node,) if loop is None else (node, loop))
 
     def _take_operation(
         self, operation: Operation, *, levels: bool = True, estimate: bool = False

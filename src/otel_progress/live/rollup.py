@@ -5,7 +5,9 @@
 * Otherwise, the ratio is current / total. ``current`` is the level's own count. When it counted
   nothing, ``current`` is the weight of its completed, failed and skipped children. The default
   weight is 1. The weighted ratios of running and cancelled children are added.
-* With an unknown total, the ratio is None, never 0 or NaN. The ratio of a completed level is 1.
+* With an unknown total, the ratio is None, never 0 or NaN.
+* The ratio of a completed level is 1, unless it ended early: then it is current / total. The parent
+  of a level that ended early counts it as done.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def build_snapshot(node: Node) -> LevelSnapshot:
         node.estimated,
         *(_get_operation_fields(node.operation) if node.parent is None else _get_pause_fields(node)),
         0 if node.operation.resumed_units is None else node.operation.resumed_units.get(node.path, 0),
+        node.failed_below,
     )
 
 
@@ -144,5 +145,6 @@ def _build_level_info(node: Node) -> LevelInfo:
         None if trace is None else f"{trace[1]:016x}",
         operation.instance,
         spec.batch if node.parent is None else None,
+        spec.unit_plural,
     )
     return node.info

@@ -45,11 +45,13 @@ class StoreState:
         limits: Limits,
         stall_after: float,
         has_trajectory_store: bool,
+        get_history_scope: Callable[[], str],
         listener: StoreListener,
     ) -> None:
         self.clock = clock
         self.now = now
         self.create_id = create_id
+        self.get_history_scope = get_history_scope
         self.limits = limits
         self.listener = listener
         self.notify_change: Callable[[], None] = listener.on_change
@@ -85,14 +87,16 @@ class StoreState:
             self._stall_after,
         )
         self.estimates = EstimateTracker(
-            self.lock, TrajectoryCache(has_backend=self._has_trajectory_store), self.clock
+            self.lock,
+            TrajectoryCache(has_backend=self._has_trajectory_store, get_scope=self.get_history_scope),
+            self.clock,
         )
         self.ended: deque[Operation] = deque()
         """Ended operations in memory, the oldest first."""
         self.events = EventBuffer(self.limits)
         self.logs = LogBuffer()
         self.previews = PreviewBuffer()
-        self.batches = BatchRegistry(self.now)
+        self.batches = BatchRegistry(self.now, self.clock)
         self.samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self.unsent_sample: ResourceSample | None = None
 

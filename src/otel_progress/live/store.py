@@ -42,7 +42,8 @@ class LiveStore:
 
     ``clock`` returns monotonic seconds, ``now`` Unix seconds, ``ids`` unique hexadecimal ids.
     ``listener`` receives notifications, always without the lock. ``has_trajectory_store`` is True
-    when ``load_trajectories`` will be called.
+    when ``load_trajectories`` will be called. ``get_history_scope`` returns the group of runs whose
+    history the estimates use, unless an operation has its own group.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class LiveStore:
         limits: Limits | None = None,
         stall_after: float = DEFAULT_STALL_AFTER_S,
         has_trajectory_store: bool = False,
+        get_history_scope: Callable[[], str] = lambda: "",
         listener: StoreListener | None = None,
     ) -> None:
         self.clock = clock
         self.now = now
+        self.get_history_scope = get_history_scope
         self.limits = limits or Limits()
         self._listener: StoreListener = listener or NullListener()
         self._state = StoreState(
@@ -69,6 +72,7 @@ class LiveStore:
             limits=self.limits,
             stall_after=stall_after,
             has_trajectory_store=has_trajectory_store,
+            get_history_scope=get_history_scope,
             listener=self._listener,
         )
         self.notify_change = self._state.notify_change
@@ -158,6 +162,14 @@ class LiveStore:
 
     # --- records of levels -----------------------------------------------------------------------
 
+    def read_time(self, operation: Operation) -> float:
+        """Return the time for a record of an operation, in Unix seconds.
+
+        It does not precede the start of the operation or an earlier record.
+        """
+        now = self.now()
+        return operation.date(now, self.clock())
+
     def add_item(
         self,
         node: Node,
@@ -170,7 +182,13 @@ class LiveStore:
 
         Count it as dropped when the buffer is full.
         """
-        if not self._state.events.record(node, name, outcome, error, metadata, self.now()):
+        operation, at = node.operation, self.now()
+        # Why not read_time: this runs for each item, and the call takes a part of its time.
+        if at < operation.latest_at:
+            at = operation.date(at, self.clock())
+        else:
+            operation.latest_at = at
+        if not self._state.events.record(node, name, outcome, error, metadata, at):
             self._listener.on_event_dropped()
 
     def add_log(self, node: Node, record: LogRecord) -> None:
@@ -248,11 +266,15 @@ class LiveStore:
         if operation is None or (run is not None and operation.run != run):
             return False
         if operation.cancel_requested_at is None:
-            operation.request_cancel(self.now(), truncate(reason))
+            operation.request_cancel(self.read_time(operation), truncate(reason))
             if operation.root is not None:
                 operation.root.dirty = True
         self.notify_change()
         return True
+
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:  # noqa: ARG002
+        """Return False. An operation of this process is never abandoned."""
+        return False
 
     def delete(self, operation_id: str) -> int:
         """Delete all ended runs of this id with their events and logs.
@@ -284,9 +306,12 @@ class LiveStore:
             return ChangeSet(self._state.instance, self.now(), self.clock())
         return self._collector.collect()
 
-    def resend(self) -> None:
-        """Include all active levels and all batches in the next change set."""
-        self._collector.request_resend()
+    def resend(self, *, ended: bool = False) -> None:
+        """Include all levels of active operations and all batches in the next change set.
+
+        With ``ended``, include recently ended operations too.
+        """
+        self._collector.request_resend(ended=ended)
 
     def load_trajectories(
         self,

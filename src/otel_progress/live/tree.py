@@ -6,13 +6,12 @@ Methods whose name ends in ``_locked`` require the lock of the live store.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.live.figures import needs_update, update_figures_locked
+from otel_progress.live.figures import count_parent_units, needs_update, update_figures_locked
 from otel_progress.live.node import Children, EndedLevels, LevelExtras, Node, Operation, Spec, UnitCount
 from otel_progress.locking import create_once, store_together
 from otel_progress.model import NO_METADATA, Number, Status
@@ -251,8 +250,9 @@ class Tree:
             before.operation.ended.drop_evicted()
 
     def _activate_locked(self, node: Node) -> None:
-        node.started_at = node.advanced_at = self._now()
-        node.started_clock = node.advanced_clock = self._clock()
+        now = self._now()
+        node.started_clock = node.advanced_clock = node.observed_clock = clock = self._clock()
+        node.started_at = node.advanced_at = node.observed_at = node.operation.date(now, clock)
         node.info, node.dirty = None, True
         # Why first: an interrupted start is ended like any active level.
         self.active[node] = None
@@ -330,15 +330,16 @@ class Tree:
             for stage in stages:
                 if stage.status is Status.PENDING or (stage.status is Status.SKIPPED and stage.ratio != 1.0):
                     self._skip_stage_locked(stage)
-        clock, now = self._clock(), self._now()
+        now, clock = self._now(), self._clock()
         if node.parent is None and node.operation.pauses is not None:
             node.operation.pauses.close(clock)
-        node.status, node.ended_at = status, now
+        node.status = status
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
         node.has_advanced = True
         node.count_one = self._on_late_count
         node.handle = None
         self.update_level_locked(node, clock, now)
+        node.ended_at = node.observed_at
         if not ended or ended[-1] is not node:
             ended.append(node)
         self._move_to_ended_locked(node, status)
@@ -352,7 +353,8 @@ class Tree:
                 ("status", "counted_status", "skipped"),
                 (Status.SKIPPED, Status.SKIPPED, siblings.skipped + 1),
             )
-        self.update_level_locked(stage, self._clock(), self._now())
+        now, clock = self._now(), self._clock()
+        self.update_level_locked(stage, clock, now)
 
     def _move_to_ended_locked(self, node: Node, status: Status) -> None:
         """Add an ended level to its parent's counts and to the operation's ended levels."""
@@ -408,18 +410,22 @@ class Tree:
     # --- figures ---------------------------------------------------------------------------------
 
     def update_level_locked(self, node: Node, clock: float, now: float) -> None:
-        """Update the figures of a level and count its newly completed units."""
+        """Update the figures of a level and count its newly completed units.
+
+        ``clock`` and ``now`` are monotonic and Unix seconds. The last update may be newer.
+        """
         update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.extras is None:
             return
         if node.extras is not None and node.extras.exceeds_total:
             self._warn_exceeded_total_locked(node, node.extras)
-        if node.failed > node.counted_failed:
-            self._count_units_locked(node, "failed", node.counted_failed, node.failed)
+        failed_units = node.failed - node.failed_below
+        if failed_units > node.counted_failed:
+            self._count_units_locked(node, "failed", node.counted_failed, failed_units)
         if node.skipped > node.counted_skipped:
             self._count_units_locked(node, "skipped", node.counted_skipped, node.skipped)
         # Why the highest value: an outcome may be counted before its unit is done.
-        completed = node.current - node.failed - node.skipped
+        completed = node.current - failed_units - node.skipped
         if completed > node.counted_completed:
             self._count_units_locked(node, "completed", node.counted_completed, completed)
 
@@ -540,9 +546,10 @@ def _subtract_from_parent_locked(node: Node, siblings: Children) -> None:
             done_weight -= node.spec.weight
     failed, skipped = _count_failed_and_skipped_units(node)
     store_together(
-        (siblings, siblings, siblings, siblings, siblings, siblings, node),
-        _SUMS,
+        (siblings, siblings, siblings, siblings, siblings, siblings, siblings, node),
+        ("failures", *_SUMS),
         (
+            siblings.failures - node.reported_failures,
             siblings.running,
             cancelled_weight,
             partial_weight,
@@ -583,13 +590,13 @@ def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:
     total, as for a folder of files, its own units are the parent's. Then its failed units failed in
     the parent, too.
     """
-    weight = math.ceil(node.spec.weight)
+    units = count_parent_units(node)
     if node.status is Status.FAILED:
-        return (1 if node.declared else weight), 0
+        return units, 0
     if node.status is Status.SKIPPED:
-        return 0, (1 if node.declared else weight)
+        return 0, units
     if not node.declared and node.total is not None and node.total == node.spec.weight:
-        return min(node.failed, weight), min(node.skipped, weight)
+        return min(node.failed - node.failed_below, units), min(node.skipped, units)
     return 0, 0
 
 

@@ -182,7 +182,10 @@ class Totals:
                 for labels, histogram in series.items()
             ]
         if errors := _count_errors_since(self._initial_errors):
-            counters[semconv.SINK_ERRORS] = {**counters.get(semconv.SINK_ERRORS, {}), **errors}
+            # Why the sum: a failed query of the journal and a failed write have the same label.
+            counted = counters.setdefault(semconv.SINK_ERRORS, {})
+            for labels, count in errors.items():
+                counted[labels] = counted.get(labels, 0) + count
         distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
         for metric, labels, counts, total, examples in copies:
             distributions.setdefault(metric, {})[labels] = Distribution(
@@ -319,7 +322,7 @@ class EndTracker:
 def _build_end_samples(snapshot: LevelSnapshot, run: _RunPredictions | None) -> Iterator[EndSample]:
     """Yield the samples of one finished operation.
 
-    Only completed operations rate their predictions.
+    Only operations that completed all their units rate their predictions.
     """
     info, duration = snapshot.info, snapshot.duration_s
     labels = (info.operation_type, snapshot.status.value)
@@ -328,6 +331,8 @@ def _build_end_samples(snapshot: LevelSnapshot, run: _RunPredictions | None) -> 
         return
     yield EndSample(semconv.OPERATION_DURATION, labels, duration, snapshot)
     if run is None or snapshot.status is not Status.COMPLETED or info.started_clock is None:
+        return
+    if snapshot.ended_early:
         return
     for error, covered in run.predictions.score(duration - snapshot.paused_s) or ():
         yield EndSample(semconv.ETA_ERROR, (info.operation_type,), error, snapshot)

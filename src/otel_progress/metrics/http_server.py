@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from otel_progress.errors import ConfigurationError, describe_bind_error
+from otel_progress.errors import ConfigurationError, build_bind_error, build_thread_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.metrics.exposition import build_metrics_app
 from otel_progress.settings.defaults import DEFAULT_HOST, MAX_PORT
@@ -56,7 +56,11 @@ class MetricsServer:
         self.host = str(server.server_address[0])
         self.port = int(server.server_address[1])
         self._thread = threading.Thread(target=self._serve, name="otel-progress-metrics", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            server.server_close()
+            raise build_thread_error(error) from error
         # Why: no thread serves the inherited socket in a child, yet it would hold the port.
         on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=MetricsServer.close)
 
@@ -111,8 +115,8 @@ def serve_metrics(
     """Serve ``collector`` at ``http://host:port/metrics``. Return the server.
 
     Port 0 selects a free port. ``timeout_s`` is the maximum silence of a client in seconds.
-    ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError if the port is
-    invalid or the address cannot be bound.
+    ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError if the address is
+    invalid. Raises UnavailableError if it cannot be bound, or if no thread can be started.
     """
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
         msg = f"Invalid metrics port {port!r}: expected a whole number from 0 (any free port) to 65535."
@@ -123,7 +127,7 @@ def serve_metrics(
         )[0]
         server = _Server(family, address, _build_app(build_metrics_app(collector)), timeout_s)
     except (OSError, UnicodeError) as exc:
-        raise ConfigurationError(describe_bind_error(exc, host, port, "metrics")) from exc
+        raise build_bind_error(exc, host, port, "metrics") from exc
     return MetricsServer(server)
 
 

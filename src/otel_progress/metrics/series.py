@@ -214,6 +214,7 @@ def _operation_rows(
         for condition, value in _CONDITIONS:
             yield semconv.OPERATION_CONDITION, (*labels, value), condition is current
     yield semconv.OPERATION_ESTIMATED, labels, root.estimated and not root.status.finished
+    yield semconv.OPERATION_ENDED_EARLY, labels, root.ended_early
     yield semconv.OPERATION_RATIO, labels, root.ratio
     yield semconv.OPERATION_CURRENT, labels, root.current
     yield semconv.OPERATION_TARGET, labels, root.total

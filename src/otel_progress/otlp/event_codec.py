@@ -41,6 +41,8 @@ def build_level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent
     attributes[semconv.STATUS] = snapshot.status.value
     if snapshot.estimated:
         attributes[semconv.ESTIMATED] = True
+    if snapshot.ended_early:
+        attributes[semconv.ENDED_EARLY] = True
     if info.unit:
         attributes[semconv.UNIT] = text.truncate(info.unit, text.MAX_NAME)
     if snapshot.message:
@@ -173,14 +175,19 @@ def _build_body(name: str, snapshot: LevelSnapshot) -> str:
     if name == semconv.EVENT_FINISHED:
         duration = "" if snapshot.duration_s is None else f" after {snapshot.duration_s:.3f} s"
         reason = snapshot.error.message if snapshot.error is not None else snapshot.message
-        return _to_text(f"{subject} {snapshot.status.value}{duration}" + (f": {reason}" if reason else ""))
+        status = snapshot.status.value
+        if snapshot.ended_early:
+            status = f"ended early at {_describe_progress(snapshot)}"
+        return _to_text(f"{subject} {status}{duration}" + (f": {reason}" if reason else ""))
     return _to_text(f"{subject} {_VERBS.get(name, name)}")
 
 
 def _describe_progress(snapshot: LevelSnapshot) -> str:
     current = f"{snapshot.current:g}" if isinstance(snapshot.current, float) else str(snapshot.current)
     total = "" if snapshot.total is None else f" of {snapshot.total}"
-    unit = "" if not snapshot.info.unit else f" {snapshot.info.unit}"
+    amount = snapshot.current if snapshot.total is None else snapshot.total
+    form = snapshot.info.unit if amount == 1 else snapshot.info.unit_plural or snapshot.info.unit
+    unit = "" if not form else f" {form}"
     percent = ""
     if snapshot.ratio is not None:
         percent = f" ({'~' if snapshot.estimated else ''}{100.0 * snapshot.ratio:.0f} %)"

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from otel_progress import semconv
-from otel_progress.errors import ConfigurationError
+from otel_progress.errors import ConfigurationError, is_thread_error, to_unavailable_error
 from otel_progress.otlp.bounded import (
     ExportMonitor,
     ShutdownBudget,
@@ -72,10 +72,24 @@ def build_resource(service_name: str | None, instance_id: str) -> Resource:
     attributes: dict[str, AttributeValue] = {}
     if service_name:
         attributes[semconv.SERVICE_NAME] = service_name
-    resource = Resource.create(attributes)
+    resource = _detect_resource(attributes)
     if _has_instance_id(os.environ):
         return resource
     return resource.merge(Resource({semconv.SERVICE_INSTANCE_ID: instance_id}))
+
+
+def _detect_resource(attributes: dict[str, AttributeValue]) -> Resource:
+    """Return the SDK's resource with ``attributes``.
+
+    The SDK runs its detectors on threads. If none can be started, only the environment is read.
+    """
+    try:
+        return Resource.create(attributes)
+    except RuntimeError as error:
+        if not is_thread_error(error):
+            raise
+    unknown = Resource({semconv.SERVICE_NAME: "unknown_service"})
+    return unknown.merge(OTELResourceDetector().detect()).merge(Resource(attributes))
 
 
 def build_span_processor(
@@ -107,12 +121,17 @@ def make_exporter(signal: Signal, environ: Mapping[str, str], make: Callable[[Pr
 
 @contextmanager
 def configuration_errors(signal: Signal) -> Iterator[None]:
-    """Convert SDK errors to a ConfigurationError that names the variables."""
+    """Convert SDK errors to a ConfigurationError that names the variables.
+
+    For an error of the environment, such as no free thread, it is an UnavailableError.
+    """
     try:
         yield
     except ConfigurationError:
         raise
     except Exception as exc:
+        if (unavailable := to_unavailable_error(exc)) is not None:
+            raise unavailable from exc
         batch = {"traces": "OTEL_BSP_*", "logs": "OTEL_BLRP_*", "metrics": "OTEL_METRIC_EXPORT_*"}[signal]
         # The SDK's texts have line breaks and full stops.
         reason = " ".join(str(exc).split()).rstrip(".")

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import build_thread_error
 from otel_progress.locking import CallerLock
 from otel_progress.suppression import run_suppressed
 
@@ -100,7 +101,9 @@ class Worker:
             except RuntimeError as error:  # too many threads, or the interpreter is shutting down
                 self._previews.clear()
                 self._tasks.clear()
-                report_internal_error("previews", "The preview thread could not be started", error=error)
+                report_internal_error(
+                    "previews", "The preview thread could not be started", error=build_thread_error(error)
+                )
                 return False
             self._thread = thread
         self._changed.notify_all()

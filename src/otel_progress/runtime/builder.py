@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from otel_progress import redaction
-from otel_progress.errors import MissingExtraError
+from otel_progress.diagnostics import report_unavailable
+from otel_progress.errors import (
+    JournalError,
+    MissingExtraError,
+    UnavailableError,
+    to_unavailable_error,
+)
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
 from otel_progress.live.store import LiveStore
@@ -19,12 +25,14 @@ from otel_progress.records import CancelRequest
 from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
-from otel_progress.semconv import SinkName
+from otel_progress.semconv import InternalErrorPlace, SinkName
 from otel_progress.settings.fields import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
+
+    from otel_progress.integrations.stdlib_logging import LogCapture
 
 
 _FAILED_BUILD_SHUTDOWN_S: Final = 1.0
@@ -37,8 +45,9 @@ def build_runtime(
     """Build a runtime and make it the active recording.
 
     The runtime joins ``provider``, or the global provider when that is None. A runtime of
-    settings with ``enabled=False`` records nothing. Raises ConfigurationError or
-    MissingExtraError after it has closed what it had built.
+    settings with ``enabled=False`` records nothing. A part that the environment does not permit
+    is reported and left out, or raises UnavailableError with ``strict``. Raises
+    ConfigurationError or MissingExtraError after it has closed what it had built.
     """
     sources = sources or ClockAndIds()
     if settings.enabled:
@@ -58,8 +67,21 @@ class _RuntimeBuilder:
         self._budget = ShutdownBudget()
         self._token = None if settings.server_port is None else settings.read_token()
         self._is_sampling = _is_sampling(settings)
-        self._journal = _open_journal(settings, self._discard_previews)
+        self._capture: LogCapture | None = None
+        journal_error: JournalError | None = None
+        self._journal: Journal | None = None
+        try:
+            self._journal = _open_journal(settings, self._discard_previews)
+        except JournalError as error:
+            journal_error = error
+            if settings.strict:
+                raise UnavailableError(str(error)) from None
         self._components = RuntimeComponents(settings, sources, self._journal)
+        # Why here: the totals of the components count it.
+        if journal_error is not None:
+            report_unavailable(
+                "journal", "Progress is recorded only in memory, and the work continues", journal_error
+            )
         self._store = self._components.store
         self._totals = self._components.totals
 
@@ -67,27 +89,49 @@ class _RuntimeBuilder:
         """Build all components and the runtime, and start to record."""
         journal = self._journal
         try:
-            self._serve_metrics()
+            redactor = _build_redactor(self._settings)
+            self._try("metrics", "The metrics are not served", self._serve_metrics)
             self._join_provider(provider)
-            self._export_logs()
-            self._export_metrics()
-            self._build_previews()
-            self._serve_api()
+            self._try("otlp.logs", "Log records and events are not exported", self._export_logs)
+            self._try("otlp.metrics", "The metrics are not exported", self._export_metrics)
+            self._try("previews", "Previews are not stored", self._build_previews)
+            self._try("server", "The API and the page are not served", self._serve_api)
+            if journal is not None:
+                self._add_sink("journal", journal, on_written=self._read_journal_requests)
+            self._try("console", "Progress is not displayed", self._add_console)
+            if self._is_sampling:
+                self._try("resources", "Resource use is not sampled", self._build_sampler)
+            self._try("logs", "Log records are not captured", self._build_capture)
         except BaseException:
             Runtime(self._components).shutdown(_FAILED_BUILD_SHUTDOWN_S)
             if journal is not None:
                 journal.close()
             raise
-        if journal is not None:
-            self._add_sink("journal", journal, on_written=self._read_journal_requests)
-        self._add_console()
-        if self._is_sampling:
-            self._build_sampler()
         runtime = Runtime(self._components)
-        redaction.redactor_slot.current = _build_redactor(self._settings)
-        self._capture_logs()
+        redaction.redactor_slot.current = redactor
+        # Why here: captured records are redacted.
+        if self._capture is not None:
+            self._capture.install()
         backend_slot.current = self._components.recording
         return runtime
+
+    def _try(self, place: InternalErrorPlace, text: str, build: Callable[[], object]) -> bool:
+        """Build a part.
+
+        If the environment does not permit it, report that and return False. Raises
+        UnavailableError with the setting ``strict``.
+        """
+        try:
+            build()
+        except Exception as error:
+            unavailable = to_unavailable_error(error)
+            if unavailable is None:
+                raise
+            if self._settings.strict:
+                raise unavailable from None
+            report_unavailable(place, f"{text}, and the work continues", unavailable)
+            return False
+        return True
 
     # --- journal ---------------------------------------------------------------------------------
 
@@ -123,6 +167,7 @@ class _RuntimeBuilder:
             on_error=self._totals.count_sink_error,
             on_dropped=self._totals.count_dropped,
             on_recovered=self._store.resend,
+            on_lost=lambda: self._store.resend(ended=True),
             on_written=on_written,
         )
         self._components.sink_workers.append(worker)
@@ -137,11 +182,18 @@ class _RuntimeBuilder:
     def _join_provider(self, provider: TracerProvider | None) -> None:
         if provider is not None:
             self._components.providers.add(provider, is_explicit=True)
-            return
+        elif not self._try(
+            "otlp.traces",
+            "Spans are not exported",
+            lambda: self._join_global(export="traces" in self._signals),
+        ):
+            self._join_global(export=False)
+
+    def _join_global(self, *, export: bool) -> None:
         self._components.providers.add_global(
             self._settings.service_name,
             self._store.instance.id,
-            export="traces" in self._signals,
+            export=export,
             budget=self._budget,
             on_error=lambda: self._totals.count_sink_error("otlp.traces"),
         )
@@ -265,15 +317,15 @@ class _RuntimeBuilder:
         self._components.sampler = sampler
         self._components.close_callbacks.append(lambda timeout: sampler.close())
 
-    def _capture_logs(self) -> None:
+    def _build_capture(self) -> None:
         severity = self._settings.capture_logs
         if severity is False:
             return
-        from otel_progress.integrations.stdlib_logging import LogHandler
+        from otel_progress.integrations.stdlib_logging import LogCapture
 
-        handler = LogHandler(self._store, severity)
-        handler.install()
-        self._components.close_callbacks.append(lambda timeout: handler.close())
+        capture = LogCapture(self._store, severity)
+        self._capture = capture
+        self._components.close_callbacks.append(lambda timeout: capture.close())
 
 
 def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -> None:
@@ -286,9 +338,22 @@ def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -
 
 
 def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) -> Journal | None:
+    """Return the journal, or None if progress is recorded only in memory.
+
+    Raises JournalError if there is no place for it, and with ``strict`` if it cannot be written.
+    """
     if settings.store == "memory:":
         return None
-    return open_journal(settings.store, retention_s=settings.retention, on_deleted=on_deleted)
+    journal = open_journal(settings.store, retention_s=settings.retention, on_deleted=on_deleted)
+    if settings.strict:
+        # Why only then: by default the first write opens the file, on its own thread.
+        try:
+            journal.prepare()
+        except JournalError as error:
+            if not error.is_temporary:
+                journal.close()
+                raise
+    return journal
 
 
 def _is_sampling(settings: Settings) -> bool:

@@ -17,6 +17,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
 from otel_progress.locking import CallerLock
 from otel_progress.operations import OperationSnapshot
+from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.text import truncate
 
 CallbackEvent: TypeAlias = Literal["started", "updated", "completed", "failed", "cancelled", "skipped"]
@@ -68,8 +69,21 @@ class CallbackWorker:
         self._changed = threading.Condition(self._lock.lock)
         self._is_busy = False
         self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="otel-progress-callback", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._start_thread()
+
+    def _start_thread(self) -> None:
+        """Start the thread.
+
+        If that fails, the next event tries again, and a flush delivers without a thread.
+        """
+        self._thread = start_daemon_thread(
+            self._run,
+            "callback",
+            "callback",
+            "The thread of a callback could not be started",
+            is_suppressed=False,
+        )
 
     def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
         """Add an event to the queue. An end replaces the waiting update of its run."""
@@ -79,6 +93,8 @@ class CallbackWorker:
             self._on_dropped(len(dropped))
 
     def _add(self, event: CallbackEvent, operation: OperationSnapshot, dropped: list[CallbackEvent]) -> None:
+        if self._thread is None and not self._is_closed:
+            self._start_thread()
         if event == "updated":
             if operation.run not in self._ended_runs:
                 self._updates[operation.run] = operation
@@ -106,9 +122,15 @@ class CallbackWorker:
         """
         if self._lock.is_interrupting():
             return False
+        deadline = time.monotonic() + timeout
         with self._changed:
             self._delivered.clear()
             self._changed.notify_all()
+            has_no_thread = self._thread is None
+        # Why: delivering here is better than losing the events.
+        while has_no_thread and time.monotonic() < deadline and self._deliver_next():
+            pass
+        with self._changed:
             return self._changed.wait_for(
                 lambda: not (self._edges or self._updates or self._is_busy), timeout
             )
@@ -133,11 +155,23 @@ class CallbackWorker:
                     return
                 event, operation = self._pop_event()
                 self._is_busy = True
-            try:
-                self.callback(event, operation)
-            except Exception as error:
-                name = getattr(self.callback, "__qualname__", type(self.callback).__qualname__)
-                report_internal_error("callback", f"The callback {name} raised an exception", error=error)
+            self._call(event, operation)
+
+    def _deliver_next(self) -> bool:
+        """Deliver one event on the current thread. Return False if none waits."""
+        with self._changed:
+            if self._is_closed or not (self._edges or self._updates):
+                return False
+            event, operation = self._pop_event()
+        self._call(event, operation)
+        return True
+
+    def _call(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
+        try:
+            self.callback(event, operation)
+        except Exception as error:
+            name = getattr(self.callback, "__qualname__", type(self.callback).__qualname__)
+            report_internal_error("callback", f"The callback {name} raised an exception", error=error)
 
     def _compute_delay(self) -> float | None:
         """Return the seconds until the next delivery, or None when no event waits."""

@@ -15,7 +15,7 @@ from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
-from otel_progress.processes import current_instance
+from otel_progress.processes import current_instance, get_program_name
 from otel_progress.protocols import ChangeSet, TrajectorySource
 from otel_progress.runtime.callbacks import CallbackEvent, Callbacks
 from otel_progress.runtime.composite_reader import CompositeReader
@@ -70,6 +70,7 @@ class RuntimeComponents:
         self.close_callbacks: list[CloseCallback] = []
         self.metrics_url: str | None = None
         self.server_url: str | None = None
+        self._history_scope: str | None = None
         self.callbacks = self._build_callbacks()
         self.ticker = Ticker(
             lambda: self.store,
@@ -88,6 +89,7 @@ class RuntimeComponents:
             ids=sources.ids,
             stall_after=settings.stall_after,
             has_trajectory_store=isinstance(journal, TrajectorySource),
+            get_history_scope=self._get_history_scope,
             listener=self,
         )
         self.reader = CompositeReader(self.store, journal)
@@ -95,6 +97,17 @@ class RuntimeComponents:
         self.recording = RecordingBackend(
             self.store, self.providers.get_tracer, settings.strict, self.totals.count_rejected
         )
+
+    def _get_history_scope(self) -> str:
+        """Return the group of runs whose history the estimates of this process use.
+
+        It is the service of the settings or of the provider's resource, else the program. Why only
+        once: a provider that is set later must not split the history of a run.
+        """
+        if self._history_scope is None:
+            service = self.settings.service_name or self.providers.read_service_name()
+            self._history_scope = f"service={service}" if service else f"program={get_program_name()}"
+        return self._history_scope
 
     def read_public_url(self) -> str | None:
         """Return the configured public URL, else the URL of the own server."""

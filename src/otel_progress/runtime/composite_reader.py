@@ -91,7 +91,7 @@ class CompositeReader:
                 with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]
                     yield from watch
             except ProgressError as error:
-                report_internal_error("journal", f"The journal cannot be watched: {error}", error=error)
+                report_internal_error("journal", "The journal cannot be watched", error=error)
             yield ()
         while True:
             yield ()
@@ -217,6 +217,15 @@ class CompositeReader:
         # Most runs are in both.
         return max(live, stored)
 
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:
+        """Mark the active run of an operation as failed.
+
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
+        """
+        journal = self._journal
+        return isinstance(journal, Controller) and journal.fail_abandoned(operation_id, reason)
+
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files in bytes, or None without a journal."""
         return self._journal.size_bytes() if isinstance(self._journal, SizedStorage) else None
@@ -231,7 +240,7 @@ class CompositeReader:
         try:
             return read(self._journal)
         except ProgressError as error:
-            report_internal_error("journal", f"The journal cannot be read: {error}", error=error)
+            report_internal_error("journal", "The journal cannot be read", error=error)
             return default
 
 

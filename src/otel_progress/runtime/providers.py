@@ -1,18 +1,24 @@
-"""Tracer providers of a runtime: those it follows, and the one that it uses."""
+"""Tracer providers of a runtime: those it follows, and the source of its spans."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.exporters import build_span_processor, build_tracer_provider
 from otel_progress.processor import ProgressSpanProcessor
+from otel_progress.runtime.global_provider import (
+    GlobalProviderPatch,
+    find_global_provider,
+    load_global_provider,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -20,49 +26,82 @@ if TYPE_CHECKING:
     from otel_progress.live.store import LiveStore
 
 
+_UNKNOWN_SERVICE: Final = "unknown_service"
+"""Start of the default of the SDK. The executable may follow."""
+
+
 _own_providers: list[TracerProvider] = []
-"""Global provider created here, if any. A process can set it only once, so runtimes share it."""
+"""Provider created here, if any. Runtimes share it, so that spans that end after a shutdown are
+exported at the end of the process.
+"""
 
 
 _exporting_providers: list[TracerProvider] = []
 """The own provider, once it has an exporter."""
 
 
+class _SpanSource:
+    """A provider that creates the spans of levels, and its tracers by scope."""
+
+    __slots__ = ("provider", "tracers")
+
+    def __init__(self, provider: Any) -> None:
+        self.provider = provider
+        self.tracers: dict[str, Tracer] = {}
+
+
 class TracerProviders:
     """Tracer providers of one runtime.
 
-    The first explicitly joined provider creates the spans of levels, otherwise the global one.
+    The first explicitly joined provider creates the spans of levels. Without one it is the global
+    provider from the time that the application sets it, and the own provider before.
     """
 
     def __init__(self, store: LiveStore) -> None:
         self.processor = ProgressSpanProcessor(store)
-        self._joined: list[Any] = []
+        self._joined: dict[int, tuple[object, Any]] = {}
+        """Mark of the thread that joined a provider, and the provider, by its id."""
         self._is_explicit = False
-        self._provider: Any = trace.NoOpTracerProvider()
-        self._tracers: dict[str, Tracer] = {}
+        self._source = _SpanSource(trace.NoOpTracerProvider())
+        self._follows_global = False
+        self._global: Any = None
+        """The last global provider that was found."""
+        self._patch: GlobalProviderPatch | None = None
         self._budget: ShutdownBudget | None = None
 
     def get_tracer(self, scope: str) -> Tracer:
         """Return the tracer of an instrumentation scope."""
-        tracer = self._tracers.get(scope)
+        if self._follows_global and find_global_provider() is not self._global:
+            self.follow_global()
+        # Why one object: another thread may change the provider at the same time.
+        source = self._source
+        tracer = source.tracers.get(scope)
         if tracer is None:
-            tracer = self._tracers[scope] = self._provider.get_tracer(scope)
+            tracer = source.tracers[scope] = source.provider.get_tracer(scope)
         return tracer
+
+    def read_service_name(self) -> str | None:
+        """Return the service name of the provider's resource, or None for the default."""
+        attributes = getattr(getattr(self._source.provider, "resource", None), "attributes", None) or {}
+        service = str(attributes.get(semconv.SERVICE_NAME) or "")
+        return None if not service or service.startswith(_UNKNOWN_SERVICE) else service
 
     def add(self, provider: Any, *, is_explicit: bool) -> None:
         """Follow the spans of a provider.
 
-        The first explicit provider also creates the spans of levels.
+        The first explicit provider creates the spans of levels from then on. Without one, the
+        provider that was added last does.
         """
-        if not any(joined is provider for joined in self._joined):
-            self._joined.append(provider)
+        mark = object()
+        # Why no lock: a signal handler or another thread may start a level during this call.
+        if self._joined.setdefault(id(provider), (mark, provider))[0] is mark:
             add_span_processor = getattr(provider, "add_span_processor", None)
             # Why: only a provider of the SDK has processors. One of the API only creates spans.
             if callable(add_span_processor):
                 add_span_processor(self.processor)
-        if (is_explicit and not self._is_explicit) or len(self._joined) == 1:
-            self._provider, self._is_explicit = provider, is_explicit
-            self._tracers = {}
+        if not self._is_explicit:
+            self._is_explicit = is_explicit
+            self._source = _SpanSource(provider)
 
     def add_global(
         self,
@@ -73,22 +112,48 @@ class TracerProviders:
         budget: ShutdownBudget,
         on_error: Callable[[], object],
     ) -> None:
-        """Join the global provider, or create and set one.
+        """Join the global provider, now and whenever the application sets it.
 
-        Only a provider created here gets an exporter, when ``export`` is True.
+        Until then the own provider records the spans of levels and of other code. Only the own
+        provider gets an exporter, when ``export`` is True.
         """
         self._budget = budget
-        provider = trace.get_tracer_provider()
-        if isinstance(provider, trace.ProxyTracerProvider):
-            # No lock: configure() builds one runtime at a time.
-            provider = build_tracer_provider(service_name, otlp=False, instance_id=instance_id)
-            trace.set_tracer_provider(provider)
-            _own_providers[:] = [provider]
-        if export and provider in _own_providers and provider not in _exporting_providers:
-            processor = build_span_processor(os.environ, budget=budget, on_error=on_error)
-            _own_providers[0].add_span_processor(processor)
-            _exporting_providers.append(_own_providers[0])
+        if load_global_provider() is None:
+            own = self._prepare_own_provider(
+                service_name, instance_id, export=export, budget=budget, on_error=on_error
+            )
+            self.add(own, is_explicit=False)
+            self._patch = GlobalProviderPatch(own, self.follow_global)
+            self._patch.apply()
+        self._follows_global = True
+        self.follow_global()
+
+    def follow_global(self) -> None:
+        """Join the global provider if the application has set one."""
+        provider = find_global_provider()
+        if provider is None or provider is self._global:
+            return
         self.add(provider, is_explicit=False)
+        self._global = provider
+
+    def _prepare_own_provider(
+        self,
+        service_name: str | None,
+        instance_id: str,
+        *,
+        export: bool,
+        budget: ShutdownBudget,
+        on_error: Callable[[], object],
+    ) -> TracerProvider:
+        """Return the own provider, with an exporter if ``export`` is True."""
+        # No lock: configure() builds one runtime at a time.
+        if not _own_providers:
+            _own_providers.append(build_tracer_provider(service_name, otlp=False, instance_id=instance_id))
+        own = _own_providers[0]
+        if export and own not in _exporting_providers:
+            own.add_span_processor(build_span_processor(os.environ, budget=budget, on_error=on_error))
+            _exporting_providers.append(own)
+        return own
 
     def flush(self, timeout: float) -> bool:
         """Export the ended spans of the own provider.
@@ -104,4 +169,7 @@ class TracerProviders:
                 is_flushed = self.flush(min(timeout, budgeted_s))
             if not is_flushed:
                 report_internal_error("otlp.traces", "Some spans were not exported before the shutdown")
+        self._follows_global = False
+        if self._patch is not None:
+            self._patch.remove()
         self.processor.close()

@@ -137,6 +137,14 @@ class ReaderFacade:
         """Delete the finished runs of an operation, and return their number."""
         return self._reader.delete(operation_id)
 
+    def fail_abandoned(self, operation_id: str, reason: str = "") -> bool:
+        """Mark the active run of an operation as failed.
+
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
+        """
+        return self._reader.fail_abandoned(operation_id, reason)
+
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files in bytes, or None without a journal."""
         return self._reader.size_bytes()

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from otel_progress import batches
 from otel_progress.batches import BatchDeclaration
-from otel_progress.diagnostics import report_internal_error
+from otel_progress.diagnostics import OutageLog, report_internal_error
 from otel_progress.locking import CallerLock
 from otel_progress.model import LevelSnapshot, Number
 from otel_progress.operations import Event
@@ -23,7 +23,6 @@ from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.semconv import SinkName, get_sink_place
-from otel_progress.text import truncate
 
 MAX_SNAPSHOTS: Final = 200_000
 """Maximum number of levels that wait for one sink. Beyond it the oldest are dropped and counted."""
@@ -177,7 +176,8 @@ class SinkWorker:
 
     ``on_error(name)`` is called for each failed write, ``on_dropped(name, count)`` for dropped
     records, ``on_recovered()`` for the first successful write after failed ones, and
-    ``on_written(change_set)`` for each successful write.
+    ``on_written(change_set)`` for each successful write. ``on_lost()`` is called if the sink lost
+    changes that it had stored before.
     """
 
     def __init__(
@@ -189,6 +189,7 @@ class SinkWorker:
         on_error: Callable[[SinkName], None] = lambda name: None,
         on_dropped: Callable[[SinkName, int], None] = lambda name, count: None,
         on_recovered: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         on_written: Callable[[ChangeSet], None] = lambda change_set: None,
         limits: PendingLimits | None = None,
         retry_s: float = RETRY_S,
@@ -203,6 +204,8 @@ class SinkWorker:
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._on_recovered = on_recovered
+        self._on_lost = on_lost
+        self._outages = OutageLog(get_sink_place(name))
         self._on_written = on_written
         self._limits = limits
         self._retry_s = retry_s
@@ -351,7 +354,7 @@ class SinkWorker:
         except Exception as error:
             report_internal_error(
                 get_sink_place(self.name),
-                f"Requests could not be read from the sink {self.name}: {truncate(error)}",
+                f"Requests could not be read from the sink {self.name}",
                 error=error,
             )
 
@@ -363,14 +366,16 @@ class SinkWorker:
         except Exception as error:
             self._is_error_temporary = getattr(error, "is_temporary", False) is True
             self._on_error(self.name)
-            report_internal_error(
-                get_sink_place(self.name),
-                f"The sink {self.name} could not write progress, the work continues: {truncate(error)}",
+            self._outages.report_error(
+                f"The sink {self.name} could not write progress, and the work continues",
                 error=error,
             )
+            if getattr(error, "has_lost_changes", False) is True:
+                self._on_lost()
             return False
         finally:
             self.seconds = time.thread_time() - started
+        self._outages.report_success()
         return True
 
     def _report_drops(self) -> None:

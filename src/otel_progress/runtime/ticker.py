@@ -97,7 +97,7 @@ class Ticker:
             "ticker",
             "ticker",
             "The thread that collects progress could not be started",
-            self._register_thread,
+            register=self._register_thread,
         )
 
     def _register_thread(self, thread: threading.Thread) -> None:

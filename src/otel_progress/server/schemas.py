@@ -94,6 +94,15 @@ class CancelAcceptedDocument(TypedDict):
     reason: str
 
 
+class FailedDocument(TypedDict):
+    """Abandoned operation that was marked as failed."""
+
+    schema: SchemaName
+    operation_id: str
+    run: str
+    reason: str
+
+
 class _PageDocument(TypedDict):
     schema: SchemaName
     next: NextCursor
@@ -171,6 +180,15 @@ class CancelReason(BaseModel):
     model_config = ConfigDict(extra="forbid")
     reason: str = Field(
         default="", max_length=1024, description="Text for users. It is stored with the operation."
+    )
+
+
+class FailReason(BaseModel):
+    """Reason to mark an abandoned operation as failed."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: str = Field(
+        default="", max_length=1024, description="Text for users. It is the error of the operation."
     )
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from otel_progress.errors import ConfigurationError, describe_bind_error
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import ConfigurationError, UnavailableError, build_bind_error, build_thread_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.server.app import create_app
 from otel_progress.server.connections import build_protocols
@@ -56,8 +57,8 @@ class Server:
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
     differs from the server's own. ``previews`` stores the content of previews. The constructor
-    binds the address. Raises ConfigurationError when a value is not valid or the address cannot be
-    bound.
+    binds the address. Raises ConfigurationError when a value is not valid, and UnavailableError
+    when the address cannot be bound.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Server:
             _build_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub
         )
         self._thread: threading.Thread | None = None
+        self._start_error: BaseException | None = None
         self._pid = os.getpid()
         on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=Server.give_up_after_fork)
 
@@ -111,20 +113,33 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def start(self) -> str:
-        """Serve in a thread of this process and return the URL."""
-        self._thread = threading.Thread(target=self._serve, name="otel-progress-server", daemon=True)
-        self._thread.start()
-        while not self._uvicorn.started and self._thread.is_alive():
+        """Serve in a thread of this process and return the URL.
+
+        Raises UnavailableError, and frees the port, if the server cannot be started.
+        """
+        thread = threading.Thread(target=self._serve_in_thread, name="otel-progress-server", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self.close()
+            raise build_thread_error(error) from error
+        self._thread = thread
+        while not self._uvicorn.started and thread.is_alive():
             time.sleep(0.005)
+        if not self._uvicorn.started:
+            self.close()
+            raise self._build_start_error()
         return self.url
 
     def run(self) -> None:
         """Serve in the main thread until SIGTERM or SIGINT.
 
-        Then end all streams and return.
+        Then end all streams and return. Raises UnavailableError if the server cannot be started.
         """
         with self._handle_signals():
             self._serve()
+        if not self._uvicorn.started:
+            raise self._build_start_error()
 
     def close(self, timeout: float = 5.0) -> None:
         """End all streams, stop serving and free the port. Repeated calls do nothing.
@@ -171,8 +186,29 @@ class Server:
     ) -> None:
         self.close()
 
+    def _build_start_error(self) -> UnavailableError:
+        cause = "its start-up failed" if self._start_error is None else str(self._start_error)
+        return UnavailableError(
+            f"The server of the API could not be started ({cause}). "
+            "Check the limits of open files, threads and memory."
+        )
+
+    def _serve_in_thread(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            # Why: the caller of start() reports it. Later only the server's thread ends.
+            self._start_error = error
+            if self._uvicorn.started:
+                report_internal_error("server", "The server of the API has failed", error=error)
+
     def _serve(self) -> None:
-        asyncio.run(self._uvicorn.serve(sockets=[self._socket]))
+        serving = self._uvicorn.serve(sockets=[self._socket])
+        try:
+            asyncio.run(serving)
+        finally:
+            # Why: without an event loop it was never awaited, and Python would print a warning.
+            serving.close()
 
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
@@ -265,7 +301,7 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise ConfigurationError(describe_bind_error(exc, host, port, "the API")) from exc
+        raise build_bind_error(exc, host, port, "the API") from exc
     try:
         # On Windows the option would let two processes share the port.
         if os.name != "nt":
@@ -274,5 +310,5 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.listen(_LISTEN_BACKLOG)
     except OSError as exc:
         sock.close()
-        raise ConfigurationError(describe_bind_error(exc, host, port, "the API")) from exc
+        raise build_bind_error(exc, host, port, "the API") from exc
     return sock

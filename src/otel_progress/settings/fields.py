@@ -120,7 +120,10 @@ class Settings:
         "Progress on stderr: `auto` (bars on a terminal, otherwise lines), `true` (bars) or `false`.",
     )
     strict: bool = _setting(
-        False, parse_bool, "Whether invalid values raise an exception instead of being counted. For tests."
+        False,
+        parse_bool,
+        "Whether invalid values raise an exception instead of being counted, and `configure` instead of "
+        "leaving out a part that the environment does not permit, such as a port in use. For tests.",
     )
     tick: float = _setting(
         DEFAULT_TICK_S, parse_tick, "Interval of collecting progress while an operation is running."
@@ -142,7 +145,7 @@ class Settings:
         False,
         parse_capture,
         "Which records of `logging` to add to the current level: `true` (from INFO), the name or number of a "
-        "severity, or `false`. Records below the root logger's own severity are not captured.",
+        "severity, or `false`. Records below the level of their logger are not captured.",
     )
     redact: RedactRule = _setting(
         True,

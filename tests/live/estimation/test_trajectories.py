@@ -20,7 +20,7 @@ from otel_progress.live.estimation.trajectories import (
     compute_longest_gap,
 )
 from otel_progress.live.store import LiveStore
-from otel_progress.processes import host_class
+from otel_progress.processes import get_program_name, host_class
 from otel_progress.records import Trajectory, TrajectoryEntry, TrajectoryKey
 from otel_progress.testing import CountingIds, Recorder, recording, wait_until
 
@@ -210,7 +210,8 @@ def list_history(store: LiveStore) -> tuple[Trajectory, ...]:
 
 
 LINE = Trajectory(20.0, tuple((2.0 * n, n / 10) for n in range(11)))
-KEY = TrajectoryKey("job", "", host_class())
+SCOPE = f"program={get_program_name()}"
+KEY = TrajectoryKey("job", "", host_class(), SCOPE)
 
 
 def test_trajectories_are_loaded_once_per_operation(recorder: Recorder, store: LiveStore) -> None:
@@ -291,12 +292,13 @@ def test_trajectory_of_another_process_is_loaded_for_the_next_operation(tmp_path
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     script = f"""
 import otel_progress as progress
-with progress.configure(store={url!r}, console=False, otlp=False, resources=False) as runtime:
+settings = dict(service_name="s", store={url!r}, console=False, otlp=False, resources=False)
+with progress.configure(**settings) as runtime:
     with progress.operation("job", total=10) as op:
         op.increment(10)
     assert runtime.force_flush(60.0)
 """
-    with recording(store=url, ticking=True, tick=0.02):
+    with recording(service_name="s", store=url, ticking=True, tick=0.02):
         for runs in (0, 1, 2):
             with progress.operation("job", total=10) as op:
                 if runs:
@@ -347,13 +349,13 @@ def test_trajectories_of_one_run_are_bounded(recorder: Recorder) -> None:
     ("given", "kept"),
     [
         ("1080p", "1080p"),
-        (["codec", "height"], "codec=av1,height=1080"),
-        (("codec", "missing"), "codec=av1,missing="),
+        (["codec", "height"], f"{SCOPE},codec=av1,height=1080"),
+        (("codec", "missing"), f"{SCOPE},codec=av1,missing="),
         ("x" * 1000, None),
     ],
 )
 def test_eta_key_is_a_text_or_metadata_values(recorder: Recorder, given: object, kept: str | None) -> None:
-    """It is truncated. Decorators and tracers accept it."""
+    """It is truncated. Metadata keys apply within the program."""
 
     @progress.get_tracer("lib").operation("job", eta_key=given, codec="av1", height=1080)  # type: ignore[arg-type]
     def work() -> None:
@@ -370,7 +372,7 @@ def test_invalid_eta_key_is_rejected(lenient: Recorder, given: object) -> None:
     with progress.batch("b") as batch, batch.operation("job", eta_key=given) as op:  # type: ignore[arg-type]
         assert op.recording
     (entry,) = lenient.runtime._store.collect().trajectories
-    assert entry.key.eta_key == ""
+    assert entry.key.eta_key == SCOPE
     assert lenient.runtime._totals.read().counters[semconv.UPDATES_REJECTED] == {("eta_key",): 1}
 
 

@@ -392,10 +392,37 @@ def test_abandoned_operation_is_deleted_after_the_timeout(client: Any, journal: 
     assert journal.get("silent") is not None
 
 
+def test_abandoned_operation_is_marked_as_failed(client: Any, journal: SqliteJournal) -> None:
+    """Running and ended operations conflict."""
+    for minutes, id_ in ((9, "silent"), (11, "lost")):
+        journal.write(
+            make_change_set(
+                snapshot(run=id_, operation_id=id_, instance=id_),
+                instance=instance(id_),
+                at=NOW_WALL - 60.0 * minutes,
+            )
+        )
+    journal.write(make_change_set(at=NOW_WALL, clock=NOW_CLOCK))
+    detail = client.problem(409, "/api/v1/operations/silent/fail", "POST")["detail"]
+    assert "10 minutes after the last heartbeat" in detail
+    answer = client.post("/api/v1/operations/lost/fail", json={"reason": "out of memory"})
+    assert (answer.status_code, answer.json()["run"], answer.json()["reason"]) == (
+        200,
+        "lost",
+        "out of memory",
+    )
+    document = client.json("/api/v1/operations/lost")
+    assert (document["status"], document["error"]["message"]) == ("failed", "out of memory")
+    assert "has already ended" in client.problem(409, "/api/v1/operations/lost/fail", "POST")["detail"]
+    assert "is running" in client.problem(409, f"{FRIDAY}/fail", "POST")["detail"]
+    client.problem(404, "/api/v1/operations/nobody/fail", "POST")
+
+
 def test_change_without_a_controller_is_refused(serve: Callable[..., Any], journal: SqliteJournal) -> None:
     """The server is read-only."""
     client = serve(journal)
     client.problem(501, f"{FRIDAY}/cancel", "POST")
+    client.problem(501, f"{FRIDAY}/fail", "POST")
     client.problem(501, "/api/v1/operations/done-0", "DELETE")
     assert journal.get("done-0") is not None
 

@@ -1,4 +1,4 @@
-"""``cancel`` and ``rm``: cancellation requests and deletion of operations."""
+"""``cancel``, ``fail`` and ``rm``: changes of stored operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from otel_progress.cli.context import CliContext, complete_id, find_operation
-from otel_progress.cli.output import CliError, echo, echo_json
+from otel_progress.cli.output import CliError, echo, echo_json, quote_id
 from otel_progress.codec import SCHEMA
 from otel_progress.console.format import format_moment
 from otel_progress.console.rows import clean_text
@@ -67,6 +67,62 @@ def cancel(context: CliContext, operation_id: str, reason: str, as_json: bool) -
 
 @click.command(
     epilog="""\b
+An operation is abandoned if its process has exited without an end, for example after a SIGKILL.
+If its process is running, the operation is not changed: cancel it instead. The process of a run on
+another machine or in another container cannot be checked. Such a run can be marked ten minutes
+after its last heartbeat.
+
+\b
+Examples:
+  otel-progress fail friday-42
+  otel-progress fail friday-42 --reason "out of memory"
+"""
+)
+@click.argument("operation_id", metavar="ID", shell_complete=complete_id)
+@click.option(
+    "--reason",
+    default="its process exited without an end",
+    show_default=True,
+    help="Reason, stored as the error of the operation.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
+@click.pass_obj
+def fail(context: CliContext, operation_id: str, reason: str, as_json: bool) -> None:
+    """Mark an abandoned operation as failed.
+
+    Exits with 1 if the operation has ended or if its process may still run.
+    """
+    with context.reader() as reader:
+        operation = find_operation(reader, operation_id)
+    id_ = operation.operation_id
+    is_failed = False
+    if not operation.status.finished and not operation.alive:
+        with context.controller() as controller:
+            is_failed = controller.fail_abandoned(id_, reason)
+    if as_json:
+        echo_json({"schema": SCHEMA, "operation_id": id_, "run": operation.run, "failed": is_failed})
+    if not is_failed:
+        raise CliError(_explain_not_failed(operation))
+    if not as_json:
+        echo(f"Marked {clean_text(id_)} as failed.")
+
+
+def _explain_not_failed(operation: OperationSnapshot) -> str:
+    """Return why an operation was not marked as failed."""
+    invalid = f"Invalid operation {operation.operation_id!r}: expected an abandoned operation"
+    if operation.status.finished:
+        return f"{invalid}, but {_describe_end(operation)}."
+    if operation.alive:
+        fix = f"Use: otel-progress cancel {quote_id(operation.operation_id)}"
+        return f"{invalid}, but its process is running. {fix}"
+    return (
+        f"{invalid}. Its process seems to have exited, but cannot be checked from here. "
+        f"Try again {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after its last heartbeat."
+    )
+
+
+@click.command(
+    epilog="""\b
 Deletes all finished and abandoned runs of an ID with their levels, events and logs. An active
 operation is not deleted: cancel it first. The process of a run on another machine or in another
 container cannot be checked. Such a run can be deleted ten minutes after its last heartbeat.
@@ -109,7 +165,7 @@ def _require_whole_ids(reader: Reader, ids: Sequence[str]) -> None:
     """
     for id_ in ids:
         if reader.get(id_) is None:
-            match = escape_controls(find_operation(reader, id_).operation_id)
+            match = quote_id(find_operation(reader, id_).operation_id)
             msg = (
                 f"Invalid operation ID {escape_controls(id_[:100])!r}: expected a whole ID. "
                 f"To delete it, use: otel-progress rm {match}"
@@ -126,7 +182,7 @@ def _explain_kept(ids: Sequence[str], active: Mapping[str, bool]) -> str:
     if alive_ids:
         return (
             f"{', '.join(map(repr, alive_ids[:5]))} is active and was not deleted. "
-            f"First use: otel-progress cancel {alive_ids[0]}"
+            f"First use: otel-progress cancel {quote_id(alive_ids[0])}"
         )
     return (
         f"{', '.join(map(repr, ids[:5]))} was not deleted: its process seems to have exited, but cannot be "
@@ -142,7 +198,7 @@ def _describe_request(operation: OperationSnapshot) -> str:
         )
     if not operation.alive:
         return f"Cancellation of {id_} is requested, but its process does not respond."
-    return f"Cancellation of {id_} is requested. See: otel-progress watch {id_}"
+    return f"Cancellation of {id_} is requested. See: otel-progress watch {quote_id(operation.operation_id)}"
 
 
 def _describe_end(operation: OperationSnapshot) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 import click
 
 from otel_progress.assets import Bundle, read_bundle
 from otel_progress.cli.context import CliContext, complete_id, find_operation
+from otel_progress.cli.files import StagedFile, write_file
 from otel_progress.cli.output import CliError, echo, echo_json
 from otel_progress.codec import SCHEMA
 from otel_progress.exports import EXPORTERS
@@ -66,28 +65,16 @@ def export(context: CliContext, operation_id: str, format_: str, output: Path | 
         for line in lines:
             click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
         return
-    _write_lines(output, lines)
+    _write_lines(output, [f"{line}\n".encode() for line in lines])
 
 
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Write a file atomically: the whole file or, on an error, no file."""
+def _write_lines(path: Path, lines: Sequence[bytes]) -> None:
+    """Write a file: the whole file or, on an error, no file."""
     try:
-        with NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False, encoding="utf-8", newline="\n"
-        ) as file:
-            temporary = Path(file.name)
-            try:
-                file.writelines(f"{line}\n" for line in lines)
-                file.close()
-                temporary.replace(path)
-            except BaseException:
-                file.close()
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
+        write_file(path, lines)
     except OSError as error:
         msg = (
-            f"Invalid output file {escape_controls(str(path))!r}: expected a file in a writable directory "
+            f"Invalid output file {escape_controls(str(path))!r}: expected a writable file or device "
             f"({error.strerror}). Use another path with -o."
         )
         raise CliError(msg) from error
@@ -213,6 +200,8 @@ def _export_bundle(bundle: Bundle, directory: Path, *, force: bool, as_json: boo
 def _read_content(path: Path) -> bytes | None:
     """Return the content of a file. None if the file does not exist."""
     try:
+        if not path.is_file() and path.exists():
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -223,21 +212,19 @@ def _write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
 
     Other programs see only whole files, and a full disk changes nothing.
     """
-    targets: dict[Path, Path] = {}
+    staged: list[StagedFile] = []
     try:
         for name, content in contents.items():
-            with NamedTemporaryFile("wb", dir=directory, prefix=f".{name}.", delete=False) as file:
-                targets[Path(file.name)] = directory / name
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).chmod(_FILE_MODE)
-        for temporary, target in targets.items():
-            temporary.replace(target)
+            path = directory / name
+            is_new = not path.exists()
+            staged.append(StagedFile(path, [content]))
+            if is_new:
+                staged[-1].set_mode(_FILE_MODE)
+        for file in staged:
+            file.commit()
     finally:
-        for temporary in targets:
-            with suppress(OSError):
-                temporary.unlink()
+        for file in staged:
+            file.discard()
 
 
 def _list_files(

@@ -27,7 +27,7 @@ from otel_progress.console.format import (
     format_percentage,
     format_remaining,
 )
-from otel_progress.console.rows import clean_text, format_cancelling, format_failure
+from otel_progress.console.rows import ENDED_EARLY, clean_text, format_cancelling, format_failure
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import BatchQuery, HistoryQuery, Reader
@@ -51,9 +51,7 @@ _HEADER: Final = (
 )
 
 
-_OPTIONAL_COLUMNS: Final = tuple(
-    _HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "FAILED", "LEFT", "COUNT")
-)
+_OPTIONAL_COLUMNS: Final = tuple(_HEADER.index(name) for name in ("STARTED", "TYPE", "NAME", "LEFT", "COUNT"))
 """Columns omitted on a narrow terminal, in this order."""
 
 
@@ -201,9 +199,12 @@ def _write_operations(operations: Sequence[OperationSnapshot], text_if_empty: st
     styles: list[dict[int, str]] = [{-1: "dim"}]
     for operation in operations:
         label, style = format_cancelling(operation) or get_status_label(operation.status, operation.condition)
+        if operation.root.ended_early:
+            label, style = ENDED_EARLY, "yellow"
         rows.append(_build_row(operation, label))
         styles.append({0: style, _HEADER.index("FAILED"): "red"})
-    write_table(rows, styles, get_terminal_width(), _OPTIONAL_COLUMNS)
+    intact = _HEADER.index("FAILED")
+    write_table(rows, styles, get_terminal_width(), _OPTIONAL_COLUMNS, intact)
 
 
 def _build_row(operation: OperationSnapshot, label: str) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ def _build_row(operation: OperationSnapshot, label: str) -> tuple[str, ...]:
         clean_text(operation.operation_type),
         name if name != clean_text(operation.operation_id) else "",
         format_percentage(root.ratio, estimated=root.estimated),
-        format_count(root.current, root.total, root.info.unit) if has_count else "",
+        format_count(root.current, root.total, root.info.unit, root.info.unit_plural) if has_count else "",
         str(root.failed) if root.failed else "",
         format_moment(root.info.started_at)[:19].replace("T", " "),
         format_duration(operation.elapsed_seconds),

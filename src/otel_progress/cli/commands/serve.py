@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from otel_progress.cli.context import CliContext
-from otel_progress.cli.output import echo
+from otel_progress.cli.output import echo_if_possible
 from otel_progress.errors import MissingExtraError
 from otel_progress.settings.defaults import DEFAULT_PORT, MAX_PORT
 
@@ -75,7 +75,7 @@ def serve(
     """Serve the live page, the REST API and the streams until interrupted."""
     settings = context.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
     token = settings.read_token()
-    with context.reader() as reader:
+    with context.reader(missing_ok=True) as reader:
         server = _import_server()(
             reader,
             host=settings.server_host,
@@ -90,9 +90,9 @@ def serve(
             previews=context.previews(),
         )
         try:
-            echo(f"Serving on {server.url} (REST API: {server.url}docs). Stop with Ctrl-C.")
+            echo_if_possible(f"Serving on {server.url} (REST API: {server.url}docs). Stop with Ctrl-C.")
             if token is not None:
-                echo("Clients must send the token. A browser shows a form for it.")
+                echo_if_possible("Clients must send the token. A browser shows a form for it.")
             server.run()
         finally:
             server.close()
@@ -113,6 +113,11 @@ class _JournalController:
         """Delete the finished and abandoned runs of this ID. Return their number."""
         with self._context.controller() as controller:
             return controller.delete(operation_id)
+
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:
+        """Mark the abandoned run of this ID as failed. False if its process may still run."""
+        with self._context.controller() as controller:
+            return controller.fail_abandoned(operation_id, reason)
 
 
 def _import_server() -> type[Server]:

@@ -12,7 +12,15 @@ import click
 from otel_progress import semconv
 from otel_progress.cli.batch_output import find_batch, write_batch
 from otel_progress.cli.context import CliContext, complete_id_or_batch, find_operation
-from otel_progress.cli.output import CliError, echo, echo_json, get_status_label, style_text, write_facts
+from otel_progress.cli.output import (
+    EXIT_ABANDONED,
+    CliError,
+    echo,
+    echo_json,
+    get_status_label,
+    style_text,
+    write_facts,
+)
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.console.format import (
     format_count,
@@ -26,6 +34,7 @@ from otel_progress.console.format import (
 )
 from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
 from otel_progress.console.rows import (
+    ENDED_EARLY,
     clean_text,
     format_cancelling,
     format_condition,
@@ -33,7 +42,7 @@ from otel_progress.console.rows import (
     format_title,
 )
 from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
-from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot
 from otel_progress.protocols import EventQuery, PreviewQuery, Reader
 from otel_progress.records import Preview, ResourceUse
 from otel_progress.text import escape_controls
@@ -100,7 +109,11 @@ Examples:
     is_flag=True,
     help="Include previews: a list, and the newest as images if the terminal supports them.",
 )
-@click.option("--exit-status", is_flag=True, help="Exit with 1 if the operation failed or was cancelled.")
+@click.option(
+    "--exit-status",
+    is_flag=True,
+    help="Exit with 1 if the operation failed or was cancelled, with 4 if it is abandoned.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document with the levels.")
 @click.pass_obj
 def show_target(
@@ -128,7 +141,8 @@ def show_target(
                 )
                 raise click.UsageError(msg)
             echo_json(encode_batch(target)) if as_json else write_batch(target, errors=errors)
-            _exit_with_status(target.status, exit_status)
+            if exit_status:
+                _exit_with_status(target.status)
             return
         view = _read_view(reader, target, path, depth, events=events, errors=errors, previews=previews)
     if as_json:
@@ -139,11 +153,14 @@ def show_target(
             from otel_progress.cli.preview_output import write_previews
 
             write_previews(view.previews, context.previews(), color=context.color)
-    _exit_with_status(target.status, exit_status)
+    if exit_status:
+        if target.condition is Condition.ABANDONED:
+            raise click.exceptions.Exit(EXIT_ABANDONED)
+        _exit_with_status(target.status)
 
 
-def _exit_with_status(status: Status, is_requested: bool) -> None:
-    if is_requested and status in (Status.FAILED, Status.CANCELLED):
+def _exit_with_status(status: Status) -> None:
+    if status in (Status.FAILED, Status.CANCELLED):
         raise click.exceptions.Exit(1)
 
 
@@ -286,6 +303,8 @@ def _root_state_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]
     yield "id", clean_text(operation.operation_id)
     label, style = get_status_label(operation.status, operation.condition)
     condition = format_condition(operation, operation.condition)
+    if operation.root.ended_early:
+        label, style = f"{label}, {ENDED_EARLY}", "yellow"
     yield "status", style_text(f"{operation.status.value}, {condition[0]}" if condition else label, style)
     if (cancelling := format_cancelling(operation)) is not None:
         requested = f"requested at {format_moment(operation.cancel_requested_at)}"
@@ -295,7 +314,8 @@ def _root_state_facts(operation: OperationSnapshot) -> Iterator[tuple[str, str]]
 def _level_state_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
     yield "operation", clean_text(operation.operation_id)
     yield "path", clean_text(level.path)
-    yield "status", style_text(level.status.value, STATUS_STYLES[level.status])
+    status = style_text(level.status.value, STATUS_STYLES[level.status])
+    yield "status", f"{status}, {style_text(ENDED_EARLY, 'yellow')}" if level.ended_early else status
 
 
 def _time_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
@@ -369,7 +389,7 @@ def _format_figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     active_s = operation.active_seconds_of(level)
     parts = (
         format_percentage(level.ratio, estimated=level.estimated),
-        format_count(level.current, level.total, unit) if has_count else "",
+        format_count(level.current, level.total, unit, level.info.unit_plural) if has_count else "",
         "" if unit == semconv.STAGE else format_rate(level.done_this_session, active_s, unit),
         style_text(f"{level.failed} failed", "red") if level.failed else "",
         f"{level.skipped} skipped" if level.skipped else "",
@@ -386,6 +406,7 @@ def _format_level(level: LevelSnapshot, operation: OperationSnapshot, glyphs: Gl
     parts = (
         f"{style_text(glyphs.status(level.status), style)} {format_title(level)}",
         "" if is_usual else style_text(level.status.value, style),
+        style_text(ENDED_EARLY, "yellow") if level.ended_early else "",
         _format_figures(level, operation),
         style_text(f"attempt {level.info.attempt}", "yellow") if level.info.attempt > 1 else "",
         time,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,8 @@ from otel_progress.codec import encode_operation
 from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
-from otel_progress.protocols import Reader
+from otel_progress.protocols import HistoryQuery, Reader
+from otel_progress.text import escape_controls
 
 _MAX_REMEMBERED_RUNS: Final = 1000
 """Finished runs remembered, so that a run the reader yields again is shown only once."""
@@ -68,7 +70,14 @@ def watch(
             "as in otel-progress watch friday-42 --exit-status."
         )
         raise click.UsageError(msg)
-    with context.reader() as reader:
+    with context.reader(missing_ok=not once) as reader:
+        if operation_ids and not once:
+            try:
+                _wait_for_journal(reader, interval)
+            except KeyboardInterrupt:
+                if exit_status:
+                    raise
+                return
         found = (find_operation(reader, id_) for id_ in operation_ids)
         wanted = {operation.operation_id: operation for operation in found}
         if once:
@@ -82,6 +91,16 @@ def watch(
             return
     if exit_status and any(status is not Status.COMPLETED for status in statuses):
         raise click.exceptions.Exit(1)
+
+
+def _wait_for_journal(reader: Reader, interval: float) -> None:
+    """Wait until a journal that does not exist yet has an operation or a batch."""
+    location = getattr(reader, "location", None)
+    if location is None or location.exists():
+        return
+    click.echo(f"Waiting for the journal {escape_controls(str(location))}.", err=True)
+    while not (reader.active(levels=False) or reader.history(HistoryQuery(limit=1))):
+        time.sleep(interval)
 
 
 @contextmanager

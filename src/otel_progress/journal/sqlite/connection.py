@@ -1,4 +1,4 @@
-"""Connections to the journal file: opening, locking, forks and error messages."""
+"""Connections to the journal file: locking, forks and recovery."""
 
 from __future__ import annotations
 
@@ -6,18 +6,39 @@ import contextlib
 import functools
 import os
 import sqlite3
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
+from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.fork import ForkPhase, on_fork
-from otel_progress.journal.sqlite import schema
+from otel_progress.journal.sqlite import repair, schema
 from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.journal.sqlite.open_files import (
+    FileProblem,
+    Identity,
+    OpenFiles,
+    capture_files,
+    close_unusable,
+    leak,
+    list_descriptors,
+)
+from otel_progress.journal.sqlite.opening import (
+    DiskFullError,
+    OpenedFile,
+    describe_sqlite_error,
+    is_full_error,
+    is_locked_error,
+    open_to_read,
+    open_to_write,
+    read_signature,
+)
 
 _decode_tolerantly: Final = partial(str, encoding="utf-8", errors="replace")
 
@@ -70,11 +91,15 @@ _POLL_S: Final = 0.002
 _ENDS_TRANSACTION: Final = frozenset({"COMMIT", "ROLLBACK"})
 
 
-class StoppedByForkError(JournalError):
-    """A fork stopped and rolled back a use of the journal.
+class RepeatedUseError(JournalError):
+    """A use of the journal has to be repeated.
 
     :func:`repeat_after_fork` catches it.
     """
+
+
+class StoppedByForkError(RepeatedUseError):
+    """A fork stopped and rolled back a use of the journal."""
 
 
 class ForkState:
@@ -160,14 +185,17 @@ def connect(uri: str, fork: ForkState, busy_timeout_s: float) -> JournalConnecti
 
 
 def repeat_after_fork(use: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a use of the journal, so that it is repeated after a fork stopped it."""
+    """Decorate a use of the journal, so that it is repeated after a fork stopped it.
+
+    It is also repeated if the journal changed while it was read without its index.
+    """
 
     @functools.wraps(use)
     def repeated(*args: P.args, **kwargs: P.kwargs) -> R:
         while True:
             try:
                 return use(*args, **kwargs)
-            except StoppedByForkError:
+            except RepeatedUseError:
                 # The next use waits until the fork has ended.
                 continue
 
@@ -221,12 +249,47 @@ def _reset_in_child(handle: ManagedConnection) -> None:
     _release_after_fork(handle)
 
 
-WAL_LIMIT_BYTES: Final = 8 * 1024 * 1024
-"""Size to which the write-ahead log is truncated when SQLite restarts it."""
+_SMALL_LOG_BYTES: Final = 65_536
+"""Size of the write-ahead log up to which it is never merged early."""
 
 
-class NothingRecordedError(JournalError):
-    """There is no journal yet: no file, or an empty file."""
+_LOG_SPACE_RATIO: Final = 0.5
+"""Size of the write-ahead log relative to the free space of its disk. A larger log is merged.
+
+Why: SQLite merges it at 4 MiB, and a small disk would be full before, with no space to merge.
+"""
+
+
+_PEER_LOCK_S: Final = 0.5
+"""Maximum time to wait for another connection of this process, in seconds."""
+
+
+_MAX_READ_ATTEMPTS: Final = 5
+"""Attempts to read a journal that changes while it is read without its index."""
+
+
+_peers: Final[weakref.WeakSet[ManagedConnection]] = weakref.WeakSet()
+"""Connections of this process that are open."""
+
+
+_released: Final[set[int]] = set()
+"""Descriptors of closed connections. SQLite may use them again."""
+
+
+_unusable: Final[set[Identity]] = set()
+"""Journals whose descriptors could not be released. Opening them again would be unsafe."""
+
+
+_open_lock = threading.Lock()
+"""Held while a connection is opened, so that its descriptors can be identified."""
+
+
+def _renew_open_lock() -> None:
+    global _open_lock
+    _open_lock = threading.Lock()
+
+
+on_fork(phase=ForkPhase.JOURNAL, after_in_child=_renew_open_lock)
 
 
 class ManagedConnection:
@@ -235,7 +298,8 @@ class ManagedConnection:
     - ``generation``: changes whenever cached knowledge about the file becomes invalid.
     - ``journal``: id of the open journal.
     - ``read_only``: never create the file, and change it only to migrate an older schema.
-    - ``detect_replacement``: raise JournalError once if another journal is at the path.
+    - ``detect_replacement``: raise JournalError once if another journal is at the path, or if
+      changes were lost.
     - ``busy_timeout_s``: maximum time a statement waits for other processes, in seconds.
     """
 
@@ -260,8 +324,14 @@ class ManagedConnection:
         self._detect_replacement = detect_replacement
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._opened: OpenedFile | None = None
+        self._files: OpenFiles | None = None
+        self._identity: Identity | None = None
         self._inherited = False
+        self._attempts = 0
+        """Consecutive reads of a journal that changed at the same time."""
+        self._loss: str | None = None
+        """Description of changes that were lost since the last use."""
         register_fork_hooks(self)
 
     @contextlib.contextmanager
@@ -274,9 +344,11 @@ class ManagedConnection:
         """
         with self._locked():
             try:
+                self._is_query = True
                 connection = self._get_open_connection()
                 self._is_query = is_query
                 yield connection
+                self._check_unchanged()
             except sqlite3.Error as exc:
                 # Only a fork interrupts a statement.
                 if "interrupted" in str(exc):
@@ -284,6 +356,13 @@ class ManagedConnection:
                     raise StoppedByForkError(str(exc)) from exc
                 self._recover(exc)
                 raise _to_journal_error(exc, self.path) from exc
+            except (ValueError, TypeError, KeyError, IndexError) as exc:
+                self._close_connection()
+                if not self._is_query:
+                    raise
+                # A value has another type than its column, so the file is damaged.
+                damaged = sqlite3.DatabaseError(f"{_MALFORMED}: {exc}")
+                raise _to_journal_error(damaged, self.path) from exc
             except BaseException:
                 self._close_connection()
                 raise
@@ -308,17 +387,22 @@ class ManagedConnection:
         with self.acquire(is_query=kind == "DEFERRED") as connection:
             connection.execute(f"BEGIN {kind}")
             yield connection
+            if kind != "DEFERRED":
+                self._check_descriptors()
             connection.execute("COMMIT")
+            if kind != "DEFERRED":
+                self._limit_log(connection)
 
     @contextlib.contextmanager
     def acquire_if_open(self) -> Iterator[sqlite3.Connection | None]:
-        """Lend the connection if it is open, else None.
+        """Lend the connection if it is open and usable, else None.
 
         Why not open it: the next use has to raise the error of a replaced file.
         """
         with self._locked():
             try:
-                yield None if self._inherited else self._connection
+                is_usable = not self._inherited and self._find_problem() is None
+                yield self._connection if is_usable else None
             except sqlite3.Error as exc:
                 self._recover(exc)
                 raise _to_journal_error(exc, self.path) from exc
@@ -351,26 +435,194 @@ class ManagedConnection:
         self.lock = threading.Lock()
         self.user = None
         self._inherited = True
-        _never_closed.append(self._connection)
+        _peers.discard(self)
+        if self._connection is not None:
+            # Closing it would change the locks and files of the parent.
+            leak(self._connection)
+
+    # --- opening ---------------------------------------------------------------------------------
 
     def _get_open_connection(self) -> sqlite3.Connection:
         if self._inherited:
             msg = f"{self.path} was in use when this process was forked, so this process cannot use it."
             raise JournalError(f"{msg} Start it with spawn.")
-        if self._connection is not None and self._inode != _inode(self.path):
-            self._close_connection()
+        before = self.journal
+        problem = self._find_problem()
+        if problem is not None:
+            self._handle_problem(problem)
         if self._connection is None:
-            before = self.journal
-            open_file = _open_to_read if self._read_only else _open_to_write
-            self._connection = open_file(self.path, self.fork, self._busy_timeout_s)
-            self._inode = _inode(self.path)
-            self.generation += 1
-            self.journal = schema.read_journal_id(self._connection)
-            if self._detect_replacement and before not in {None, self.journal}:
-                msg = f"{self.path} was removed or replaced while in use. A new journal is started there."
-                # Why an error: the writer has to write all live data again.
-                raise JournalError(msg)
+            self._abandon_unusable_peers()
+            self._open()
+        if problem is not None or self._loss is not None or before != self.journal:
+            self._raise_replacement(before)
+        assert self._connection is not None
         return self._connection
+
+    def _open(self) -> None:
+        with _open_lock:
+            identity = _get_identity(self.path)
+            if identity in _unusable:
+                fix = "Do not close descriptors that the program did not open, as os.closerange does."
+                msg = f"{self.path} cannot be used by this process any more, because {_DESCRIPTORS}."
+                raise JournalError(f"{msg} {fix}")
+            peers = [peer for peer in _peers if peer._identity == identity]
+            if not peers:
+                self._repair_files()
+            known = list_descriptors(self.path)
+            open_file = open_to_read if self._read_only else open_to_write
+            self._opened = open_file(self.path, lambda uri: connect(uri, self.fork, self._busy_timeout_s))
+            self._connection = self._opened.connection
+            self._identity = _get_identity(self.path)
+            if known is not None and self._opened.copy is None:
+                taken = {number for peer in peers if peer._files for number in peer._files.descriptors}
+                self._files = capture_files(self.path, known, taken, _released)
+            _peers.add(self)
+        self.generation += 1
+        self.journal = schema.read_journal_id(self._connection)
+
+    def _repair_files(self) -> None:
+        """Repair truncated files. No connection of this process is open."""
+        if sys.platform == "win32":
+            return
+        if repair.repair_log(self.path):
+            self._loss = FileProblem.LOG_TRUNCATED.value
+        if self._read_only:
+            return
+        repair.wait_for_rescue(self.path)
+        if repair.is_short(self.path) and (target := repair.set_aside(self.path)) is not None:
+            self._loss = f"{FileProblem.DATABASE_TRUNCATED.value}, and is now {target}"
+
+    def _raise_replacement(self, before: str | None) -> None:
+        """Raise JournalError if the writer has to write all live data again."""
+        loss, self._loss = self._loss, None
+        if not self._detect_replacement:
+            return
+        if loss is not None:
+            msg = f"{self.path}: {loss}. Recent changes may be lost; the live state is written again."
+            raise _build_loss_error(msg)
+        if before not in {None, self.journal}:
+            msg = f"{self.path} was removed or replaced while in use. A new journal is started there."
+            raise JournalError(msg)
+
+    # --- problems of the files -------------------------------------------------------------------
+
+    def _find_problem(self) -> FileProblem | None:
+        if self._connection is None:
+            return None
+        signature = None if self._opened is None else self._opened.signature
+        if signature is not None and read_signature(self.path) != signature:
+            return FileProblem.REPLACED
+        if self._files is not None:
+            return self._files.find_problem()
+        return None if _get_identity(self.path) == self._identity else FileProblem.REPLACED
+
+    def _handle_problem(self, problem: FileProblem) -> None:
+        """Close the connection so that it can be opened again. Restore files if possible."""
+        connection = self._connection
+        if problem is FileProblem.REPLACED:
+            self._close_connection()
+            return
+        is_merged = False
+        if connection is not None and problem in {FileProblem.LOG_REMOVED, FileProblem.DATABASE_TRUNCATED}:
+            # The open write-ahead log may still have the content.
+            with contextlib.suppress(sqlite3.Error):
+                (found,) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                is_merged = found[0] == 0 and found[1] == found[2]
+        is_complete = self._files is not None and self._files.is_database_complete()
+        self._abandon()
+        if problem is FileProblem.LOG_TRUNCATED:
+            self._loss = problem.value
+        elif problem is FileProblem.LOG_REMOVED and is_merged:
+            repair.repair_log(self.path)
+        elif problem is FileProblem.DATABASE_TRUNCATED:
+            self._rescue_database(is_complete=is_complete)
+        if self._loss is None or not self._detect_replacement:
+            report_internal_error("journal", f"{self.path}: {problem.value}. It is opened again.")
+
+    def _rescue_database(self, *, is_complete: bool) -> None:
+        """Set a truncated journal aside unless its write-ahead log has restored it."""
+        if self._read_only or sys.platform == "win32":
+            return
+        if is_complete:
+            # An incomplete file is never opened: SQLite would delete its write-ahead log.
+            with contextlib.suppress(sqlite3.Error, JournalError):
+                self._open()
+                assert self._connection is not None
+                if self._connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    return
+            self._abandon()
+        target = repair.set_aside(self.path)
+        name = "" if target is None else f", and is now {target}"
+        self._loss = f"{FileProblem.DATABASE_TRUNCATED.value}{name}"
+
+    def _abandon_unusable_peers(self) -> None:
+        """Close other connections to the journal if one has a problem.
+
+        Why: a new connection would share their index and locks.
+        """
+        identity = _get_identity(self.path)
+        peers = [peer for peer in list(_peers) if peer is not self and peer._identity == identity]
+        if any(peer._find_problem() not in {None, FileProblem.REPLACED} for peer in peers):
+            self._identity = identity
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Close all connections of this process to the journal.
+
+        No file is changed. Raises a temporary JournalError if another thread uses one of them.
+        """
+        with contextlib.ExitStack() as stack:
+            peers = [self]
+            for peer in list(_peers):
+                if peer is self or peer._identity != self._identity:
+                    continue
+                if not peer.is_held_by_fork:
+                    if not peer.lock.acquire(timeout=_PEER_LOCK_S):
+                        msg = f"{self.path} has to be opened again, but another thread reads it."
+                        busy = JournalError(f"{msg} It is tried again by itself.")
+                        busy.is_temporary = True
+                        raise busy
+                    stack.callback(peer.lock.release)
+                peers.append(peer)
+            descriptors = {
+                number: identity
+                for peer in peers
+                if peer._files is not None
+                for number, identity in peer._files.descriptors.items()
+            }
+            connections = [peer._connection for peer in peers if peer._connection is not None]
+            if not close_unusable(connections, descriptors) and self._identity is not None:
+                _unusable.add(self._identity)
+            for peer in peers:
+                peer._reset()
+
+    def _check_descriptors(self) -> None:
+        if self._files is not None and not self._files.has_own_descriptors():
+            self._abandon()
+            msg = f"{self.path}: {_DESCRIPTORS}. The changes are written again."
+            raise JournalError(msg)
+
+    def _check_unchanged(self) -> None:
+        """Repeat a use that read a journal without its index, if the journal was changed."""
+        signature = None if self._opened is None else self._opened.signature
+        if signature is None or read_signature(self.path) == signature:
+            self._attempts = 0
+            return
+        self._attempts += 1
+        if self._attempts < _MAX_READ_ATTEMPTS:
+            msg = f"{self.path} changed while it was read."
+            raise RepeatedUseError(msg)
+
+    def _limit_log(self, connection: sqlite3.Connection) -> None:
+        """Merge the write-ahead log if it is large for its disk."""
+        log_bytes = 0 if self._files is None else self._files.read_log_bytes()
+        if log_bytes <= _SMALL_LOG_BYTES:
+            return
+        free_bytes = read_free_bytes(self.path)
+        if free_bytes is not None and log_bytes > free_bytes * _LOG_SPACE_RATIO:
+            # Why suppress: the transaction is committed. A reader may prevent it.
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _recover(self, exc: sqlite3.Error) -> None:
         """Roll back, and close the connection unless the error is a lock or a full disk.
@@ -379,62 +631,97 @@ class ManagedConnection:
         """
         connection = self._connection
         self.generation += 1
-        if connection is not None and _is_temporary(exc):
+        if connection is not None and _is_temporary(exc) and self._has_usable_files():
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if is_full_error(exc):
+                    self._free_log_space(connection)
                 return
         self._close_connection()
 
+    def _free_log_space(self, connection: sqlite3.Connection) -> None:
+        """Merge the write-ahead log, which frees its space.
+
+        Why first truncate it: merging needs space, and the log has the rest of the failed
+        transaction at its end.
+        """
+        if self._files is not None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._files.truncate_unused_log()
+            finally:
+                connection.execute("ROLLBACK")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _has_usable_files(self) -> bool:
+        return self._find_problem() in {None, FileProblem.REPLACED}
+
     def _close_connection(self) -> None:
         """Close the connection, which rolls back its transaction."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        connection = self._connection
+        if connection is None:
+            return
+        problem = self._find_problem()
+        if problem is None or (problem is FileProblem.REPLACED and not self._has_new_log()):
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+            if self._files is not None:
+                _released.update(self._files.descriptors)
+            self._reset()
+            return
+        try:
+            self._abandon()
+        except JournalError:
+            # Another thread is still reading. Closing now would change files.
+            leak(connection)
+            if self._identity is not None:
+                _unusable.add(self._identity)
+            self._reset()
+
+    def _has_new_log(self) -> bool:
+        """Return True if the write-ahead log at the path belongs to another journal.
+
+        Closing the last connection would delete it.
+        """
+        if self._files is None or not self._files.has_own_descriptors():
+            return True
+        current = _get_identity(Path(f"{os.path.realpath(self.path)}-wal"))
+        return current is not None and current not in self._files.log.values()
+
+    def _reset(self) -> None:
+        self._connection = None
+        self._files = None
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+        _peers.discard(self)
 
 
-_never_closed: Final[list[sqlite3.Connection | None]] = []
-"""Inherited connections. Closing one would change the locks and files of the parent."""
+_MALFORMED: Final = "database disk image is malformed"
+
+
+_DESCRIPTORS: Final = FileProblem.DESCRIPTORS.value
 
 
 def _to_journal_error(exc: sqlite3.Error, path: Path) -> JournalError:
-    error = JournalError(describe_sqlite_error(exc, path))
-    error.is_temporary = _is_locked(exc)
+    kind = DiskFullError if is_full_error(exc) else JournalError
+    error = kind(describe_sqlite_error(exc, path))
+    error.is_temporary = is_locked_error(exc)
     return error
 
 
-def describe_sqlite_error(exc: sqlite3.Error, path: Path) -> str:
-    """Return a message that says what is wrong with the journal and how to fix it."""
-    text = str(exc)
-    if _is_locked(exc):
-        return (
-            f"{path} is locked by another process ({text}). Close what holds it; it is tried again by itself."
-        )
-    if "full" in text:
-        fix = "Free some space on that disk, or set the store to another path."
-        return f"No room to write {path} ({text}). {fix}"
-    if "not a database" in text or "malformed" in text:
-        fix = "Move it away (with its -wal and -shm), then a new one is created."
-        return f"{path} is damaged or not an SQLite database ({text}). {fix}"
-    if "readonly" in text or "unable to open" in text or "authorized" in text:
-        fix = "Check that the directory exists and is writable by this user."
-        return f"{path} cannot be opened or written ({text}). {fix}"
-    if "disk I/O" in text:
-        fix = "Check the disk and its quota, or set the store to another path."
-        return f"Reading or writing {path} failed ({text}). {fix}"
-    return f"{path} cannot be used as a journal ({text})."
-
-
-def _is_locked(exc: sqlite3.Error) -> bool:
-    return any(word in str(exc) for word in ("locked", "busy"))
+def _build_loss_error(message: str) -> JournalError:
+    error = JournalError(message)
+    error.has_lost_changes = True
+    return error
 
 
 def _is_temporary(exc: sqlite3.Error) -> bool:
-    return _is_locked(exc) or "full" in str(exc)
+    return is_locked_error(exc) or is_full_error(exc)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _get_identity(path: Path) -> Identity | None:
     try:
         # Why not Path.stat: it takes twice the time, and this runs on every tick.
         found = os.stat(path)  # noqa: PTH116
@@ -443,79 +730,10 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open_to_write(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3.Connection:
-    _create_file(path)
-    connection = _connect(path, fork, busy_timeout_s)
-    with _closing_on_error(connection):
-        # Why only then: both statements write, which fails on a locked or full disk.
-        if schema.read_version(connection, path) == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            _set_wal(connection, path)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-        schema.migrate(connection, path)
-    return connection
-
-
-def _open_to_read(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3.Connection:
-    if _inode(path) is None:
-        fix = "Run something that is instrumented, or name another journal with --store."
-        msg = f"Nothing has been recorded yet at {path}. {fix}"
-        raise NothingRecordedError(msg)
-    connection = _connect(path, fork, busy_timeout_s)
-    with _closing_on_error(connection):
-        if schema.read_version(connection, path) == 0:
-            msg = (
-                f"Nothing has been recorded yet in {path}, which is empty. Name another journal with --store."
-            )
-            raise NothingRecordedError(msg)
-        try:
-            schema.migrate(connection, path)
-        except sqlite3.OperationalError as exc:
-            found, known = schema.read_version(connection, path), len(schema.MIGRATIONS)
-            fix = "Run this once as a user with write permission, while no other process writes."
-            msg = f"{path} is of an older otel-progress (schema {found}, this one is {known})"
-            raise JournalError(f"{msg} and cannot be upgraded ({exc}). {fix}") from exc
-        connection.execute("PRAGMA query_only = ON")
-    return connection
-
-
-def _connect(path: Path, fork: ForkState, busy_timeout_s: float) -> sqlite3.Connection:
-    # mode=rw never creates the file, and opens it for reading if it cannot be written.
-    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    return connect(uri, fork, busy_timeout_s)
-
-
-def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
-    """Switch to write-ahead logging, or raise JournalError."""
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        msg = f"{path} is on a file system that cannot share memory between processes."
-        raise JournalError(f"{msg} Set the store to a path on a local disk.")
-
-
-def _create_file(path: Path) -> None:
-    """Create the directories and the file with access for this user only."""
+def read_free_bytes(path: Path) -> int | None:
+    """Return the free space of the disk of a file, or None if it is not known."""
     try:
-        for parent in (*reversed(path.parent.parents), path.parent):
-            if not parent.exists():
-                parent.mkdir(mode=0o700, exist_ok=True)
-        # Why O_EXCL: closing a file that is in use drops all POSIX locks of this process on it.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if path.is_dir():
-            msg = f"{path} is a directory, not a journal. Name a file in it."
-            raise JournalError(msg) from None
-    except OSError as exc:
-        fix = "Check that its directory is writable by this user, or set the store to another path."
-        msg = f"{path} cannot be created ({exc.strerror}). {fix}"
-        raise JournalError(msg) from exc
-
-
-@contextlib.contextmanager
-def _closing_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
+        space = os.statvfs(path)
+    except (OSError, AttributeError):
+        return None
+    return space.f_bavail * space.f_frsize

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,10 +16,12 @@ from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.sanitize import sanitize_text
 from otel_progress.journal.sqlite import batches
+from otel_progress.journal.sqlite.abandonment import fail_abandoned_run
 from otel_progress.journal.sqlite.cancel_requests import CancelRequestPoller, insert_request, read_requests
-from otel_progress.journal.sqlite.connection import ManagedConnection, NothingRecordedError, repeat_after_fork
+from otel_progress.journal.sqlite.connection import ManagedConnection, read_free_bytes, repeat_after_fork
 from otel_progress.journal.sqlite.diagnosis import diagnose_file
 from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.journal.sqlite.opening import DiskFullError, NothingRecordedError
 from otel_progress.journal.sqlite.reader import (
     add_levels,
     read_active,
@@ -38,6 +41,7 @@ from otel_progress.journal.sqlite.trajectories import load_trajectories
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.processes import read_suspended_s
 from otel_progress.protocols import (
     MAX_RECORD_NUMBER,
     BatchQuery,
@@ -73,6 +77,14 @@ Beyond it, the oldest ended operations are deleted early.
 
 The write-ahead log needs up to 8 MiB more.
 """
+
+
+SMALL_DISK_BYTES: Final = 32 * 1024 * 1024
+"""Free space below which large change sets are written in several transactions."""
+
+
+_MAX_SNAPSHOTS_ON_SMALL_DISK: Final = 50
+"""Levels per transaction on a small disk."""
 
 
 class SqliteJournal:
@@ -140,6 +152,12 @@ class SqliteJournal:
             if not self._missing_ok:
                 raise
 
+    @repeat_after_fork
+    def prepare(self) -> None:
+        """Create the file if necessary and open it for writing. Raises JournalError."""
+        with self._writing.acquire():
+            pass
+
     def diagnose(self) -> Iterator[JournalFinding]:
         """Check permissions and integrity of the file without changing it. Never raises."""
         return diagnose_file(self.path)
@@ -150,8 +168,50 @@ class SqliteJournal:
         Raises JournalError if nothing was stored.
         """
         self._check_writable()
-        self._notify_deleted(self._write(change_set))
+        try:
+            for part in self._split_for_small_disk(change_set):
+                self._notify_deleted(self._write(part))
+        except DiskFullError:
+            self._write_essentials(change_set)
+            raise
         self._notify_deleted(self._delete_expired())
+
+    def _split_for_small_disk(self, change_set: ChangeSet) -> Sequence[ChangeSet]:
+        """Split a large change set if the disk has little space.
+
+        Why: a transaction needs its space twice, in the write-ahead log and in the file.
+        """
+        snapshots = change_set.snapshots
+        if len(snapshots) <= _MAX_SNAPSHOTS_ON_SMALL_DISK:
+            return (change_set,)
+        free_bytes = read_free_bytes(self.path.parent)
+        if free_bytes is None or free_bytes >= SMALL_DISK_BYTES:
+            return (change_set,)
+        last = [item for item in snapshots if not item.info.path and item.status.finished]
+        earlier = [item for item in snapshots if item.info.path or not item.status.finished]
+        parts = [
+            ChangeSet(
+                change_set.instance,
+                change_set.at,
+                change_set.clock,
+                earlier[start : start + _MAX_SNAPSHOTS_ON_SMALL_DISK],
+                evicted=change_set.evicted if start == 0 else (),
+            )
+            for start in range(0, len(earlier), _MAX_SNAPSHOTS_ON_SMALL_DISK)
+        ]
+        # Why at the end: a finished operation then has all its levels and records.
+        return [*parts, replace(change_set, snapshots=last, evicted=())]
+
+    def _write_essentials(self, change_set: ChangeSet) -> None:
+        """Write only the operations, which may still fit on a full disk.
+
+        Everything is written again with the next change set.
+        """
+        roots = [snapshot for snapshot in change_set.snapshots if not snapshot.info.path]
+        if roots and len(roots) < len(change_set.snapshots):
+            with suppress(JournalError):
+                essentials = ChangeSet(change_set.instance, change_set.at, change_set.clock, roots)
+                self._notify_deleted(self._write(essentials))
 
     @repeat_after_fork
     def _write(self, change_set: ChangeSet) -> Sequence[str]:
@@ -284,6 +344,19 @@ class SqliteJournal:
         with self._reading.transaction("IMMEDIATE") as connection:
             return insert_request(connection, sanitize_text(operation_id), truncate(reason), self._now())
 
+    @repeat_after_fork
+    def fail_abandoned(self, operation_id: str, reason: str) -> bool:
+        """Mark the newest active run of an operation as failed.
+
+        Its process must have certainly ended. Return False if no run is active, or if its process
+        may still run.
+        """
+        self._check_writable()
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return fail_abandoned_run(
+                connection, sanitize_text(operation_id), truncate(reason), self._get_read_time()
+            )
+
     def delete(self, operation_id: str) -> int:
         """Delete the finished runs of an operation, and return their number.
 
@@ -351,7 +424,8 @@ class SqliteJournal:
             raise JournalError(msg)
 
     def _get_read_time(self) -> ReadTime:
-        return ReadTime(self._now(), self._clock())
+        suspended_s = read_suspended_s() if self._clock is time.monotonic else 0.0
+        return ReadTime(self._now(), self._clock(), suspended_s)
 
 
 def _read_size(path: Path) -> int | None:

@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import isfinite
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from otel_progress.journal.decoding import SAMPLE
+from otel_progress.journal.invalid_rows import count_invalid_row
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.sqlite import previews, rows
 from otel_progress.journal.sqlite.connection import query_all
@@ -17,6 +18,9 @@ from otel_progress.model import Instance, LevelSnapshot
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery, PreviewQuery, ResourceQuery
 from otel_progress.records import LogRecord, Preview, ResourceSample
+
+T = TypeVar("T")
+
 
 _NEWEST_RUN: Final = (
     "SELECT key, operation_type, run FROM operations WHERE operation_id = ? ORDER BY key DESC LIMIT 1"
@@ -38,7 +42,7 @@ def read_events(connection: sqlite3.Connection, operation_id: str, query: EventQ
         )
         found = _select_newest(connection, "events", EVENT, key, conditions, query.limit)
         decoded = (rows.decode_event_row(operation_id, operation_type, run, row) for row in found)
-        return [event for event in decoded if event is not None]
+        return _select_valid("event", key, found, decoded)
     return []
 
 
@@ -54,7 +58,7 @@ def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery
         )
         found = _select_newest(connection, "logs", LOG, key, conditions, query.limit)
         decoded = (rows.decode_log_row(operation_id, operation_type, run, row) for row in found)
-        return [record for record in decoded if record is not None]
+        return _select_valid("log record", key, found, decoded)
     return []
 
 
@@ -67,7 +71,7 @@ def read_previews(connection: sqlite3.Connection, operation_id: str, query: Prev
         )
         found = _select_newest(connection, "previews", previews.PREVIEW, key, conditions, query.limit)
         decoded = (previews.decode_preview_row(operation_id, operation_type, run, row) for row in found)
-        return [preview for preview in decoded if preview is not None]
+        return _select_valid("preview", key, found, decoded)
     return []
 
 
@@ -91,10 +95,23 @@ def read_samples(
                 where += f" AND {condition}"
                 bound.append(value)
         sql = f"SELECT {', '.join(SAMPLE)} FROM samples WHERE {where} ORDER BY clock DESC LIMIT ?"
-        found = reversed(query_all(connection, sql, (*bound, query.limit)))
+        found = query_all(connection, sql, (*bound, query.limit))[::-1]
         decoded = (rows.decode_sample_row(row) for row in found)
-        return [sample for sample in decoded if sample is not None]
+        return _select_valid("resource sample", root.info.instance, found, decoded)
     return []
+
+
+def _select_valid(
+    kind: str, owner: object, found: Iterable[Sequence[Any]], decoded: Iterable[T | None]
+) -> list[T]:
+    """Return the decoded rows, and count those that are invalid."""
+    result = []
+    for row, record in zip(found, decoded, strict=True):
+        if record is None:
+            count_invalid_row(kind, owner, *row)
+        else:
+            result.append(record)
+    return result
 
 
 def _select_newest(
@@ -205,6 +222,9 @@ def read_history(
         before, keys = ends[-1][:2], [key for *_, key in ends]
         known = dict(select_operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
         found += (known[key] for key in keys if key in known)
+        for key in keys:
+            if key not in known:
+                count_invalid_row("operation", key)
     return found
 
 
@@ -219,8 +239,10 @@ def read_heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[
     heartbeats = {}
     for chunk in _split_into_chunks(list(ids)):
         for row in query_all(connection, f"{_SELECT_HEARTBEAT} WHERE id IN ({_marks(chunk)})", chunk):
-            if (heartbeat := _decode_heartbeat_row(row)) is not None:
+            if (heartbeat := decode_heartbeat_row(row)) is not None:
                 heartbeats[heartbeat.instance.id] = heartbeat
+            else:
+                count_invalid_row("process", *row)
     return heartbeats
 
 
@@ -231,8 +253,12 @@ def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) 
         for key, info, *state in query_all(
             connection, f"{_LEVEL} WHERE l.operation IN ({_marks(chunk)}) AND l.path <> ''", chunk
         ):
-            if (level := rows.decode_snapshot_row(info, state)) is not None:
+            level = rows.decode_snapshot_row(info, state)
+            # A damaged index may have another key than the row.
+            if level is not None and key in levels:
                 levels[key].append(level)
+            else:
+                count_invalid_row("level", key, info)
     return [replace(operation, levels=sort_depth_first(levels[key]), _index={}) for key, operation in found]
 
 
@@ -267,6 +293,8 @@ def select_operations(
     for key, instance, use, cancelled, info, *state in answer:
         if (root := rows.decode_snapshot_row(info, state)) is not None:
             found.append((key, _build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
+        else:
+            count_invalid_row("operation", key)
     return found
 
 
@@ -291,7 +319,8 @@ def _build_operation(
     )
 
 
-def _decode_heartbeat_row(row: Sequence[Any]) -> Heartbeat | None:
+def decode_heartbeat_row(row: Sequence[Any]) -> Heartbeat | None:
+    """Return the heartbeat of a row of ``instances``, or None if a value is invalid."""
     identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
     if {type(identity), type(host), type(service)} != {str}:
         return None

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Sequence
-from typing import Final
+from itertools import islice
+from typing import Final, TypeAlias
 
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import read_heartbeats
 from otel_progress.journal.sqlite.trajectories import delete_trajectories, limit_trajectories
-from otel_progress.processes import UNVERIFIED_TIMEOUT_S
+from otel_progress.processes import UNVERIFIED_TIMEOUT_S, get_boot_id, is_same_boot
 
 _SOME_LEVELS: Final = "SELECT key FROM levels WHERE operation = ? ORDER BY key LIMIT ?"
 
@@ -172,15 +173,58 @@ TARGET_RATIO: Final = 0.9
 """
 
 
+_LastSeen: TypeAlias = "tuple[float, str | None, float | None]"
+"""Unix seconds, host and monotonic seconds of the last sign of a process."""
+
+
 _ACTIVE: Final = "SELECT key, instance, recorded_at FROM operations WHERE finished_at IS NULL ORDER BY key"
 
 
-_FINISHED: Final = """SELECT key FROM operations WHERE finished_at IS NOT NULL AND finished_at < ?
-    ORDER BY finished_at LIMIT ?"""
+_FINISHED: Final = """SELECT o.key, o.finished_at, i.host, s.observed_clock FROM operations o
+    LEFT JOIN instances i ON i.id = o.instance
+    LEFT JOIN levels l ON l.operation = o.key AND l.path = '' LEFT JOIN states s ON s.level = l.key
+    WHERE o.finished_at IS NOT NULL AND o.finished_at < ? ORDER BY o.finished_at"""
 
 
-_UNUSED: Final = """SELECT id FROM instances WHERE heartbeat_at < ?
-    AND id NOT IN (SELECT instance FROM operations) ORDER BY heartbeat_at LIMIT ?"""
+# Why by revision: it is the order of the ends, independent of the clocks of processes.
+_OLDEST: Final = "SELECT key FROM operations WHERE finished_at IS NOT NULL ORDER BY revision LIMIT ?"
+
+
+_UNUSED: Final = """SELECT id, heartbeat_at, host, heartbeat_clock FROM instances WHERE heartbeat_at < ?
+    AND id NOT IN (SELECT instance FROM operations) ORDER BY heartbeat_at"""
+
+
+_EARLIEST_OFFSET: Final = "SELECT min(heartbeat_at - heartbeat_clock) FROM instances WHERE instr(host, ?) > 0"
+
+
+class Ages:
+    """Ages of records by the clock that can be trusted.
+
+    The wall clock of this process may be wrong by days, and so may that of another process. The
+    monotonic clock is common to all processes since the boot. So a record of this boot is older
+    than a limit only if both clocks agree. Other records are compared with the earliest time that
+    a process of this boot assumes.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, moment: ReadTime, latest_now: float) -> None:
+        """``latest_now`` is the time in Unix seconds that follows from an earlier pass."""
+        self._moment = moment
+        self._clock = moment.clock + moment.suspended_s
+        self.earliest_now = min(moment.now, latest_now)
+        boot = get_boot_id()
+        if boot:
+            (offset,) = connection.execute(_EARLIEST_OFFSET, (f"/{boot}/",)).fetchone()
+            self.earliest_now = min(self.earliest_now, math.inf if offset is None else offset + self._clock)
+
+    def is_older(self, age_s: float, at: float, host: str | None, clock: float | None) -> bool:
+        """Return True if a record is older than ``age_s`` seconds.
+
+        ``at`` is its time in Unix seconds. ``host`` is that of the process that wrote it at
+        ``clock`` of its monotonic clock.
+        """
+        if host is not None and clock is not None and is_same_boot(host):
+            return self._moment.now - at > age_s and self._clock - clock > age_s
+        return self.earliest_now - at > age_s
 
 
 class Retention:
@@ -195,6 +239,7 @@ class Retention:
         self._max_bytes = max_bytes
         self._rows_per_pass = rows_per_pass
         self._next: float | None = None
+        self._first: ReadTime | None = None
         self._last = -math.inf
 
     def is_due(self, connection: sqlite3.Connection, clock: float) -> bool:
@@ -214,14 +259,15 @@ class Retention:
         connection.execute("BEGIN IMMEDIATE")
         deleter = OperationDeleter(connection, self._rows_per_pass)
         abandoned = _find_abandoned(connection, moment)
-        horizon = moment.now - self._retention_s
-        _delete_operations(deleter, _find_finished(connection, horizon, self._rows_per_pass))
-        _delete_operations(deleter, [key for key, last in abandoned if last < horizon])
-        _delete_unused_instances(deleter, connection, horizon, self._rows_per_pass)
-        batches.delete_expired(connection, horizon)
+        ages, retention_s = Ages(connection, moment, self._predict_now(moment)), self._retention_s
+        horizon = moment.now - retention_s
+        _delete_operations(deleter, _find_expired(connection, ages, horizon, retention_s, deleter.left))
+        _delete_operations(deleter, [key for key, last in abandoned if ages.is_older(retention_s, *last)])
+        _delete_unused_instances(deleter, connection, ages, horizon, retention_s)
+        batches.delete_expired(connection, ages.earliest_now - retention_s)
         limit_trajectories(connection, self._max_bytes // BYTES_PER_TRAJECTORY)
         if _get_used_bytes(connection) > self._max_bytes:
-            self._shrink(deleter, connection, [key for key, _ in abandoned], moment)
+            self._shrink(deleter, connection, [key for key, _ in abandoned], ages)
         unreferenced = deleter.finish()
         connection.execute("COMMIT")
         vacuum_free_pages(connection)
@@ -229,22 +275,28 @@ class Retention:
         self._next = moment.clock + (IDLE_INTERVAL_S if deleter.left > 0 else BUSY_INTERVAL_S)
         return unreferenced
 
+    def _predict_now(self, moment: ReadTime) -> float:
+        """Return the Unix seconds that follow from the first pass and the monotonic clock."""
+        first = self._first
+        # Why renewed: records of that time are expired by now, and the wall clock may be correct.
+        if first is None or moment.clock - first.clock > self._retention_s:
+            first = self._first = moment
+        return first.now + moment.clock - first.clock + moment.suspended_s - first.suspended_s
+
     def _shrink(
-        self,
-        deleter: OperationDeleter,
-        connection: sqlite3.Connection,
-        abandoned: list[int],
-        moment: ReadTime,
+        self, deleter: OperationDeleter, connection: sqlite3.Connection, abandoned: list[int], ages: Ages
     ) -> None:
         """Delete operations, the oldest ended ones first, until the file is small enough.
 
         If no such operation is left, delete old records of active ones.
         """
-        for key in (*_find_finished(connection, math.inf, self._rows_per_pass), *abandoned):
+        oldest = [key for (key,) in connection.execute(_OLDEST, (self._rows_per_pass,))]
+        for key in (*oldest, *abandoned):
             if deleter.left <= 0 or self._is_small(connection):
                 return
             self.dropped += deleter.delete_operation(key)
-        _delete_unused_instances(deleter, connection, moment.now - UNVERIFIED_TIMEOUT_S, self._rows_per_pass)
+        before = ages.earliest_now - UNVERIFIED_TIMEOUT_S
+        _delete_unused_instances(deleter, connection, ages, before, UNVERIFIED_TIMEOUT_S)
         for key, *_ in connection.execute(
             "SELECT key FROM operations WHERE finished_at IS NULL ORDER BY key"
         ).fetchall():
@@ -274,30 +326,42 @@ def _delete_operations(deleter: OperationDeleter, keys: Sequence[int]) -> None:
 
 
 def _delete_unused_instances(
-    deleter: OperationDeleter, connection: sqlite3.Connection, before: float, rows: int
+    deleter: OperationDeleter, connection: sqlite3.Connection, ages: Ages, before: float, age_s: float
 ) -> None:
-    """Delete processes without operations and newer heartbeats, with their samples."""
-    for (instance,) in query_all(connection, _UNUSED, (before, rows)):
+    """Delete processes without operations and newer heartbeats, with their samples.
+
+    ``before`` is in Unix seconds of this process. It limits the search.
+    """
+    for instance, *last in query_all(connection, _UNUSED, (before,)):
         if deleter.left <= 0:
             return
-        deleter.delete_instance(instance)
+        if ages.is_older(age_s, *last):
+            deleter.delete_instance(instance)
 
 
-def _find_finished(connection: sqlite3.Connection, before: float, rows: int) -> list[int]:
-    return [key for (key,) in connection.execute(_FINISHED, (before, rows))]
+def _find_expired(
+    connection: sqlite3.Connection, ages: Ages, before: float, age_s: float, rows: int
+) -> list[int]:
+    """Return at most ``rows`` ended operations that are older than ``age_s`` seconds.
+
+    ``before`` is in Unix seconds of this process. It limits the search.
+    """
+    ended = connection.execute(_FINISHED, (before,))
+    return list(islice((key for key, *end in ended if ages.is_older(age_s, *end)), rows))
 
 
-def _find_abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tuple[int, float]]:
+def _find_abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tuple[int, _LastSeen]]:
     """Return the active operations of dead processes with their last heartbeats."""
     active = query_all(connection, _ACTIVE)
     heartbeats = read_heartbeats(connection, {instance for _, instance, _ in active})
-    abandoned = []
+    abandoned: list[tuple[int, _LastSeen]] = []
     for key, instance, recorded_at in active:
         heartbeat = heartbeats.get(instance)
         if heartbeat is None:
-            abandoned.append((key, recorded_at))
+            abandoned.append((key, (recorded_at, None, None)))
         elif not moment.get_liveness(heartbeat)[0]:
-            abandoned.append((key, heartbeat.heartbeat_at))
+            last = heartbeat.heartbeat_at, heartbeat.instance.host, heartbeat.heartbeat_clock
+            abandoned.append((key, last))
     return abandoned
 
 

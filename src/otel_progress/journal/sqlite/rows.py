@@ -32,7 +32,16 @@ from otel_progress.journal.decoding import (
     decode_sample_values,
     decode_use_column,
 )
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, Outcome, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Eta,
+    Failure,
+    LevelInfo,
+    LevelSnapshot,
+    Outcome,
+    Status,
+    adjust_ratio,
+)
 from otel_progress.operations import Event
 from otel_progress.records import LogRecord, ResourceSample, ResourceUse
 
@@ -212,7 +221,7 @@ def decode_snapshot_row(info: str, state: Sequence[Any]) -> LevelSnapshot | None
             _STATUS[status],
             current,
             total,
-            ratio,
+            adjust_ratio(_STATUS[status], current, total, ratio),
             failed,
             skipped,
             message,

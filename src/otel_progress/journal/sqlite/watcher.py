@@ -13,7 +13,8 @@ from typing import Final
 from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.sqlite import reader
-from otel_progress.journal.sqlite.connection import ManagedConnection, NothingRecordedError, repeat_after_fork
+from otel_progress.journal.sqlite.connection import ManagedConnection, repeat_after_fork
+from otel_progress.journal.sqlite.opening import NothingRecordedError, is_missing
 from otel_progress.operations import Condition, OperationSnapshot
 
 AGING_INTERVAL_S: Final = 0.5
@@ -60,12 +61,12 @@ class Watcher:
                     changed = self._poll(self._get_read_time())
                     is_first = False
                 except NothingRecordedError:
-                    if not self._missing_ok and (is_first or self._path.exists()):
+                    if not self._missing_ok and (is_first or not is_missing(self._path)):
                         raise
                     changed = []
                 except JournalError:
                     # A file that was moved away is created again by the next write of a process.
-                    if is_first or self._path.exists():
+                    if is_first or not is_missing(self._path):
                         raise
                     changed = []
                 yield changed

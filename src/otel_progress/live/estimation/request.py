@@ -70,11 +70,14 @@ def build_request_locked(
     """Copy the data for an estimate of a level. Return None when there is not enough.
 
     ``history`` are past runs of the level, ``child_history`` those of its parallel children.
+    ``clock`` is in monotonic seconds. The last update is used if it is later.
     """
+    # Why: another thread may have updated the level after ``clock`` was read.
+    clock = max(clock, node.observed_clock)
     points, step = tuple(estimation.points), node.opaque
     elapsed = max(0.0, node.operation.active_seconds(node.started_clock or clock, clock) - estimation.origin)
     if points:
-        # Why: another thread may have added a point after ``clock`` was read.
+        # Why: two ended pauses may have become one, which changes the active time before them.
         elapsed = max(elapsed, points[-1][0])
     is_settled = elapsed >= MIN_OWN_RATE_S
     if not is_settled:

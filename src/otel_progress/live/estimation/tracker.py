@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.live.estimation.bounds import find_bounds_locked, is_bound_lower, raise_eta
 from otel_progress.live.estimation.levels import get_level_shape, is_estimable
 from otel_progress.live.estimation.opaque import compute_expected_duration
 from otel_progress.live.estimation.request import EstimateRequest, build_request_locked, run_estimate
@@ -20,6 +21,7 @@ from otel_progress.live.estimation.trajectories import (
     collect_trajectories_locked,
 )
 from otel_progress.live.estimation_state import EstimationState
+from otel_progress.live.figures import find_only_loop
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.predictions import compute_overdue_threshold
 from otel_progress.model import Eta, Status
@@ -97,19 +99,33 @@ class EstimateTracker:
         self._apply_trajectories_locked(node, estimation)
         return estimation
 
-    def observe_locked(self, node: Node, clock: float) -> None:
+    def observe_locked(self, node: Node) -> None:
         """Add a point to the level's curve from its last figures, and request an estimate."""
         estimation = self.track_locked(node)
         if estimation is None or node.status is not Status.RUNNING:
             return
+        if estimation.has_loop or (node.parent is None and node.total is None):
+            self._observe_loop_locked(node, estimation)
         if node.ratio is not None and not node.estimated:
             if estimation.restart_pending:
                 self._restart_parents_locked(node)
+            # Why not a clock of the caller: another thread may have updated the level later.
+            clock = node.observed_clock
             active_s = node.operation.active_seconds(node.started_clock or clock, clock)
             estimation.add_point(active_s, node.ratio)
         if node.children is not None:
             estimation.recent_worker_counts.append(node.children.running)
         self._scheduler.request_locked(node, estimation)
+
+    def _observe_loop_locked(self, node: Node, estimation: EstimationState) -> None:
+        """Update whether an operation without a total consists of one loop."""
+        loop = find_only_loop(node)
+        if loop is None and estimation.has_loop:
+            # Why: the ratio of the loop was not that of the whole operation.
+            estimation.points.clear()
+        estimation.has_loop = loop is not None
+        if estimation.follows_loop and (loop is None or loop.status is not Status.RUNNING):
+            estimation.follows_loop, estimation.eta = False, None
 
     def _restart_parents_locked(self, node: Node) -> None:
         """Restart the curves of all parents, because resumed work is not an advance."""
@@ -244,7 +260,8 @@ class EstimateTracker:
 
         The lock must not be held.
         """
-        changed, count = [], 0
+        changed: list[Node] = []
+        count = 0
         with self._lock:
             self._scheduler.release_due_locked(clock)
             if self._was_full and nodes is None:
@@ -260,8 +277,7 @@ class EstimateTracker:
                 continue
             eta = run_estimate(request)
             with self._lock:
-                if self._apply_result_locked(request, eta):
-                    changed.append(node)
+                changed += self._apply_result_locked(request, eta)
             count += 1
             if count >= self._max_estimates_per_tick:
                 break
@@ -275,6 +291,8 @@ class EstimateTracker:
         child = next((child.estimation for child in children if child.estimation), None)
         child_history = () if child is None else self.trajectories.list_history_locked(child.key)
         history = self._list_history_locked(node, estimation)
+        if estimation.has_loop and not history:
+            return None  # The estimate is that of the loop.
         request = build_request_locked(node, estimation, history, child_history, clock)
         # Why early: there are points, and their rate can be used after one second of work.
         is_early = len(estimation.points) > 1 and (request is None or len(request.points) < 2)
@@ -283,25 +301,79 @@ class EstimateTracker:
             estimation.has_new_data = is_early
         return request
 
-    def _apply_result_locked(self, request: EstimateRequest, eta: Eta | None) -> bool:
-        """Store an estimate in its level, under a new sequence number.
+    def _apply_result_locked(self, request: EstimateRequest, eta: Eta | None) -> list[Node]:
+        """Store an estimate in its level, and raise the estimates of the levels above it.
 
-        Return False when it is outdated or the same.
+        Return the levels whose estimates changed. An outdated estimate changes none.
         """
-        node, estimation, operation = request.node, request.estimation, request.node.operation
+        node, estimation = request.node, request.estimation
         if node.status is not Status.RUNNING or node.estimation is not estimation or _is_paused(node):
-            return False
-        if eta is estimation.eta:
-            return False
-        estimation.eta = eta
-        if eta is not None and node.parent is None:
-            prediction = replace(eta, clock=estimation.origin + request.elapsed)
-            estimation.predictions.add(prediction)
-            if operation.overdue_after is None:
-                operation.overdue_after = compute_overdue_threshold(prediction)
-        node.snapshot = None
-        operation.sequence = node.sequence = operation.sequence + 1
-        return True
+            return []
+        # Why: another thread may have made a newer estimate in the meantime.
+        if estimation.estimated_clock is not None and request.clock < estimation.estimated_clock:
+            return []
+        clock, pauses = request.clock, node.operation.pauses
+        if eta is not None:
+            if pauses is not None:
+                # Why: a pause may have started and ended since the request. It must not count down.
+                clock += max(0.0, pauses.seconds_between(clock, self._clock()))
+                eta = eta if clock == eta.clock else replace(eta, clock=clock)
+            for below in find_bounds_locked(node):
+                eta = raise_eta(eta, below, clock)
+        if is_bound_lower(estimation.eta, eta, clock):
+            self._request_parents_locked(node)
+        changed = []
+        if eta is not estimation.eta:
+            _store_eta_locked(node, estimation, eta, estimation.origin + request.elapsed)
+            changed.append(node)
+        return changed + self._update_parents_locked(node, eta, clock)
+
+    def _request_parents_locked(self, node: Node) -> None:
+        """Request estimates of the levels above, which a former bound may have raised."""
+        here = node.parent
+        while here is not None:
+            if here.estimation is not None:
+                self._scheduler.request_locked(here, here.estimation)
+            here = here.parent
+
+    def _update_parents_locked(self, node: Node, eta: Eta | None, clock: float) -> list[Node]:
+        """Raise the estimates of the levels above to the lower bound of ``eta``.
+
+        An operation without a history has the estimate of its only loop. Return the changed levels.
+        """
+        changed = []
+        here = node.parent
+        while here is not None:
+            estimation = here.estimation
+            if estimation is not None and here.status is Status.RUNNING:
+                new = estimation.eta
+                is_only_loop = estimation.has_loop and find_only_loop(here) is node
+                if is_only_loop and not self._list_history_locked(here, estimation):
+                    estimation.follows_loop, new = True, eta
+                elif new is not None and eta is not None:
+                    new = raise_eta(new, eta, clock)
+                if new is not estimation.eta:
+                    active_s = here.operation.active_seconds(here.started_clock or clock, clock)
+                    _store_eta_locked(here, estimation, new, active_s)
+                    changed.append(here)
+            here = here.parent
+        return changed
+
+
+def _store_eta_locked(node: Node, estimation: EstimationState, eta: Eta | None, active_s: float) -> None:
+    """Store an estimate under a new sequence number.
+
+    ``active_s`` are the active seconds of the level at the time of the estimate.
+    """
+    operation = node.operation
+    estimation.eta = eta
+    if eta is not None and node.parent is None:
+        prediction = replace(eta, clock=active_s)
+        estimation.predictions.add(prediction)
+        if operation.overdue_after is None:
+            operation.overdue_after = compute_overdue_threshold(prediction)
+    node.snapshot = None
+    operation.sequence = node.sequence = operation.sequence + 1
 
 
 def _is_paused(node: Node) -> bool:

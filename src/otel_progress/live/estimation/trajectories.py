@@ -6,7 +6,7 @@ Methods whose name ends in ``_locked`` require the lock of the live store.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, pairwise
 from typing import Final
 
@@ -67,11 +67,13 @@ class _CacheEntry:
 class TrajectoryCache:
     """Cache of trajectories by key.
 
-    ``has_backend`` is True when a journal can load them.
+    ``has_backend`` is True when a journal can load them. ``get_scope`` returns the group of the
+    operations that have no ``eta_key``.
     """
 
-    def __init__(self, *, has_backend: bool = False) -> None:
+    def __init__(self, *, has_backend: bool = False, get_scope: Callable[[], str] = lambda: "") -> None:
         self.has_backend = has_backend
+        self._get_scope = get_scope
         self._host = host_class()
         self._entries: OrderedDict[TrajectoryKey, _CacheEntry] = OrderedDict()
         self._pending_keys: dict[TrajectoryKey, None] = {}
@@ -91,7 +93,7 @@ class TrajectoryCache:
 
         ``since`` is in monotonic seconds.
         """
-        key = TrajectoryKey(operation_type, level, self._host, eta_key or "")
+        key = TrajectoryKey(operation_type, level, self._host, eta_key or self._get_scope())
         entry = self._touch_entry_locked(key)
         if self.has_backend and (entry.loaded_clock is None or entry.loaded_clock <= since):
             self._pending_keys[key] = None
@@ -189,11 +191,13 @@ def collect_trajectories_locked(node: Node, estimation: EstimationState | None) 
 
     Return the entries of a completed operation.
 
-    Failed, cancelled and resumed runs leave none, because their duration does not predict that of
-    others.
+    Failed, cancelled and resumed runs and those that ended early leave none, because their duration
+    does not predict that of others.
     """
     operation = node.operation
     if node.status is not Status.COMPLETED or operation.is_resumed or estimation is None:
+        return ()
+    if node.ended_early:
         return ()
     trajectory = build_trajectory(node, estimation)
     if node.parent is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from otel_progress.errors import PreviewError
+from otel_progress.errors import PreviewError, UnavailableError
 from otel_progress.previews.media import build_name, get_run_folder, is_folder, is_name
 from otel_progress.previews.stores.base import MAX_READ_BYTES, foreign_location_error, relative_name
 
@@ -33,7 +33,14 @@ class LocalStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        try:
+            self.folder = folder.absolute()
+        except OSError as error:
+            msg = (
+                f"The folder of the previews {folder} has no place, because the current directory "
+                f"cannot be read ({error.strerror}). Use an absolute path."
+            )
+            raise UnavailableError(msg) from error
         self.base = f"file://{quote(self.folder.as_posix())}"
 
     def write(self, run: str, digest: str, media_type: str, content: bytes) -> str:
@@ -133,4 +140,8 @@ def parse_folder_url(url: str) -> Path:
     if url.lower().startswith("file:"):
         path = url[5:].removeprefix("//").removeprefix("localhost")
         return Path(unquote(path))
-    return Path(url).expanduser()
+    try:
+        return Path(url).expanduser()
+    except RuntimeError as error:
+        msg = f"The folder of the previews {url} has no place: {error} Use an absolute path."
+        raise UnavailableError(msg) from error

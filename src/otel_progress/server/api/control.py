@@ -14,7 +14,7 @@ from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import Controller
 from otel_progress.server.api.parameters import OperationId
 from otel_progress.server.problems import Problem, quote_text
-from otel_progress.server.schemas import CancelReason
+from otel_progress.server.schemas import CancelReason, FailReason
 from otel_progress.server.state import AppState, AppStateDep
 
 
@@ -43,6 +43,20 @@ async def delete_operation(services: AppStateDep, operation_id: OperationId) -> 
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
+async def fail_operation(
+    services: AppStateDep,
+    operation_id: OperationId,
+    body: Annotated[FailReason, Body(description="Reason of the failure.")] = FailReason(),  # noqa: B008 - never changed
+) -> Response:
+    """Mark an abandoned operation as failed.
+
+    Its process must not exist any more. On another machine or in another container that is not
+    visible: the operation can be marked ten minutes after its last heartbeat.
+    """
+    document = await services.reader_pool.run(_fail, services, operation_id, body.reason)
+    return Response(encode_json_line(document).encode(), media_type="application/json")
+
+
 def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str]:
     controller = _get_controller(services)
     operation = services.find(operation_id)
@@ -51,6 +65,23 @@ def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str
             409,
             f"The operation {quote_text(operation_id)!r} has already ended ({operation.status}).",
         )
+    return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
+
+
+def _fail(services: AppState, operation_id: str, reason: str) -> dict[str, str]:
+    controller = _get_controller(services)
+    operation = services.find(operation_id)
+    quoted = quote_text(operation_id)
+    if operation.status.finished:
+        raise Problem(409, f"The operation {quoted!r} has already ended ({operation.status}).")
+    if operation.alive:
+        raise Problem(409, f"The process of {quoted!r} is running. Cancel the operation instead.")
+    if not controller.fail_abandoned(operation_id, reason):
+        msg = (
+            f"The process of {quoted!r} sends no heartbeat, but may run elsewhere. "
+            f"Try again {UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after the last heartbeat."
+        )
+        raise Problem(409, msg)
     return {"schema": SCHEMA, "operation_id": operation_id, "run": operation.run, "reason": reason}
 
 

@@ -20,6 +20,7 @@ from otel_progress.server.schemas import (
     BatchesDocument,
     CancelAcceptedDocument,
     EventsDocument,
+    FailedDocument,
     HealthDocument,
     LevelsDocument,
     LogsDocument,
@@ -154,6 +155,14 @@ ENDPOINTS: Final = (
         CancelAcceptedDocument,
         method="POST",
         status=202,
+        responses={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is not JSON.")},
+    ),
+    Endpoint(
+        f"{_OPERATION}/fail",
+        control.fail_operation,
+        "control",
+        FailedDocument,
+        method="POST",
         responses={**_NO_OPERATION, **_CONTROL, **describe(400, "The body is not JSON.")},
     ),
     Endpoint(

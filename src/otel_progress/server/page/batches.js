@@ -165,8 +165,8 @@ function bindBatch(node, { doc, at }, now) {
     "aria-label",
     present.map(([status, number]) => `${number} ${KINDS[status].word.toLowerCase()}`).join(", "),
   );
-  setText(parts.count, count(doc.finished, doc.total, "operation"));
-  setText(parts.rate, ended ? "" : rate(doc.throughput, "operation"));
+  setText(parts.count, count(doc.finished, doc.total, "operation", "operations"));
+  setText(parts.rate, ended ? "" : rate(doc.throughput, "operation", "operations"));
   const left =
     doc.remaining_seconds === null || ended
       ? ""

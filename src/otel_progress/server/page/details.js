@@ -9,7 +9,7 @@ import { Logs } from "./logs.js";
 import { Previews } from "./previews.js";
 import { hasEnded } from "./progress-shared.js";
 import { Resources } from "./resources.js";
-import { amountOf, remainingOf } from "./rows.js";
+import { bindCount, makeCount, remainingOf } from "./rows.js";
 import { bindItem, bindStages, createItem, stagesOf } from "./stages.js";
 import { bindSign, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
 import { speedOf } from "./store.js";
@@ -89,7 +89,7 @@ export class Details {
       left: h("span", { class: "left" }),
       ends: h("span", { class: "ends" }),
       bar: makeBar(),
-      count: h("span", { class: "count" }),
+      count: makeCount(),
       rate: h("span", { class: "rate" }),
       reason: p("reason"),
       message: p("message"),
@@ -226,8 +226,8 @@ export class Details {
     });
     setText(parts.left, left);
     setText(parts.ends, ends);
-    setText(parts.count, amountOf(doc));
-    setText(parts.rate, rate(speedOf(entry), doc.unit));
+    bindCount(parts.count, doc);
+    setText(parts.rate, rate(speedOf(entry), doc.unit, doc.unit_plural));
     show(parts.reason, reason !== "");
     setText(parts.reason, clean(reason));
     show(parts.message, Boolean(doc.message));

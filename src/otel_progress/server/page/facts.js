@@ -13,7 +13,7 @@ export function factsOf(entry, kind, now) {
   const ended = hasEnded(doc.status);
   const { worker } = doc;
   return [
-    ["Speed", rate(speedOf(entry), doc.unit)],
+    ["Speed", rate(speedOf(entry), doc.unit, doc.unit_plural)],
     [ended ? "Took" : "Elapsed", doc.started_at === null ? "" : duration(elapsedOf(entry, kind, now))],
     ["Started", doc.started_at === null ? "" : moment(doc.started_at, { exact: true })],
     ["Ended", ended ? moment(doc.ended_at, { exact: true }) : ""],

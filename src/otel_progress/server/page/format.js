@@ -87,16 +87,19 @@ export function quantity(value, unit) {
   return Math.abs(value) >= 1e7 ? scaled(value, " ") : plain.format(value);
 }
 
-/** `100 of 500 files`, `100 files` while the total is unknown, `1.2 GB of 3.4 GB`. */
-export function count(current, total, unit) {
+/**
+ * `100 of 500 files`, `100 files` while the total is unknown, `1.2 GB of 3.4 GB`. `plural` is the
+ * unit for numbers other than 1.
+ */
+export function count(current, total, unit, plural = unit) {
   const amount = known(total)
     ? `${quantity(current, unit)} of ${quantity(total, unit)}`
     : quantity(current, unit);
-  return !unit || isBytes(unit) ? amount : `${amount} ${plural(unit, known(total) ? total : current)}`;
+  return !unit || isBytes(unit) ? amount : `${amount} ${unitFor(known(total) ? total : current, unit, plural)}`;
 }
 
 /** `12.3 files/s`, per minute or hour when slow; empty if unknown. */
-export function rate(perSecond, unit) {
+export function rate(perSecond, unit, plural = unit) {
   if (!known(perSecond) || perSecond <= 0) return "";
   if (isBytes(unit)) return `${quantity(perSecond, unit)}/s`;
   const [value, per] =
@@ -106,19 +109,13 @@ export function rate(perSecond, unit) {
         ? [perSecond * 60, "min"]
         : [perSecond * 3600, "h"];
   const shown = value >= 99.5 ? quantity(Math.round(value)) : value.toFixed(1);
-  return unit ? `${shown} ${plural(unit, 2)}/${per}` : `${shown}/${per}`;
+  return unit ? `${shown} ${unitFor(2, unit, plural)}/${per}` : `${shown}/${per}`;
 }
 
 /** `31 %` of a core, from a ratio. */
 export const ratio = (value) => (known(value) ? `${Math.round(value * 100)} %` : UNKNOWN);
 
-/** English plural of a unit; symbols and abbreviations stay unchanged. */
-export function plural(unit, number) {
-  const short = clean(unit, 23);
-  if (number === 1 || !/^[a-z]{3,}$/.test(short) || short.endsWith("s")) return short;
-  if (/(x|z|ch|sh)$/.test(short) && short !== "epoch") return `${short}es`;
-  return /[^aeiou]y$/.test(short) ? `${short.slice(0, -1)}ies` : `${short}s`;
-}
+const unitFor = (number, unit, plural) => clean(number === 1 ? unit : plural || unit, 23);
 
 const isBytes = (unit) => typeof unit === "string" && BYTES.has(unit.toLowerCase());
 

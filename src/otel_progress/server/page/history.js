@@ -1,8 +1,9 @@
 /** History: finished operations, newest first, each duration compared with others of its type. */
 
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
-import { count, duration, moment } from "./format.js";
-import { bindSign, KINDS, makeSign } from "./states.js";
+import { duration, moment } from "./format.js";
+import { amountOf } from "./rows.js";
+import { bindSign, endKindOf, KINDS, makeSign } from "./states.js";
 
 const PAGE = 50;
 const MOST = 1000;
@@ -152,9 +153,10 @@ function createLine() {
 
 function bindLine(node, doc, longest) {
   const { parts } = node;
-  setAttribute(node, "data-kind", doc.status);
-  bindSign(parts.sign, doc.status);
-  setText(parts.word, KINDS[doc.status].word);
+  const kind = endKindOf(doc);
+  setAttribute(node, "data-kind", kind);
+  bindSign(parts.sign, kind);
+  setText(parts.word, KINDS[kind].word);
   setText(parts.link, clean(doc.name || doc.operation_id, 160));
   setAttribute(parts.link, "href", `#/operations/${encodeURIComponent(doc.operation_id)}`);
   setText(parts.type, clean(doc.operation_type, 80));
@@ -162,5 +164,5 @@ function bindLine(node, doc, longest) {
   setText(parts.ended, moment(doc.ended_at));
   setText(parts.took, duration(doc.duration_s));
   parts.length.style.width = `${longest ? Math.max(2, (100 * (doc.duration_s ?? 0)) / longest) : 0}%`;
-  setText(parts.done, doc.current || doc.total ? count(doc.current, doc.total, doc.unit) : "");
+  setText(parts.done, amountOf(doc));
 }

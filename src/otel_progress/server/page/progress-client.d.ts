@@ -42,6 +42,8 @@ export interface Level {
   id: string;
   name: string;
   unit: string | null;
+  /** The unit for counts other than 1; null without a unit. */
+  unit_plural: string | null;
   weight: number;
   /** True for a stage that was announced at the start. */
   declared: boolean;
@@ -60,8 +62,13 @@ export interface Level {
   ratio: number | null;
   percentage: number | null;
   completed: number;
+  /** Failures in the level and in all levels below it, each once. */
   failed: number;
+  /** The part of `failed` that is in levels below and not in `current`. */
+  failed_below: number;
   skipped: number;
+  /** True if the level completed below its total. */
+  ended_early: boolean;
   message: string | null;
   /** Id of the running stage. */
   stage: string | null;

@@ -3,9 +3,9 @@
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, setAttribute, setText, svg } from "./dom.js";
 import { calm, etaOf, heldFor, intervalText, leftText } from "./eta.js";
-import { count, duration, moment, moments, passed, percent, rate, UNKNOWN } from "./format.js";
+import { count, duration, moment, moments, passed, percent, quantity, rate } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
-import { bindSign, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
+import { bindSign, endKindOf, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
 import { speedOf } from "./store.js";
 
 const twisty = () =>
@@ -87,7 +87,7 @@ function createOperation() {
     type: h("bdi", { class: "type", dir: "auto" }),
     bar: makeBar({ decorative: true }),
     percent: cell("percent"),
-    count: cell("count"),
+    count: makeCount(),
     rate: cell("rate"),
     left: cell("left"),
     ends: cell("ends"),
@@ -124,8 +124,8 @@ function bindOperation(node, { entry, now, selected }) {
   setAttribute(parts.note, "data-reason", reason !== "");
   bindBar(parts.bar, doc.percentage, kind, { estimated: doc.estimated });
   setText(parts.percent, percent(doc.percentage, doc.estimated));
-  setText(parts.count, amount);
-  setText(parts.rate, rate(speedOf(entry), doc.unit));
+  bindCount(parts.count, doc);
+  setText(parts.rate, rate(speedOf(entry), doc.unit, doc.unit_plural));
   setText(parts.left, left);
   setText(parts.ends, ends);
   const done = doc.percentage === null ? "unknown total" : percent(doc.percentage, doc.estimated);
@@ -143,7 +143,7 @@ function bindBatchRow(node, { batch: { doc, at }, now }) {
   const { parts } = node;
   const ended = hasEnded(doc.status);
   const later = ended ? 0 : Math.max(0, now - at) / 1000;
-  const amount = count(doc.finished, doc.total, "operation");
+  const amount = count(doc.finished, doc.total, "operation", "operations");
   const tally = ["running", "failed", "cancelled", "skipped"]
     .filter((status) => doc.counts[status])
     .map((status) => `${doc.counts[status]} ${status}`)
@@ -164,8 +164,9 @@ function bindBatchRow(node, { batch: { doc, at }, now }) {
   setAttribute(parts.note, "data-reason", false);
   bindBar(parts.bar, doc.percentage, doc.status);
   setText(parts.percent, percent(doc.percentage));
-  setText(parts.count, amount);
-  setText(parts.rate, ended ? "" : rate(doc.throughput, "operation"));
+  setText(parts.count.parts.amount, amount);
+  setText(parts.count.parts.failures, "");
+  setText(parts.rate, ended ? "" : rate(doc.throughput, "operation", "operations"));
   setText(parts.left, left);
   setText(
     parts.ends,
@@ -186,7 +187,7 @@ function createLevel() {
     note: h("span", { class: "note", dir: "auto" }),
     bar: makeBar({ decorative: true }),
     percent: cell("percent"),
-    count: cell("count"),
+    count: makeCount(),
     time: cell("left"),
   };
   const node = h(
@@ -204,7 +205,7 @@ function createLevel() {
 
 function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
   const { parts } = node;
-  const kind = level.status === "running" && parentKind === "abandoned" ? "abandoned" : level.status;
+  const kind = level.status === "running" && parentKind === "abandoned" ? "abandoned" : endKindOf(level);
   const text = level.error ? `${level.error.type}: ${level.error.message}` : level.message;
   const amount = amountOf(level);
   node.style.setProperty("--depth", Math.min(depth, 12));
@@ -216,7 +217,7 @@ function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
   const waits = level.status === "pending";
   bindBar(parts.bar, waits ? 0 : level.percentage, kind, { estimated: level.estimated });
   setText(parts.percent, waits ? "" : percent(level.percentage, level.estimated));
-  setText(parts.count, amount);
+  bindCount(parts.count, level);
   const eta = etaOf(entry.doc, level, Math.max(0, now - entry.at) / 1000);
   const left = leftText(eta);
   setText(parts.time, left ?? (level.started_at === null ? "" : passed(level.elapsed_seconds)));
@@ -245,8 +246,23 @@ function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
 }
 
 /** `100 of 500 files, 3 failed`; empty if nothing was counted and no total is known. */
-export function amountOf(level) {
-  const amount =
-    level.total === null && level.current === 0 ? "" : count(level.current, level.total, level.unit);
-  return level.failed ? `${amount || UNKNOWN}, ${level.failed} failed` : amount;
+export const amountOf = (level) => `${doneOf(level)}${failuresOf(level)}`;
+
+const doneOf = ({ current, total, unit, unit_plural: plural }) =>
+  total === null && current === 0 ? "" : count(current, total, unit, plural);
+
+function failuresOf(level) {
+  if (!level.failed) return "";
+  return `${doneOf(level) ? ", " : ""}${quantity(level.failed)} failed`;
+}
+
+/** Creates the cell of the amount. Its failed count is never cut. */
+export function makeCount() {
+  const parts = { amount: cell("amount"), failures: cell("failures") };
+  return Object.assign(cell("count", parts.amount, parts.failures), { parts });
+}
+
+export function bindCount({ parts }, level) {
+  setText(parts.amount, doneOf(level));
+  setText(parts.failures, failuresOf(level));
 }

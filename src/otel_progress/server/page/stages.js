@@ -6,7 +6,7 @@
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { count, percent } from "./format.js";
-import { bindSign, KINDS, makeSign } from "./states.js";
+import { bindSign, endKindOf, KINDS, makeSign } from "./states.js";
 
 const MOST_CARDS = 60;
 const RECENT = 3;
@@ -67,17 +67,18 @@ function createCard() {
 function bindCard(card, stage, items) {
   const { parts } = card;
   const name = clean(stage.name || stage.id, 120);
-  setAttribute(card, "data-kind", stage.status);
-  bindSign(parts.sign, stage.status);
+  const kind = endKindOf(stage);
+  setAttribute(card, "data-kind", kind);
+  bindSign(parts.sign, kind);
   setText(parts.name, name);
-  setText(parts.word, KINDS[stage.status].word);
+  setText(parts.word, KINDS[kind].word);
   setText(parts.percent, stage.status === "pending" ? "" : percent(stage.percentage, stage.estimated));
-  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, stage.status, {
+  bindBar(parts.bar, stage.status === "pending" ? 0 : stage.percentage, kind, {
     label: name,
     estimated: stage.estimated,
   });
   const counted = stage.current > 0 || stage.total !== null;
-  setText(parts.count, counted ? count(stage.current, stage.total, stage.unit) : "");
+  setText(parts.count, counted ? count(stage.current, stage.total, stage.unit, stage.unit_plural) : "");
   show(parts.failed, stage.failed > 0);
   setText(parts.failed, `${stage.failed} failed`);
   show(parts.items, items.length > 0);

@@ -18,6 +18,7 @@ export const KINDS = {
   paused: { word: "Paused", sign: "M5.5 4v8M10.5 4v8" },
   running: { word: "Running", sign: "M5 3.2l7.5 4.8L5 12.8z" },
   pending: { word: "Pending", sign: "M8 3a5 5 0 1 0 .01 0" },
+  early: { word: "Ended early", sign: "M3 8.5l3.3 3.3L13 5" },
   completed: { word: "Completed", sign: "M3 8.5l3.3 3.3L13 5" },
   cancelled: { word: "Cancelled", sign: "M8 2.5a5.5 5.5 0 1 0 .01 0M4.3 4.3l7.4 7.4" },
   skipped: { word: "Skipped", sign: "M3.5 4l4 4-4 4M8.5 4l4 4-4 4" },
@@ -47,12 +48,15 @@ export function conditionOf({ doc, at }, now) {
  */
 export function kindOf(entry, now) {
   const { doc } = entry;
-  if (hasEnded(doc.status) || doc.status === "pending") return doc.status;
+  if (hasEnded(doc.status) || doc.status === "pending") return endKindOf(doc);
   const condition = conditionOf(entry, now);
   if (condition === "abandoned" || condition === "overdue") return condition;
   if (doc.cancel_requested_at) return "cancelling";
   return condition === "stalled" || condition === "paused" ? condition : "running";
 }
+
+/** The kind of an ended operation or level: its status, or `early` if it completed below its total. */
+export const endKindOf = ({ status, ended_early: early }) => (early === true ? "early" : status);
 
 /** The reason for the kind in one sentence; empty if the kind is clear. */
 export function reasonOf(entry, kind, now) {

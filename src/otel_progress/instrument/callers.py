@@ -1,0 +1,98 @@
+"""Caller of a ``track`` loop, which groups its history if it is an operation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from os.path import dirname, sep
+from types import FrameType
+from typing import Any, Final, NamedTuple, cast
+
+from otel_progress.instrument.backend import backend_slot
+
+# Why os.path: importing pathlib takes a third of the import time of this package.
+_PACKAGE_PATH: Final = dirname(dirname(__file__)) + sep  # noqa: PTH120
+
+
+_MODULE: Final = "<module>"
+"""Name of the code of a module."""
+
+
+_MAIN: Final = frozenset({"__main__", "__mp_main__"})
+"""Names of the module that the interpreter runs. The second one is that of spawned processes."""
+
+
+class Caller(NamedTuple):
+    """Module and qualified name of the function that called ``track``.
+
+    Why no line: it changes with every edit above the call.
+    """
+
+    module: str
+    name: str
+
+
+_make_caller: Final = cast("Callable[[tuple[str, str]], Caller]", partial(tuple.__new__, Caller))
+"""Make a Caller from a tuple, in half the time of calling the class."""
+
+
+def find_caller() -> Caller | None:
+    """Return the first caller of the calling function outside of this package.
+
+    Return None if nothing is recorded, or if the interpreter has no frames.
+    """
+    if backend_slot.current is None:
+        return None
+    try:
+        frame: FrameType | None = sys._getframe(2)
+    except (AttributeError, ValueError):
+        return None
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
+        frame = frame.f_back
+    if frame is None:
+        return None
+    return _make_caller((frame.f_globals.get("__name__") or "", _get_qualified_name(frame)))
+
+
+def describe_caller(caller: Caller) -> str:
+    """Return ``module:function`` for a history key.
+
+    A main script has no module name that distinguishes it. Its file is used instead. Comprehensions
+    and lambdas count as the function around them, because newer interpreters inline the former.
+    """
+    # Why here: the import takes time, and only loops without an operation need it.
+    from otel_progress.processes import get_program_name
+
+    module = get_program_name() if caller.module in _MAIN else caller.module
+    parts = str(caller.name).split(".")
+    while parts and parts[-1].startswith("<") and parts[-1] != _MODULE:
+        del parts[-1]
+    return f"{module}:{'.'.join(parts) or _MODULE}"
+
+
+if sys.version_info >= (3, 11):
+
+    def _get_qualified_name(frame: FrameType) -> str:
+        return frame.f_code.co_qualname
+
+else:
+
+    def _get_qualified_name(frame: FrameType) -> str:
+        """Return the qualified name of a frame's function, or else its plain name."""
+        # Why the constants: a comprehension is one of the code of its function.
+        while frame.f_code.co_name.startswith("<") and frame.f_back is not None:
+            if frame.f_code not in frame.f_back.f_code.co_consts:
+                break
+            frame = frame.f_back
+        code = frame.f_code
+        candidates: list[Any] = [frame.f_globals.get(code.co_name)]
+        if code.co_argcount:
+            first = frame.f_locals.get(code.co_varnames[0])
+            classes = first.__mro__ if isinstance(first, type) else type(first).__mro__
+            candidates += [vars(class_).get(code.co_name) for class_ in classes]
+        for candidate in candidates:
+            function = getattr(candidate, "__func__", candidate)
+            if function is not None and getattr(function, "__code__", None) is code:
+                return str(function.__qualname__)
+        return code.co_name
