@@ -28,10 +28,16 @@ def test_operation_has_its_estimate_at_the_time_of_the_read(case: EtaCase) -> No
     assert found.remaining_seconds == case.expected.remaining_s
 
 
-def test_only_running_and_paused_operations_have_an_estimate() -> None:
-    """A paused estimate holds."""
-    root = snapshot(eta=WAITS, paused_clock=CLOCK + 20.0)
-    assert operation(root, clock=CLOCK + 9000.0).eta == WAITS.at(CLOCK + 20.0)
+def test_only_running_operations_have_an_estimate() -> None:
+    """A paused operation has neither an estimate nor a rate."""
+    root = snapshot(eta=WAITS)
+    running = operation(root, clock=CLOCK + 20.0)
+    assert running.eta == WAITS.at(CLOCK + 20.0)
+    assert running.remaining_seconds == WAITS.at(CLOCK + 20.0).remaining_s
+    assert running.rate_seconds_of(running.root) > 0.0
+    paused = operation(replace(root, paused_clock=CLOCK + 10.0), clock=CLOCK + 20.0)
+    assert paused.is_paused
+    assert (paused.eta, paused.remaining_seconds, paused.rate_seconds_of(paused.root)) == (None, None, 0.0)
     assert operation(root, clock=CLOCK + 9000.0, alive=False).eta is None
     assert operation(replace(root, status=Status.COMPLETED, duration_s=1.0)).eta is None
 

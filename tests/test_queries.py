@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import otel_progress as progress
 from otel_progress import Outcome, Status
+from otel_progress.journal import open_journal
 from otel_progress.protocols import EventQuery, Reader
 from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
 
@@ -201,3 +204,60 @@ def test_module_functions_use_active_configuration() -> None:
         assert op.cancel_requested
         with pytest.raises(progress.OperationCancelledError, match="no longer needed"):
             op.check_cancelled()
+
+
+def test_flush_and_shutdown_without_configuration_return_true() -> None:
+    """There is nothing to send and nothing to end."""
+    assert progress.flush() is True
+    assert progress.flush(0.0) is True
+    assert progress.shutdown() is True
+    assert progress.shutdown(timeout=0.0) is True
+
+
+def test_flush_writes_all_progress_to_the_journal(tmp_path: Path) -> None:
+    """It needs no tick."""
+    with recording(store=f"sqlite:///{tmp_path}/p.db"):
+        op = progress.operation("job", id="j", total=4).start()
+        op.increment()
+        assert progress.flush(60.0) is True
+        with closing(open_journal(f"sqlite:///{tmp_path}/p.db")) as journal:
+            stored = journal.get("j")
+        assert stored is not None
+        assert (stored.status, stored.root.current) == (Status.RUNNING, 1)
+        op.complete()
+
+
+@pytest.mark.usefixtures("recorder")
+def test_flush_returns_false_when_a_receiver_takes_too_long() -> None:
+    """The time limit is in seconds."""
+    entered, release = threading.Event(), threading.Event()
+
+    def block(*_event_and_operation: object) -> None:
+        entered.set()
+        release.wait(60.0)
+
+    progress.add_callback(block)
+    progress.operation("job", id="j").start().complete()
+    assert entered.wait(60.0)
+    assert progress.flush(0.01) is False
+    release.set()
+    assert progress.flush(60.0) is True
+
+
+def test_shutdown_is_idempotent_and_allows_another_configuration(tmp_path: Path) -> None:
+    """Active operations end as cancelled, and later calls do nothing."""
+    store = f"sqlite:///{tmp_path}/p.db"
+    with recording(store=store) as recorder:
+        op = progress.operation("job", id="j").start()
+        assert progress.shutdown(60.0) is True
+        assert not op.recording
+        assert recorder.runtime.is_shut_down
+        assert progress.shutdown() is True
+        assert progress.flush() is True
+        assert progress.get_operation("j") is None
+        progress.operation("job", id="ignored").start().complete()
+    with recording(store=store):
+        found = progress.get_operation("j")
+        assert found is not None
+        assert found.status is Status.CANCELLED
+        assert progress.get_operation("ignored") is None

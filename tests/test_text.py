@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.text import encode_segment, escape_controls, normalize_id, truncate
+from otel_progress.text import encode_segment, escape_controls, join_title, normalize_id, truncate
 
 ANY = st.text(st.characters(), max_size=400)
 
@@ -63,3 +63,21 @@ def test_normalisation_converts_other_values_to_text(value: object, text: str) -
     """An object whose ``str()`` raises is represented by its type."""
     assert truncate(value) == text
     assert normalize_id(value) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "title"),
+    [
+        ("thumbs", "thumbs 1", "thumbs 1"),
+        ("thumbs", "thumbs", "thumbs"),
+        ("table", "Table users", "Table users"),
+        ("table", "users", "table users"),
+        ("table", "7", "table 7"),
+        ("table", "tables", "table tables"),
+        ("table", "", "table"),
+        ("", "users", "users"),
+    ],
+)
+def test_join_title_has_the_type_once(kind: str, name: str, title: str) -> None:
+    """The type is left out when the name starts with it as a word."""
+    assert join_title(kind, name) == title

@@ -27,7 +27,7 @@ from otel_progress.instrument.tracer import (
     operation,
     track,
 )
-from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
+from otel_progress.model import Eta, Failure, LevelCounts, LevelSnapshot, Outcome, Status
 from otel_progress.stages import Stage, Stages
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.queries import (
         add_callback,
+        flush,
         get_active_operations,
         get_batch,
         get_events,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         get_operation,
         remove_callback,
         request_cancel,
+        shutdown,
     )
     from otel_progress.records import LogRecord
     from otel_progress.runtime.callbacks import Callback, CallbackEvent
@@ -62,6 +64,7 @@ __all__ = [
     "Failure",
     "JournalError",
     "Level",
+    "LevelCounts",
     "LevelSnapshot",
     "LogRecord",
     "MissingExtraError",
@@ -86,6 +89,7 @@ __all__ = [
     "batch",
     "configure",
     "current_level",
+    "flush",
     "get_active_operations",
     "get_batch",
     "get_events",
@@ -97,6 +101,7 @@ __all__ = [
     "operation",
     "remove_callback",
     "request_cancel",
+    "shutdown",
     "track",
 ]
 
@@ -115,6 +120,7 @@ _LAZY_MODULES = {
     "Runtime": "runtime.runtime",
     "add_callback": "queries",
     "configure": "config",
+    "flush": "queries",
     "get_active_operations": "queries",
     "get_batch": "queries",
     "get_events": "queries",
@@ -123,6 +129,7 @@ _LAZY_MODULES = {
     "get_operation": "queries",
     "remove_callback": "queries",
     "request_cancel": "queries",
+    "shutdown": "queries",
 }
 """Modules of the names that are imported at their first use."""
 

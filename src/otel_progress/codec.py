@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from otel_progress.model import (
+    NO_LEVELS,
     NO_METADATA,
     Eta,
     EtaBasis,
     EtaState,
     Failure,
     Instance,
+    LevelCounts,
     LevelInfo,
     LevelSnapshot,
     MetadataValue,
@@ -103,6 +105,14 @@ class EtaDocument(TypedDict):
     ]
 
 
+NumbersByStatus: TypeAlias = dict[Literal["completed", "failed", "cancelled", "skipped"], int]
+
+
+EvictedLevels: TypeAlias = Annotated[
+    NumbersByStatus, "Ended levels directly below that are not stored any more, by status, without zeros."
+]
+
+
 class LevelDocument(TypedDict):
     """One level of an operation. Unknown values are null."""
 
@@ -155,10 +165,19 @@ class LevelDocument(TypedDict):
     resumed_from: Annotated[
         float, "Units of `current` that an earlier session finished. They do not count for the rate."
     ]
+    ended_levels: Annotated[
+        NumbersByStatus, "All ended levels directly below, by status, without zeros. Includes evicted ones."
+    ]
     elapsed_seconds: Seconds
     metadata: Metadata
     error: FailureDocument | None
     eta: EtaDocument | None
+
+
+class TreeLevelDocument(LevelDocument):
+    """One level of an operation that was read with its levels."""
+
+    evicted_levels: EvictedLevels
 
 
 class SampleDocument(TypedDict):
@@ -215,7 +234,8 @@ class OperationDocument(LevelDocument):
 class OperationTreeDocument(OperationDocument):
     """Operation with the stored levels below it, parents before children."""
 
-    levels: list[LevelDocument]
+    evicted_levels: EvictedLevels
+    levels: list[TreeLevelDocument]
 
 
 class EventDocument(TypedDict):
@@ -330,7 +350,9 @@ _OPTIONAL_INFO_FIELDS: Final = _optional_field_names(LevelInfo)
 
 
 # The excluded fields are converted, not copied.
-_STATE_FIELDS: Final = _field_names(LevelSnapshot, without=("info", "status", "metadata", "error", "eta"))
+_STATE_FIELDS: Final = _field_names(
+    LevelSnapshot, without=("info", "status", "metadata", "error", "eta", "ended_levels")
+)
 
 
 # Documents of older versions do not have these.
@@ -400,7 +422,9 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
         worker=None if operation.instance is None else encode_instance(operation.instance),
     )
     if levels:
-        document["levels"] = [encode_level(level, operation.clock) for level in operation.levels]
+        root, *below = encode_levels(operation, (operation.root, *operation.levels))
+        document["evicted_levels"] = root["evicted_levels"]
+        document["levels"] = below
     return document
 
 
@@ -434,6 +458,49 @@ def encode_level(snapshot: LevelSnapshot, clock: float) -> Document:
     }
 
 
+def encode_levels(operation: OperationSnapshot, levels: Iterable[LevelSnapshot]) -> list[Document]:
+    """Return the objects of some levels of an operation.
+
+    The operation was read with all its levels.
+    """
+    evicted = operation.count_evicted_levels()
+    return [
+        {
+            **encode_level(level, operation.clock),
+            "evicted_levels": encode_level_counts(evicted.get(level.path, NO_LEVELS)),
+        }
+        for level in levels
+    ]
+
+
+def encode_level_counts(counts: LevelCounts) -> Document:
+    """Return the object of the numbers of levels by status, without zeros."""
+    return {} if counts is NO_LEVELS else {key: value for key, value in counts._asdict().items() if value}
+
+
+def decode_level_counts(document: Mapping[str, Any] | None) -> LevelCounts:
+    """Return the numbers of levels of an object.
+
+    Raises TypeError or ValueError unless they are integers of at least 0.
+    """
+    if not document:
+        return NO_LEVELS
+    counts = LevelCounts(**_pick_known(document, LevelCounts._fields, LevelCounts._fields))
+    return check_level_counts(counts)
+
+
+def check_level_counts(counts: LevelCounts) -> LevelCounts:
+    """Return the counts.
+
+    Raises TypeError or ValueError unless they are integers of at least 0.
+    """
+    if {type(count) for count in counts} != {int}:
+        raise TypeError(counts)
+    if min(counts) < 0:
+        raise ValueError(counts)
+    return counts
+
+
 def encode_figures(snapshot: LevelSnapshot) -> Document:
     """Return the status, numbers and texts of a level that change."""
     document = _pick_state(snapshot)
@@ -442,6 +509,7 @@ def encode_figures(snapshot: LevelSnapshot) -> Document:
     document["completed"] = snapshot.completed
     document["ended_early"] = snapshot.ended_early
     document["percentage"] = None if ratio is None else 100.0 * ratio
+    document["ended_levels"] = encode_level_counts(snapshot.ended_levels)
     return document
 
 
@@ -469,6 +537,7 @@ def decode_level(document: Mapping[str, Any]) -> LevelSnapshot:
         metadata=decode_metadata(document.get("metadata")),
         error=decode_failure(document.get("error")),
         eta=None if eta is None else Eta(**_pick_known(eta, _ETA_FIELDS, _OPTIONAL_ETA_FIELDS)),
+        ended_levels=decode_level_counts(document.get("ended_levels")),
         **state,
     )
 

@@ -6,10 +6,12 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from otel_progress.codec import SCHEMA, dumps, encode_event, encode_level, encode_operation
+from otel_progress.codec import SCHEMA, dumps, encode_event, encode_levels, encode_operation
+from otel_progress.model import LevelCounts
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.text import escape_controls
 
@@ -45,8 +47,22 @@ _COLUMNS: Final = (
 )
 
 
-_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
+_EVICTED_COLUMNS: Final = tuple(f"evicted_{status}" for status in LevelCounts._fields)
+"""Numbers of the ended levels directly below that have no row."""
+
+
+_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "|", "%", "\t", "\r", "\n")
 """First characters of a cell that spreadsheets run as a formula."""
+
+
+_IGNORED_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Mn", "Me", "Zs", "Zl", "Zp"})
+"""Categories of characters that spreadsheets may ignore in front of a formula: spaces, zero-width
+and control characters, and marks.
+"""
+
+
+_MINUS_SIGNS: Final = frozenset("\u2010\u2011\u2012\u2013\u2212")
+"""Characters that spreadsheets may read as a minus."""
 
 
 Exporter: TypeAlias = "Callable[[OperationSnapshot, Sequence[Event]], Iterator[str]]"
@@ -77,9 +93,12 @@ def export_json_lines(operation: OperationSnapshot, events: Sequence[Event]) -> 
 
     The field ``record`` has the kind of the document.
     """
-    yield encode_json_line({"record": "operation", **encode_operation(operation, levels=False)})
-    for level in operation.levels:
-        yield encode_json_line({"record": "level", "schema": SCHEMA, **encode_level(level, operation.clock)})
+    root, *levels = encode_levels(operation, (operation.root, *operation.levels))
+    document = encode_operation(operation, levels=False)
+    document["evicted_levels"] = root["evicted_levels"]
+    yield encode_json_line({"record": "operation", **document})
+    for level in levels:
+        yield encode_json_line({"record": "level", "schema": SCHEMA, **level})
     for event in events:
         yield encode_json_line({"record": "event", "schema": SCHEMA, **encode_event(event)})
 
@@ -87,13 +106,13 @@ def export_json_lines(operation: OperationSnapshot, events: Sequence[Event]) -> 
 def export_csv(operation: OperationSnapshot, events: Sequence[Event]) -> Iterator[str]:
     """Yield one CSV record (RFC 4180) per level. Events are not included."""
     del events
-    yield _encode_record([*_COLUMNS, "error_type", "error_message", "metadata"])
-    for level in (operation.root, *operation.levels):
-        document = encode_level(level, operation.clock)
+    yield _encode_record([*_COLUMNS, "error_type", "error_message", "metadata", *_EVICTED_COLUMNS])
+    for document in encode_levels(operation, (operation.root, *operation.levels)):
         error = document["error"] or {"type": None, "message": None}
         metadata = encode_json_line(document["metadata"]) if document["metadata"] else None
+        evicted = (document["evicted_levels"].get(status, 0) for status in LevelCounts._fields)
         yield _encode_record(
-            [*(document[name] for name in _COLUMNS), error["type"], error["message"], metadata]
+            [*(document[name] for name in _COLUMNS), error["type"], error["message"], metadata, *evicted]
         )
 
 
@@ -119,7 +138,18 @@ def _escape_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = escape_controls(value)
-    return f"'{text}" if value.lstrip(" ").startswith(_FORMULA_PREFIXES) else text
+    return f"'{text}" if _is_formula(value) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Return whether a spreadsheet may run a cell as a formula.
+
+    Why NFKC: spreadsheets accept full-width and small forms such as ``＝`` like ``=``.
+    """
+    if text.startswith(_FORMULA_PREFIXES):
+        return True
+    first = next((sign for sign in text if unicodedata.category(sign) not in _IGNORED_CATEGORIES), "")
+    return unicodedata.normalize("NFKC", first).startswith(_FORMULA_PREFIXES) or first in _MINUS_SIGNS
 
 
 def _replace_non_finite(value: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 Number: TypeAlias = int | float
 """Amount of work in any unit: bytes, files, seconds of video."""
@@ -67,6 +67,24 @@ class Outcome(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+class LevelCounts(NamedTuple):
+    """Number of ended levels by status."""
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of levels with any of these statuses."""
+        return self.completed + self.failed + self.cancelled + self.skipped
+
+
+NO_LEVELS: Final = LevelCounts()
+"""Counts of a level without ended levels below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +259,8 @@ class LevelSnapshot:
     times the longest known gap if that is longer. The gap is of this run, of its history, or the
     expected duration of an opaque step. ``duration_s`` is None until the end. ``resumed_from`` are
     the units of ``current`` that an earlier session finished. They do not count for the rate.
-    ``paused_s`` are the seconds of ended pauses since the start.
+    ``paused_s`` are the seconds of ended pauses since the start. ``ended_levels`` counts all ended
+    levels directly below, evicted ones included.
 
     Only operations have the other fields. ``paused_clock`` is the start of the current pause, None
     without one. ``previews`` is the number of the last preview. ``overdue_after_s`` is the longest
@@ -278,6 +297,7 @@ class LevelSnapshot:
     overdue_after_s: float | None = None
     resumed_from: Number = 0
     failed_below: int = 0
+    ended_levels: LevelCounts = NO_LEVELS
 
     @property
     def completed(self) -> Number:

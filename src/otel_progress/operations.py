@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from otel_progress.model import (
+    NO_LEVELS,
     NO_METADATA,
     Eta,
     Failure,
     Instance,
+    LevelCounts,
     LevelSnapshot,
     MetadataValue,
     Number,
@@ -146,17 +149,16 @@ class OperationSnapshot:
     def eta(self) -> Eta | None:
         """Estimate at the time of reading.
 
-        It is None while there is no estimate, and for ended and abandoned operations.
+        It is None while there is no estimate, during a pause, and for ended and abandoned
+        operations.
         """
         return self.eta_of(self.root)
 
     def eta_of(self, level: LevelSnapshot) -> Eta | None:
         """Return the estimate of a level at the time of reading, like :attr:`eta`."""
-        if level.eta is None or level.status.finished or not self.alive:
+        if level.eta is None or level.status.finished or not self.alive or self.is_paused:
             return None
-        # During a pause, the estimate does not count down.
-        paused = self.root.paused_clock
-        return level.eta.at(self.clock if paused is None else min(self.clock, paused))
+        return level.eta.at(self.clock)
 
     def active_seconds_of(self, level: LevelSnapshot) -> float:
         """Return the active time of a level in seconds, on which its rate is based.
@@ -167,10 +169,25 @@ class OperationSnapshot:
         return level.active_seconds(self.clock if paused is None else min(self.clock, paused))
 
     @property
+    def is_paused(self) -> bool:
+        """True while a pause interrupts the operation.
+
+        Then it has neither a rate nor a remaining time, because its end depends on the pause.
+        """
+        return not self.status.finished and self.root.paused_clock is not None
+
+    def rate_seconds_of(self, level: LevelSnapshot) -> float:
+        """Return the active time of a level for its rate, in seconds.
+
+        It is 0 during a pause, so there is no rate.
+        """
+        return 0.0 if self.is_paused and not level.status.finished else self.active_seconds_of(level)
+
+    @property
     def remaining_seconds(self) -> float | None:
         """Estimated seconds to the end at the time of reading.
 
-        It is 0 for ended operations, and None if it is unknown, stalled or abandoned.
+        It is 0 for ended operations, and None if it is unknown, paused, stalled or abandoned.
         """
         if self.status.finished:
             return 0.0
@@ -191,11 +208,46 @@ class OperationSnapshot:
             self._index.update((level.info.path, level) for level in (self.root, *self.levels))
         return self._index.get(path)
 
+    def count_evicted_levels(self) -> Mapping[str, LevelCounts]:
+        """Return the number of ended levels that are not in :attr:`levels`, by status.
+
+        The key is the path of the level above, ``""`` for the operation. Levels without such
+        levels directly below have no entry. The operation must have been read with its levels.
+        """
+        return _count_evicted_levels(self)
+
     def get_overall_progress(self) -> OverallProgress:
         """Return percentage, completed, failed and total of the operation."""
         root = self.root
         percentage = None if root.ratio is None else 100.0 * root.ratio
         return OverallProgress(percentage, root.completed, root.failed, root.total)
+
+
+def _count_evicted_levels(operation: OperationSnapshot) -> dict[str, LevelCounts]:
+    stored: dict[str, dict[Status, int]] = {}
+    for level in operation.levels:
+        if level.status.finished:
+            counts = stored.setdefault(level.info.parent_path or "", {})
+            counts[level.status] = counts.get(level.status, 0) + 1
+    evicted = {}
+    for level in (operation.root, *operation.levels):
+        if level.ended_levels == NO_LEVELS:
+            continue
+        counts = stored.get(level.path, {})
+        # Why at least 0: a level may have ended after the snapshot of its parent.
+        differences = LevelCounts(
+            *(
+                max(0, ended - counts.get(status, 0))
+                for status, ended in zip(_ENDED_STATUSES, level.ended_levels, strict=True)
+            )
+        )
+        if differences != NO_LEVELS:
+            evicted[level.path] = differences
+    return evicted
+
+
+_ENDED_STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
+"""Statuses in the order of LevelCounts."""
 
 
 def _derive_condition(operation: OperationSnapshot) -> Condition:

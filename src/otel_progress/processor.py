@@ -188,6 +188,8 @@ class ProgressSpanProcessor(SpanProcessor):
     def _open_node_locked(self, span_id: int, span: Span, attributes: Mapping[str, Any]) -> Node | None:
         parent = self._find_parent_locked(span_id, span)
         id_ = attributes.get(semconv.OPERATION_ID if parent is None else semconv.LEVEL_ID, f"{span_id:016x}")
+        # Why: readers cannot address an empty id.
+        id_ = id_ if id_ != "" else f"{span_id:016x}"
         name = attributes.get(semconv.OPERATION_NAME if parent is None else semconv.LEVEL_NAME, span.name)
         type_ = attributes.get(semconv.OPERATION_TYPE if parent is None else semconv.LEVEL_TYPE, span.name)
         raw_unit = attributes.get(semconv.UNIT)

@@ -55,6 +55,7 @@ class ChangeSet:
     - ``batches``: new and changed declarations of batches.
     - ``trajectories``: history entries of operations that completed.
     - ``previews``: previews that were stored or expired.
+    - ``cancel_requests``: requests made in this process, for readers in other processes.
     """
 
     instance: Instance
@@ -70,6 +71,7 @@ class ChangeSet:
     batches: Sequence[BatchDeclaration] = ()
     trajectories: Sequence[TrajectoryEntry] = ()
     previews: Sequence[Preview] = ()
+    cancel_requests: Sequence[CancelRequest] = ()
 
 
 class _Query:

@@ -1,6 +1,6 @@
-"""Module functions that query the active configuration.
+"""Module functions that query, flush and shut down the active configuration.
 
-They return empty results without a configuration.
+Without a configuration they return empty results and do nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from otel_progress.config import current_runtime
 from otel_progress.errors import ConfigurationError
+from otel_progress.runtime.runtime import FLUSH_S, SHUTDOWN_S
 
 if TYPE_CHECKING:
     from otel_progress.model import Outcome
@@ -119,3 +120,24 @@ def remove_callback(callback: Callback) -> None:
     runtime = current_runtime()
     if runtime is not None:
         runtime.remove_callback(callback)
+
+
+def flush(timeout: float = FLUSH_S) -> bool:
+    """Send all progress so far to the journal, callbacks and exporters.
+
+    Return False if a receiver failed or took longer than ``timeout`` seconds. Without a
+    configuration there is nothing to send, and the result is True. See :meth:`Runtime.force_flush`.
+    """
+    runtime = current_runtime()
+    return True if runtime is None else runtime.force_flush(timeout)
+
+
+def shutdown(timeout: float = SHUTDOWN_S) -> bool:
+    """Cancel active operations, export everything, and end the configuration.
+
+    Return False if a component failed or took longer than ``timeout`` seconds. Further calls, and
+    calls without a configuration, do nothing and return True. Never raises. After it,
+    ``configure()`` can be called again. See :meth:`Runtime.shutdown`.
+    """
+    runtime = current_runtime()
+    return True if runtime is None else runtime.shutdown(timeout)

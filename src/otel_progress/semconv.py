@@ -283,6 +283,7 @@ RejectionReason: TypeAlias = Literal[
     "ended",
     "eta_key",
     "expected",
+    "id",
     "metadata",
     "negative",
     "not_finite",
@@ -319,12 +320,14 @@ Transport: TypeAlias = Literal["sse", "ws"]
 
 
 RefusalReason: TypeAlias = Literal[
+    "attempts",
     "body",
     "busy",
     "clients",
     "closing",
     "connections",
     "forgery",
+    "framing",
     "head",
     "host",
     "levels",

@@ -132,3 +132,21 @@ def _to_text(value: object) -> str:
 def _replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which encoders, databases and wire formats reject."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def split_title(kind: str, name: str) -> tuple[str, str]:
+    """Return the type and the name to show for a level, each once.
+
+    The type is empty when the name starts with it, as in ``thumbs 1`` for a level without a name.
+    Both are never empty unless both arguments are.
+    """
+    if not name:
+        return "", kind
+    lower_kind, lower_name = kind.casefold(), name.casefold()
+    is_repeated = lower_name == lower_kind or lower_name.startswith(f"{lower_kind} ")
+    return ("" if is_repeated else kind), name
+
+
+def join_title(kind: str, name: str) -> str:
+    """Return the type and the name of a level as one text, without repeating the type."""
+    return " ".join(part for part in split_title(kind, name) if part)

@@ -6,13 +6,17 @@ import csv
 import io
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from otel_progress.cli.app import App, cli
 from otel_progress.codec import SCHEMA, decode_operation
-from tests.support.command_line import EVIL, documents, run
+from otel_progress.journal import open_journal
+from otel_progress.model import LevelCounts, Status
+from tests.support.command_line import EVIL, documents, present, run, url_of
+from tests.support.factories import ended, snapshot
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
 
@@ -95,6 +99,96 @@ def test_show_options_add_details_or_select_levels(store: str) -> None:
     assert "Export" in part
     assert "Red" not in part
     assert "Export" not in run("--store", store, "show", "friday-42", "--depth", "1").stdout
+
+
+@pytest.fixture
+def evicted_store(tmp_path: Path) -> str:
+    """A journal with two tables. The first one has a failed level and evicted ones."""
+    store = url_of(tmp_path / "evicted.db")
+    with closing(open_journal(store)) as journal:
+        journal.write(
+            present(
+                snapshot(ended_levels=LevelCounts(completed=7)),
+                ended("table:1", name="table 1", ended_levels=LevelCounts(completed=312, failed=2), order=1),
+                ended("table:1/chunk:4", name="chunk 4", status=Status.FAILED),
+                snapshot("table:2", name="users", ended_levels=LevelCounts(cancelled=1), order=2),
+            )
+        )
+    return store
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            (),
+            [
+                "  ✓ table 1",
+                "    ✗ chunk 4",
+                "    … 313 more: 312 completed, 1 failed",
+                "  ● table users",
+                "    … 1 more, cancelled",
+                "  … 6 more, all completed",
+            ],
+        ),
+        (("--depth", "1"), ["  ✓ table 1", "  ● table users", "  … 6 more, all completed"]),
+        (("--depth", "0"), []),
+        (("--path", "table:1"), ["  ✗ chunk 4", "  … 313 more: 312 completed, 1 failed"]),
+        (("--path", "table:2"), ["  … 1 more, cancelled"]),
+    ],
+)
+def test_show_counts_evicted_levels(
+    evicted_store: str, options: tuple[str, ...], expected: list[str]
+) -> None:
+    """The number follows the stored levels of the same parent."""
+    text = run("--store", evicted_store, "show", "friday-42", *options).stdout
+    lines = text.partition("\nLevels\n")[2].splitlines()
+    assert [re.split(r"(?<=\S)  ", line)[0] for line in lines] == expected
+
+
+@pytest.mark.parametrize("command", ["show friday-42 --json", "export friday-42", "watch --once --json"])
+def test_documents_have_the_numbers_of_evicted_levels(evicted_store: str, command: str) -> None:
+    """All commands read the same snapshot."""
+    (document,) = documents(run("--store", evicted_store, *command.split()))
+    assert {level["path"]: level["evicted_levels"] for level in (document, *document["levels"])} == {
+        "": {"completed": 6},
+        "table:1": {"completed": 312, "failed": 1},
+        "table:1/chunk:4": {},
+        "table:2": {"cancelled": 1},
+    }
+
+
+def test_other_exports_have_the_numbers_of_evicted_levels(evicted_store: str) -> None:
+    """Each line of JSON has its own, and the table has a column per status."""
+    lines = documents(run("--store", evicted_store, "export", "friday-42", "--format", "jsonl"))
+    expected = {"": (6, 0), "table:1": (312, 1), "table:1/chunk:4": (0, 0), "table:2": (0, 0)}
+    numbers = {line["path"]: line["evicted_levels"] for line in lines}
+    assert {
+        path: (counts.get("completed", 0), counts.get("failed", 0)) for path, counts in numbers.items()
+    } == expected
+    text = run("--store", evicted_store, "export", "friday-42", "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {
+        row["path"]: (int(row["evicted_completed"]), int(row["evicted_failed"])) for row in rows
+    } == expected
+
+
+def test_show_and_ls_have_the_type_of_an_operation_without_a_name_once(tmp_path: Path) -> None:
+    """Its name is its type."""
+    store = url_of(tmp_path / "p.db")
+    with closing(open_journal(store)) as journal:
+        journal.write(
+            present(
+                snapshot(name="setlist"),
+                snapshot("thumbs:1", name="thumbs 1"),
+                snapshot("table:1", name="users"),
+            )
+        )
+    lines = run("--store", store, "show", "friday-42").stdout.splitlines()
+    assert lines[0] == "setlist"
+    levels = [line.split("  ")[1] for line in lines if "●" in line]
+    assert sorted(levels) == ["● table users", "● thumbs 1"]
+    assert run("--store", store, "ls").stdout.count("setlist") == 1
 
 
 def test_show_as_json_can_be_decoded(store: str) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from otel_progress.console.glyphs import ASCII, choose_glyphs
 from otel_progress.console.layout import ProgressTree, render_finished, render_tree
 from otel_progress.console.plain import format_operation
-from otel_progress.model import Eta, Failure, Status
+from otel_progress.model import Eta, Failure, LevelCounts, Status
 from otel_progress.operations import OperationSnapshot
 from tests.support.estimate_cases import WAITS
 from tests.support.factories import CLOCK, ended, operation, snapshot
@@ -64,14 +64,53 @@ def test_tree_at_100_columns_has_all_rows() -> None:
         "  ✓ queue  – preparation  ● execution 40%  · final",
         "  ● song Blue            ━━━━━━━━╸──────── 50%        5/10  5.0/min 1m 00s",
         "    ● action Export      ────━━━──────────               3  3.0/min 1m 00s",
-        "  … 4 finished, 1 failed",
         "  ✗ song Red ValueError: bad rate",
+        "  … 3 more, all completed",
     ]
 
 
 def test_interval_is_shown_on_wide_terminal_only() -> None:
     assert "1m 00s, 48s left (40s to 1m) 1 failed Mixing" in text(setlist(), width=140)[0]
     assert "(" not in text(setlist(), width=119)[0]
+
+
+@pytest.mark.parametrize(
+    ("evicted", "line"),
+    [
+        (LevelCounts(completed=312), "  … 315 more, all completed"),
+        (LevelCounts(failed=1), "  … 4 more: 3 completed, 1 failed"),
+        (LevelCounts(1, 2, 3, 4), "  … 13 more: 4 completed, 2 failed, 3 cancelled, 4 skipped"),
+    ],
+)
+def test_evicted_levels_are_counted_with_the_ended_levels_without_a_row(
+    evicted: LevelCounts, line: str
+) -> None:
+    """The three completed songs have no row either. The failed one has."""
+    before = setlist()
+    stored = LevelCounts(completed=3, failed=1)
+    counts = LevelCounts(*(first + second for first, second in zip(stored, evicted, strict=True)))
+    queue = LevelCounts(completed=1, skipped=1)  # the stages
+    counts = LevelCounts(*(first + second for first, second in zip(counts, queue, strict=True)))
+    assert text(replace(before, root=replace(before.root, ended_levels=counts)))[-1] == line
+
+
+def test_level_with_only_evicted_levels_below_has_their_number() -> None:
+    """A running level may have no stored level below it."""
+    busy = snapshot("song:1", ended_levels=LevelCounts(completed=1, cancelled=1), order=1)
+    lines = text(operation(snapshot(ended_levels=LevelCounts(completed=1)), [busy]))
+    assert lines[-2:] == ["    … 2 more: 1 completed, 1 cancelled", "  … 1 more, completed"]
+
+
+def test_level_without_a_name_is_shown_once() -> None:
+    """Its name is its type and number."""
+    levels = [
+        snapshot("thumbs:1", name="thumbs 1"),
+        ended("thumbs:2", name="thumbs 2", status=Status.FAILED, order=1),
+    ]
+    lines = text(operation(snapshot(name="setlist"), levels))
+    assert ["".join(line.split()[:3]) for line in lines[1:]] == ["●thumbs1", "✗thumbs2"]
+    assert "".join(lines).count("setlist") == 1
+    assert "thumbs thumbs" not in "".join(lines)
 
 
 def test_estimated_percentages_are_marked() -> None:
@@ -91,13 +130,15 @@ def test_estimated_percentages_are_marked() -> None:
     assert [line for line in lines if "ffmpeg" in line and "~50%" in line and "10s, 20s left" in line]
 
 
-def test_level_of_paused_operation_keeps_its_estimate() -> None:
-    """A level of an abandoned operation has no estimate."""
+def test_level_of_paused_operation_has_no_estimate() -> None:
+    """Nor has a level of an abandoned operation."""
     song = snapshot(
         "song:12", name="Blue", ratio=0.5, eta=Eta(300.0, None, None, "estimated", "history", 5, CLOCK)
     )
-    root = snapshot(ratio=0.5, paused_clock=CLOCK + 60.0)
-    assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 9000.0), width=100)[1]
+    root = snapshot(ratio=0.5)
+    assert "4m 00s left" in text(operation(root, [song], clock=CLOCK + 60.0), width=100)[1]
+    paused = replace(root, paused_clock=CLOCK + 60.0)
+    assert "left" not in text(operation(paused, [song], clock=CLOCK + 60.0), width=100)[1]
     assert "left" not in text(operation(root, [song], alive=False), width=100)[1]
 
 

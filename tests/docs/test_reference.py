@@ -137,6 +137,7 @@ def test_attribute_and_event_tables_match_semconv() -> None:
         semconv.SERVICE_NAME,
         semconv.SERVICE_INSTANCE_ID,
         semconv.EXCEPTION_MESSAGE,
+        semconv.EXCEPTION_TYPE,
         semconv.METADATA_PREFIX,
     }
     standard.add(semconv.EXCEPTION_STACKTRACE)

@@ -269,7 +269,8 @@ def _shown(answer: httpx.Response) -> str:
         if name not in ("content-length", "date", "server")
     }
     if "set-cookie" in headers:
-        headers["set-cookie"] = re.sub(r"expires=[^;]*", "expires=DATE", headers["set-cookie"])
+        cookie = re.sub(r"expires=[^;]*", "expires=DATE", headers["set-cookie"])
+        headers["set-cookie"] = re.sub(r"=\d+\.[\w-]{16}\.[0-9a-f]{64}", "=SESSION", cookie)
     kind = headers.get("content-type", "")
     if kind.startswith("text/html"):
         headers["etag"], body = "TAG", "HTML"

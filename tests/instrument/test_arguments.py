@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +174,81 @@ def test_level_counted_beyond_total_stays_at_total(
     assert len(get_warnings(caplog)) == 2
 
 
+def find_line(marker: str) -> str:
+    """Return the place of the line of this file with a comment, as warnings write it."""
+    path = count_rejections.__code__.co_filename
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if line.endswith(f"  # {marker}")]
+    return f"{path}:{number}"
+
+
+def test_warning_about_count_beyond_total_names_the_line_that_started_the_level(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ticks, readers and other threads find the count. There is one warning per line."""
+    with progress.operation("o", id="o", total=1) as op:  # start of the operation
+        op.increment()
+        op.increment()
+        run_in_thread(lenient.tick)
+        for _ in range(3):
+            level = op.level("x", total=1).start()  # start of the levels
+            level.increment(2)
+            run_in_thread(level.complete)
+        later = op.level("y").start()
+        later.set_total(1)  # total of the last level
+        later.increment(2)
+        run_in_thread(lambda: lenient.operation("o"))
+        later.complete()
+    assert count_rejections(lenient) == {"beyond_total": 5}
+    warnings = [record.getMessage() for record in get_warnings(caplog)]
+    for warning, marker in zip(
+        warnings, ("start of the operation", "start of the levels", "total of the last level"), strict=True
+    ):
+        assert f"({find_line(marker)};" in warning
+
+
+def run_in_thread(function: Callable[[], object]) -> None:
+    """Call a function in another thread and wait for its end."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(60.0)
+    assert not thread.is_alive()
+
+
+def test_warning_about_track_beyond_total_names_the_loop(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop is the line that starts the level. It is counted in C."""
+    for _ in range(2):
+        for _ in progress.track(range(3), total=1):  # loop
+            run_in_thread(lenient.tick)
+    (warning,) = get_warnings(caplog)
+    assert f"({find_line('loop')};" in warning.getMessage()
+
+
+@pytest.mark.usefixtures("recorder")
+def test_strict_error_about_count_beyond_total_names_the_caller() -> None:
+    """Levels and ``track`` loops name the line that counts."""
+    with progress.operation("o", total=1) as op:
+        op.increment()
+        with pytest.raises(RejectedValueError) as caught:
+            op.increment()  # strict increment
+        assert f"The caller is {find_line('strict increment')}." in str(caught.value)
+        with pytest.raises(RejectedValueError) as caught:
+            for _ in op.track(range(3), total=1):  # strict loop
+                pass
+        assert f"The caller is {find_line('strict loop')}." in str(caught.value)
+
+
+def test_warning_without_a_call_site_names_none(lenient: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """No call caused it, so no line of a thread or of this package is named."""
+    backend = lenient.runtime._recording
+    for _ in range(2):
+        backend.report_late_rejection("waiting", "Ended levels were left out.", None)
+    messages = [record.getMessage() for record in caplog.records if record.name == "otel_progress"]
+    assert messages == ["Ended levels were left out. (further ones are only counted)"]
+
+
 @pytest.mark.parametrize("step", [0.1, 0.3, 1 / 3, 1e-9])
 def test_sum_of_fractions_does_not_exceed_total(recorder: Recorder, step: float) -> None:
     """Rounding of binary fractions does not cause a rejection."""
@@ -274,12 +350,13 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS, ids=[ascii(text[:6]) for text in TEXTS])
 def test_operation_with_any_text_is_bounded_and_valid(recorder: Recorder, text: str) -> None:
     """Ids, names and texts of any length become valid UTF-8 within their limits."""
-    with progress.operation(text, text, id=text, unit=text, **{text or "k": text}) as op:
+    id_ = text or "given"
+    with progress.operation(text, text, id=id_, unit=text, **{text or "k": text}) as op:
         op.update(message=text)
         op.item(text, outcome="failed", error=text, **{text or "k": text})
-        with pytest.raises(OddError), op.level(text, text, text, unit=text) as level:
+        with pytest.raises(OddError), op.level(text, id_, text, unit=text) as level:
             raise OddError(text)
-        op.level(text, "given").start().fail(Failure(text, text, text))
+        op.level(text, "other").start().fail(Failure(text, text, text))
     operation = recorder.operation(op.operation_id)
     (event,) = recorder.runtime.get_events(op.operation_id)
     bounds = [(operation.operation_id, 256), (operation.operation_type, 256), (operation.name, 256)]
@@ -383,3 +460,26 @@ def test_metadata_is_converted_to_attribute_types(recorder: Recorder) -> None:
         "where": "{'a': 1}",
     }
     assert recorder.spans()[0].attributes["progress.metadata.list"] == (1, 2, 3)
+
+
+class EmptyText:
+    """An object whose text is empty."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("id_", ["", EmptyText()])
+def test_empty_id_is_replaced_by_a_generated_one(
+    lenient: Recorder, caplog: pytest.LogCaptureFixture, id_: object
+) -> None:
+    """Readers cannot address it. In strict mode it raises."""
+    with progress.operation("job", id=id_) as op, op.level("part", id=id_) as part:  # type: ignore[arg-type]
+        assert op.operation_id
+        assert part.path == "part:1"
+    assert lenient.runtime.reader.get("") is None
+    assert count_rejections(lenient) == {"id": 2}
+    assert "expected at least one character. A generated id is used." in get_warnings(caplog)[0].getMessage()
+    lenient.runtime._recording.strict = True
+    with pytest.raises(ValueError, match="Invalid id"):
+        progress.operation("job", id=id_).start()  # type: ignore[arg-type]

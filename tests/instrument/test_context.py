@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 import otel_progress as progress
 from otel_progress import Status, semconv
+from otel_progress.live.state import REASON_COLLECTED
 from otel_progress.testing import Recorder, wait_until
 
 
@@ -163,7 +164,8 @@ def test_collected_handle_is_cancelled_at_next_tick(recorder: Recorder) -> None:
         recorder.tick()
         (level,) = recorder.operation("o").levels
         assert (level.status, level.current) == (Status.CANCELLED, 1)
-        assert level.message == "its handle was garbage-collected before it ended"
+        assert level.message == REASON_COLLECTED
+        assert "garbage-collected before it ended: use `with`" in REASON_COLLECTED
         assert [span.name for span in recorder.spans()] == ["a"]
 
 

@@ -34,7 +34,7 @@ def test_with_block_counts_and_completes(recorder: Recorder) -> None:
         "",
     )
     assert dict(live.metadata) == {"source": "disk"}
-    assert (ended.status, ended.current, ended.ratio, ended.duration_s) == (Status.COMPLETED, 3, 1.0, 2.0)
+    assert (ended.status, ended.current, ended.ratio, ended.duration_s) == (Status.COMPLETED, 3, 0.75, 2.0)
 
 
 def test_update_changes_only_the_given_values(recorder: Recorder) -> None:
@@ -98,7 +98,7 @@ def test_items_count_by_outcome_and_are_events(recorder: Recorder) -> None:
 @pytest.mark.parametrize(
     ("end", "status", "message", "ratio"),
     [
-        (lambda op: op.complete(), Status.COMPLETED, None, 1.0),
+        (lambda op: op.complete(), Status.COMPLETED, None, 0.5),
         (lambda op: op.cancel("enough"), Status.CANCELLED, "enough", 0.5),
         (lambda op: op.skip("nothing new"), Status.SKIPPED, "nothing new", 1.0),
         (lambda op: op.fail("broken"), Status.FAILED, None, 0.5),

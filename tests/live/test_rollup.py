@@ -49,7 +49,12 @@ class Model:
         return current if self.total is None else min(current, self.total)
 
     def ratio(self) -> float | None:
-        """The count with running and cancelled children over the total, or 1."""
+        """The count with running and cancelled children over the total, or 1.
+
+        It is the count over the total for a level that completed below its total.
+        """
+        if self.status is Status.COMPLETED and self.total:
+            return self.current() / self.total
         if self.status in (Status.COMPLETED, Status.SKIPPED):
             return 1.0
         if not self.total:

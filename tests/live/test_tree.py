@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import math
+from dataclasses import replace
 
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -10,10 +13,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 import otel_progress as progress
 from otel_progress import Status
 from otel_progress.live.listener import NullListener
-from otel_progress.live.node import Spec
+from otel_progress.live.node import CallSite, Node, Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.live.tree import Limits
+from otel_progress.model import Failure
 from otel_progress.protocols import EventQuery
+from otel_progress.records import MAX_TRAJECTORIES_PER_KEY
 from otel_progress.runtime.sink_worker import PendingChanges
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance
@@ -217,25 +222,99 @@ def test_failed_child_without_weight_adds_no_failed_unit(recorder: Recorder) -> 
     assert found.status is progress.Status.FAILED
 
 
-@pytest.mark.parametrize("below", [False, True], ids=["operations", "levels"])
-def test_ended_levels_without_a_tick_are_bounded(below: bool) -> None:
-    """The oldest are dropped and reported."""
-    reported: list[str] = []
+class ReasonListener(NullListener):
+    """Stores the reasons of rejections."""
 
-    class Listener(NullListener):
-        def on_late_rejection(self, reason: str, text: str) -> None:
-            assert "left out of the journal" in text
-            reported.append(reason)
+    def __init__(self) -> None:
+        self.reported: list[str] = []
 
-    store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=Listener())
-    parent = store.start_level(None, spec("all", "all")) if below else None
-    for number in range(10):
+    def on_late_rejection(self, reason: str, text: str, call_site: CallSite | None) -> None:
+        """Store the reason."""
+        assert "left out of the journal" in text
+        assert call_site is None
+        self.reported.append(reason)
+
+
+def end_many(store: LiveStore, count: int, parent: Node | None = None) -> None:
+    """Start and end levels with the ids 0, 1 and so on."""
+    for number in range(count):
         node = store.start_level(parent, spec("one", str(number)))
         assert node is not None
         store.end_level(node, Status.COMPLETED)
-    ended = [one.info.id for one in store.collect().snapshots if one.status.finished]
-    assert ended == ["7", "8", "9"]
-    assert reported == ["waiting"] * 7
+
+
+def collect_ended(store: LiveStore) -> list[str]:
+    """Return the ids of the ended levels of one tick."""
+    return [one.info.id for one in store.collect().snapshots if one.status.finished]
+
+
+def test_ended_levels_without_a_tick_drop_and_report_the_oldest() -> None:
+    """Their number is bounded."""
+    listener = ReasonListener()
+    store = LiveStore(instance(), limits=Limits(waiting_levels=3), listener=listener)
+    end_many(store, 10, store.start_level(None, spec("all", "all")))
+    assert collect_ended(store) == ["7", "8", "9"]
+    assert listener.reported == ["waiting"] * 7
+    assert store.dropped_ends == 7
+
+
+def test_ended_operation_among_too_many_levels_is_not_dropped() -> None:
+    """Only levels below operations are dropped."""
+    store = LiveStore(instance(), limits=Limits(waiting_levels=3))
+    parent = store.start_level(None, spec("all", "all"))
+    end_many(store, 2)
+    end_many(store, 10, parent)
+    assert sorted(collect_ended(store)) == ["0", "1", "9"]
+
+
+def test_ended_operations_without_a_tick_are_reduced_and_all_collected() -> None:
+    """The reduced ones have the same values as those that a tick collects at once."""
+    snapshots = []
+    for limit in (100, 4):
+        ids = iter(f"{number:016x}" for number in itertools.count())
+        store = LiveStore(
+            instance(),
+            clock=itertools.count(10.0).__next__,
+            now=itertools.count(1_000.0).__next__,
+            ids=ids.__next__,
+            limits=Limits(waiting_operations=limit),
+        )
+        for number in range(10):
+            node = store.start_level(None, spec("one", str(number)))
+            assert node is not None
+            node.message, node.metadata = "odd \ud800", {"rate": math.inf, "tags": ("a", "b")}
+            store.end_level(node, Status.FAILED, error=Failure("ValueError", "no", "Traceback"))
+        assert (store.waiting_ends > 0) is (limit == 4)
+        assert not store.idle
+        snapshots.append(sorted(store.collect().snapshots, key=lambda one: one.info.id))
+        assert store.idle
+        assert store.dropped_ends == 0
+    plain, reduced = snapshots
+    assert [one.info.id for one in plain] == [str(number) for number in range(10)]
+    assert [one.info for one in reduced] == [one.info for one in plain]
+    assert [replace(one, sequence=0) for one in reduced] == [replace(one, sequence=0) for one in plain]
+
+
+def test_reduced_operations_beyond_the_memory_limit_drop_and_report_the_oldest() -> None:
+    """A store without a file has no other place for them."""
+    listener = ReasonListener()
+    store = LiveStore(
+        instance(), limits=Limits(waiting_operations=0, waiting_end_bytes=2_000), listener=listener
+    )
+    end_many(store, 100)
+    ended = collect_ended(store)
+    assert 0 < len(ended) < 20
+    assert ended == [str(number) for number in range(100 - len(ended), 100)]
+    assert store.dropped_ends == len(listener.reported) == 100 - len(ended)
+
+
+def test_reduced_operation_leaves_its_duration_to_later_runs() -> None:
+    """The change set has the newest entries of a key only, as sinks store no more."""
+    store = LiveStore(instance(), limits=Limits(waiting_operations=0), has_trajectory_store=True)
+    end_many(store, MAX_TRAJECTORIES_PER_KEY + 5)
+    change_set = store.collect()
+    runs = [one.info.run for one in change_set.snapshots]
+    assert [entry.run for entry in change_set.trajectories] == runs[5:]
 
 
 def spec(type_: str, id_: str) -> Spec:

@@ -119,16 +119,14 @@ def test_stalled_estimate_made_again_keeps_its_lower_bound() -> None:
         assert get_expected_ends(ProgressCollector(shelf)) == [None, 90.0, None]
 
 
-def test_paused_operation_has_a_remaining_time_and_no_expected_end() -> None:
-    """The lower bound counts from the start of the pause."""
+def test_paused_operation_has_no_remaining_time_and_no_expected_end() -> None:
+    """Its end depends on the pause."""
     shelf = Shelf([operation(eta=eta(60.0, 50.0, 70.0), paused_clock=CLOCK + 20.0)])
     collector = ProgressCollector(shelf)
-    for elapsed in (21.0, 40.0):
+    for elapsed in (21.0, 40.0, 61.0):
         shelf.elapsed = elapsed
-        assert values(collector, semconv.OPERATION_REMAINING) == {OP: 50.0}
-        assert get_expected_ends(collector) == [None, 60.0, None]
-    shelf.elapsed = 61.0
-    assert get_expected_ends(collector) == [None, None, None]
+        assert values(collector, semconv.OPERATION_REMAINING) == {}
+        assert get_expected_ends(collector) == [None, None, None]
 
 
 def test_abandoned_operation_has_no_expected_end() -> None:
@@ -176,7 +174,7 @@ def test_preview_url_appears_once_the_base_url_is_known() -> None:
     assert get_preview_urls(collector) == [""]
     known.append("http://127.0.0.1:7764/")
     assert get_preview_urls(collector) == [
-        "http://127.0.0.1:7764/api/v1/operations/a%2Fb%20%C3%BC/previews/3"
+        "http://127.0.0.1:7764/api/v1/operations/~/previews/3?id=a%2Fb%20%C3%BC"
     ]
     shelf.running = [operation("plain")]
     assert get_preview_urls(collector) == [""]

@@ -307,7 +307,7 @@ def test_logs_batches_and_history_are_shown(site: str, tab: Tab) -> None:
 
 
 def test_early_end_and_failures_below_are_shown(site: str, tab: Tab) -> None:
-    """Both appear in the list, in the details and in the history, with the given plural."""
+    """In the list, the details and the history, with the given plural."""
     with progress.operation("load", "Early", id="early-1", total=1000, unit=("child", "children")) as op:
         op.increment(5)
         with op.level("table") as table:
@@ -323,3 +323,32 @@ def test_early_end_and_failures_below_are_shown(site: str, tab: Tab) -> None:
     line = tab.page.locator("tr", has_text="Early")
     expect(line).to_contain_text("Ended early")
     expect(line).to_contain_text("5 of 1,000 children, 39 failed")
+
+
+def test_evicted_levels_are_counted_below_their_parent(site: str, tab: Tab) -> None:
+    """Finished tables stay in the list, also after their leaf levels were evicted."""
+    page = tab.page
+    with progress.operation("migration", "Evicting migration", id="evicting") as op:
+        for table_number in range(3):
+            with op.level("table", name=f"table_{table_number}") as table:
+                for number in range(400):
+                    with table.level("chunk") as chunk:
+                        if (table_number, number) == (0, 7):
+                            chunk.fail("unreadable")
+        with op.level("thumbs"):
+            page.goto(f"{site}#/operations/evicting")
+            levels = page.locator(".details .tree")
+            for name in ("table_0", "table_1", "table_2", "thumbs 1"):
+                expect(levels.get_by_role("treeitem", name=name)).to_have_count(1)
+            thumbs = levels.get_by_role("treeitem", name="thumbs 1")
+            expect(thumbs.locator(".name")).to_have_text("thumbs 1")
+            expect(thumbs.locator(".type")).to_have_text("")
+            expect(levels.get_by_role("treeitem", name="table_1").locator(".type")).to_have_text("table")
+            levels.get_by_role("treeitem", name="table_1").click()
+            more = levels.locator(".row.more")
+            expect(more).to_have_text(["… 400 more, all completed"])
+            levels.get_by_role("treeitem", name="table_0").click()
+            expect(levels.get_by_role("treeitem", name="chunk 8, Failed")).to_have_count(1)
+            expect(more.filter(has_text="… 399 more, all completed")).to_have_count(1)
+            expect(more).to_have_count(2)
+            tab.shoot("evicted-levels")

@@ -12,6 +12,8 @@ import otel_progress as progress
 from tests.support.browser import Serving
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from tests.support.browser import Tab
 
 pytestmark = pytest.mark.browser
@@ -77,3 +79,50 @@ def test_page_with_expired_cookie_reports_the_login(guarded: Serving, tab: Tab) 
     guarded.start()
     expect(page.locator(".connection .word")).to_have_text("Not allowed")
     expect(page.locator(".banner")).to_contain_text("Reload the page to log in")
+
+
+def log_in(page: Page) -> None:
+    """Submit the token."""
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+
+
+def test_login_preserves_the_address_of_the_view(guarded: Serving, tab: Tab) -> None:
+    """Also after a wrong token, and for the documentation of the API."""
+    page = tab.page
+    page.goto(f"{guarded.url}#/operations/secret?show=active")
+    page.get_by_label("Token").fill("not-the-token")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert").first).to_contain_text("Invalid token")
+    log_in(page)
+    expect(page.get_by_role("heading", name="Secret work")).to_be_visible()
+    assert page.url == f"{guarded.url}#/operations/secret?show=active"
+    page.context.clear_cookies()
+    page.goto(f"{guarded.url}docs")
+    log_in(page)
+    page.wait_for_url(f"{guarded.url}docs")
+
+
+def test_log_out_ends_the_access_of_all_tabs(guarded: Serving, tab: Tab) -> None:
+    """A login in one tab connects the others again."""
+    page = tab.page
+    page.goto(guarded.url)
+    log_in(page)
+    other = page.context.new_page()
+    other.goto(f"{guarded.url}#/operations/secret")
+    expect(other.locator(".connection .word")).to_have_text("Live")
+    tab.shoot("log-out")
+    page.get_by_role("button", name="Log out").click()
+    expect(page).to_have_title("Log in – otel-progress")
+    expect(other.locator(".connection .word")).to_have_text("Not allowed")
+    expect(other.locator(".banner")).to_contain_text("Disconnected since")
+    assert [cookie for cookie in page.context.cookies() if cookie["value"]] == []
+    log_in(page)
+    expect(page.locator(".connection .word")).to_have_text("Live")
+    expect(other.locator(".connection .word")).to_have_text("Live")
+
+
+def test_page_without_a_login_has_no_log_out_button(shared: Serving, tab: Tab) -> None:
+    tab.page.goto(shared.url)
+    expect(tab.page.locator(".connection .word")).to_have_text("Live")
+    expect(tab.page.get_by_role("button", name="Log out")).to_have_count(0)

@@ -123,6 +123,28 @@ def test_reader_merges_operations_of_this_and_other_processes(
     other.finish()
 
 
+@pytest.mark.parametrize("has_ended", [False, True], ids=["running", "ended"])
+def test_cancel_request_in_this_process_is_visible_to_journal_readers(
+    recorder: Recorder, url: str, has_ended: bool
+) -> None:
+    """The request is made before the journal has the operation. The first one is kept."""
+    op = progress.operation("here", id="mine").start()
+    assert progress.request_cancel("mine", "first")
+    requested_at = recorder.operation("mine").cancel_requested_at
+    if has_ended:
+        op.cancel()
+    assert recorder.runtime.force_flush(60.0)
+    recorder.clock.advance(1.0)
+    assert progress.request_cancel("mine", "second") is not has_ended
+    assert recorder.runtime.force_flush(60.0)
+    with closing(open_journal(url)) as journal:
+        stored = journal.get("mine")
+    assert stored is not None
+    assert requested_at is not None
+    assert stored.cancel_requested_at == requested_at
+    assert op.recording is not has_ended
+
+
 def test_history_pages_of_store_and_journal_have_no_gaps_or_doubles(recorder: Recorder) -> None:
     """Only some of the runs are in the journal."""
     for number in range(7):

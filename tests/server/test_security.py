@@ -143,7 +143,7 @@ def test_login_form_sets_a_cookie_that_grants_access(secured: Client) -> None:
     answer = secured.post("/login", data={"token": f" {TOKEN}\n"}, headers={"origin": "null"})
     assert (answer.status_code, answer.headers["location"]) == (303, "./")
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
-    assert attributes == {"httponly", "samesite=strict", "path=/"}
+    assert attributes == {"httponly", "samesite=strict", "path=/", "max-age=2592000"}
     cookie = answer.headers["set-cookie"].partition(";")[0]
     assert TOKEN not in cookie
     assert secured.get(LIST, headers={"cookie": f"a=b; {cookie}"}).status_code == 200

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,6 +24,8 @@ from otel_progress.testing import Recorder
 from tests.support.api_server import PATIENCE_S, answers, get, is_free, serving, stream, until
 from tests.support.server_threads import threads_end
 from tests.support.servers import accepts, poll
+
+TOKEN = "correct-horse-battery"
 
 
 def test_closed_server_frees_its_port(recorder: Recorder) -> None:
@@ -151,15 +153,88 @@ def test_client_that_the_system_times_out_is_counted_as_slow(
         poll(counted, what="count of a slow client")
 
 
-def test_connection_beyond_the_limit_is_closed(recorder: Recorder) -> None:
-    """It is counted. A new one is accepted after another has closed."""
+def test_connection_beyond_the_limit_evicts_the_oldest_idle_one(recorder: Recorder) -> None:
+    """It is counted. Connections with a running request are not evicted."""
     with serving(recorder, connections=ConnectionLimits(max_connections=2, request_s=600.0)) as server:
-        first, second, third = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(3))
-        with second, third:
-            with first:
-                assert ends(third)
+        with stream(server) as told:
+            assert next(told).kind == "ready"
+            first, second = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
+            with first, second:
+                assert ends(first)
                 assert {("connections",): 1} in server.counts.read().values()
-            poll(lambda: answers(f"{server.url}healthz"))
+                assert answers(f"{server.url}healthz")
+                assert ends(second)
+            with stream(server), socket.create_connection(("127.0.0.1", server.port)) as refused:
+                assert ends(refused)
+        poll(lambda: answers(f"{server.url}healthz"))
+
+
+def test_refused_client_and_health_check_lose_their_connection(recorder: Recorder) -> None:
+    """The response says so, and the place is free at once."""
+    requests = {
+        "/healthz": "200",
+        "/api/v1/stream": "401",
+        "/api/v1/operations": "401",
+        "/api/v1/ws": "401",
+    }
+    with serving(recorder, token=TOKEN, connections=ConnectionLimits(idle_s=600)) as server:
+        for path, status in requests.items():
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                head = receive_all(client).partition(b"\r\n\r\n")[0].decode().lower()
+                assert head.startswith(f"http/1.1 {status} ")
+                assert "connection: close" in head
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+        "POST /login HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_request_with_two_body_lengths_closes_the_connection(recorder: Recorder, head: str) -> None:
+    """A request hidden in its body is not answered."""
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        serving(recorder) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as client,
+    ):
+        client.sendall(head.encode() + b"\r\n\r\n0\r\n\r\n" + hidden)
+        response = receive_all(client)
+        assert response.startswith(b"HTTP/1.1 400 ")
+        assert response.count(b"content-type:") == 1
+
+
+def test_authenticated_client_is_served_during_a_flood_of_idle_connections(recorder: Recorder) -> None:
+    """All are from one address. The established stream continues."""
+    limits = ConnectionLimits(max_connections=60, idle_per_peer=20, idle_s=600, request_s=600.0)
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    with (
+        ExitStack() as flood,
+        serving(recorder, token=TOKEN, connections=limits) as server,
+        stream(server, **bearer) as told,
+    ):
+        assert next(told).kind == "ready"
+        for number in range(200):
+            client = flood.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            path = ("/static/login.js", "/login", "/nothing")[number % 3]
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            if number % 20 == 0:
+                assert get(f"{server.url}api/v1/operations", headers=bearer).status_code == 200
+        with progress.operation("job", id="job"):
+            assert next(told).document["operation_id"] == "job"
+        assert len(server._uvicorn.server_state.connections) <= 61
+
+
+def receive_all(client: socket.socket) -> bytes:
+    """Return what a server sends until it closes the connection."""
+    client.settimeout(PATIENCE_S)
+    received = b""
+    while data := client.recv(4096):
+        received += data
+    return received
 
 
 def ends(client: socket.socket) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -22,6 +23,15 @@ INVALID_TOKENS = [
     "line\nbreak-line-break",
     "nul\x00nul-nul-nul-nul",
     "ünïcödé-ünïcödé-ü",
+    "x" * 16,
+    "aaaaaaaaaaaaaaab",
+    "abababababababab",
+    "1234567890123456",
+    "abcdefghijklmnop",
+    "qwertyuiopasdfgh",
+    "passwordpassword",
+    "secret-secret-secr",
+    "Changeme1changeme1",
     "x" * 5000,
 ]
 
@@ -75,7 +85,7 @@ def test_invalid_token_is_rejected_and_not_shown(token: str, tmp_path: Path) -> 
     ]
     for attempt in attempts:
         with pytest.raises(
-            ConfigurationError, match=r"16 to 4096 characters.*secrets.token_urlsafe"
+            ConfigurationError, match=r"(16 to 4096 characters|a random text).*secrets.token_urlsafe"
         ) as error:
             attempt()
         assert token not in str(error.value)
@@ -176,3 +186,12 @@ def test_invalid_setting_is_rejected_with_its_name(name: str, given: Any, expect
 def test_token_is_the_only_secret_setting() -> None:
     """All other settings are shown."""
     assert [setting.name for setting in SETTINGS if setting.secret] == ["token"]
+
+
+def test_random_tokens_are_accepted() -> None:
+    """Of the shortest length, with few kinds of characters."""
+    random = Random(7)
+    for characters in ("0123456789abcdef", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHabcdefgh0123-_"):
+        for _ in range(2_000):
+            token = "".join(random.choices(characters, k=16))
+            assert Settings().with_arguments(token=token).read_token() == token

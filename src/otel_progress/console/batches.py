@@ -20,6 +20,7 @@ from otel_progress.errors import JournalError
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot
 from otel_progress.protocols import BatchQuery, Reader
+from otel_progress.text import join_title
 
 MAX_SHOWN_BATCHES: Final = 3
 """Batches that a display shows at a time, the newest."""
@@ -68,9 +69,9 @@ def draw_bar(ratio: float | None, width: int, glyphs: Glyphs) -> str:
 
 
 def format_batch_title(batch: BatchSnapshot) -> str:
-    """Return the type and name of a batch, or only the name if both are equal."""
+    """Return the type and name of a batch. The type is not repeated."""
     kind, name = clean_text(batch.type), clean_text(batch.name) or clean_text(batch.id)
-    return name if name == kind else f"{kind} {name}"
+    return join_title(kind, name)
 
 
 def format_batch_figures(batch: BatchSnapshot) -> list[Part]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.cells import cell_len, set_cell_size
 
-from otel_progress.model import Eta, Number
+from otel_progress.model import Eta, LevelCounts, Number
 from otel_progress.text import escape_controls, pluralize
 
 
@@ -179,6 +179,19 @@ def format_rate(current: Number, seconds: float, unit: str | None) -> str:
     if per_second * 60.0 >= 1.0:
         return f"{_format_rate_value(per_second * 60.0)}/min"
     return f"{_format_rate_value(per_second * 3600.0)}/h"
+
+
+def format_more_levels(counts: LevelCounts) -> str:
+    """Return the number of ended levels that are not shown.
+
+    For example ``312 more, all completed``. With several statuses:
+    ``312 more: 300 completed, 12 failed``.
+    """
+    present = [(status, count) for status, count in counts._asdict().items() if count]
+    if len(present) == 1:
+        status, count = present[0]
+        return f"{count} more, {'all ' if count > 1 else ''}{status}"
+    return f"{counts.total} more: " + ", ".join(f"{count} {status}" for status, count in present)
 
 
 def is_byte_unit(unit: str | None) -> bool:

@@ -110,7 +110,7 @@ def render_tree(
 def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs = UNICODE) -> list[Text]:
     """Return the final lines of a finished operation: result and failed levels."""
     root = operation.root
-    percentage, count, _ = format_figures(root, operation.active_seconds_of(root))
+    percentage, count, _ = format_figures(root, operation.rate_seconds_of(root))
     style = STATUS_STYLES[root.status]
     ratio = f"at {percentage}" if root.status is not Status.COMPLETED and percentage else ""
     status, notes = (root.status.value, style), format_state_notes(root)
@@ -135,12 +135,9 @@ def render_finished(operation: OperationSnapshot, *, width: int, glyphs: Glyphs 
         _join_parts(format_failed_level(level, glyphs), width, glyphs, indent=2)
         for level in failed[-MAX_FAILED:]
     )
-    if len(failed) > MAX_FAILED:
-        lines.append(
-            _join_parts(
-                ((f"{glyphs.more} {len(failed) - MAX_FAILED} more failed", "dim"),), width, glyphs, indent=2
-            )
-        )
+    evicted = sum(counts.failed for counts in operation.count_evicted_levels().values())
+    if more := max(0, len(failed) - MAX_FAILED) + evicted:
+        lines.append(_join_parts(((f"{glyphs.more} {more} more failed", "dim"),), width, glyphs, indent=2))
     return lines
 
 

@@ -184,7 +184,7 @@ def format_operation(operation: OperationSnapshot) -> str:
     """Return an operation as one line: time, title, status, figures, message."""
     root = operation.root
     duration = format_duration(operation.elapsed_seconds)
-    percentage, count, rate = format_figures(root, operation.active_seconds_of(root))
+    percentage, count, rate = format_figures(root, operation.rate_seconds_of(root))
     name = clean_text(operation.operation_id)
     condition = format_condition(operation, operation.condition)
     cancelling = format_cancelling(operation)

@@ -7,17 +7,24 @@ the lowest ranks.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.console.format import format_count, format_duration, format_percentage, format_rate
+from otel_progress.console.format import (
+    format_count,
+    format_duration,
+    format_more_levels,
+    format_percentage,
+    format_rate,
+)
 from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
-from otel_progress.model import Eta, LevelSnapshot, Status
+from otel_progress.model import NO_LEVELS, Eta, LevelCounts, LevelSnapshot, Status
 from otel_progress.operations import Condition, OperationSnapshot
-from otel_progress.text import escape_controls
+from otel_progress.text import escape_controls, join_title, split_title
 
 MAX_DEPTH: Final = 24
 """Depth of the deepest level with a row of its own."""
@@ -94,10 +101,8 @@ def clean_text(text: str | None) -> str:
 
 
 def format_title(level: LevelSnapshot) -> str:
-    """Return the type and name of a level, or only the type if both are equal."""
-    info = level.info
-    kind, name = clean_text(info.type), clean_text(info.name)
-    return kind if not name or name == kind else f"{kind} {name}"
+    """Return the type and name of a level. The type is not repeated."""
+    return join_title(clean_text(level.info.type), clean_text(level.info.name))
 
 
 def format_failure(level: LevelSnapshot) -> str:
@@ -168,9 +173,9 @@ def _build_operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: i
     root, condition = operation.root, operation.condition
     note = format_condition(operation, condition)
     style = CONDITION_STYLES[condition] or STATUS_STYLES[root.status]
-    kind, name = clean_text(root.info.type), clean_text(root.info.name)
-    parts: tuple[Part, ...] = ((glyphs.status(root.status), style), (name or kind, "bold"))
-    if name and name != kind:
+    kind, name = split_title(clean_text(root.info.type), clean_text(root.info.name))
+    parts: tuple[Part, ...] = ((glyphs.status(root.status), style), (name, "bold"))
+    if kind:
         parts += ((kind, "dim"),)  # after the name, because the last part is cut first
     return Row(
         rank=(Rank.OPERATION if operation.alive else Rank.ABANDONED, number),
@@ -178,7 +183,7 @@ def _build_operation_row(operation: OperationSnapshot, glyphs: Glyphs, number: i
         parts=parts,
         level=root,
         elapsed=operation.elapsed_seconds,
-        active_s=operation.active_seconds_of(root),
+        active_s=operation.rate_seconds_of(root),
         eta=operation.eta,
         frozen=condition is Condition.ABANDONED,
         # Why the failed count first: the last parts are cut first.
@@ -195,8 +200,9 @@ class _LevelTree:
     def __init__(self, operation: OperationSnapshot, glyphs: Glyphs, height: int) -> None:
         self._clock = operation.clock
         self._frozen = not operation.alive
-        self._eta_of, self._active_seconds_of = operation.eta_of, operation.active_seconds_of
+        self._eta_of, self._rate_seconds_of = operation.eta_of, operation.rate_seconds_of
         self._glyphs = glyphs
+        self._evicted = operation.count_evicted_levels()
         self._children: dict[str, list[LevelSnapshot]] = {}
         running = []
         for level in operation.levels:
@@ -213,8 +219,9 @@ class _LevelTree:
 
     def iterate_rows(self, parent: LevelSnapshot) -> Iterator[Row]:
         """Yield the rows below a level."""
-        children = self._children.get(parent.info.path)
-        if not children:
+        children = self._children.get(parent.info.path, ())
+        evicted = self._evicted.get(parent.info.path, NO_LEVELS)
+        if not children and not evicted.total:
             return
         indent = parent.info.depth + 1
         stages = [child for child in children if child.info.declared]
@@ -227,7 +234,9 @@ class _LevelTree:
                 yield self._build_level_row(child)
                 yield from self.iterate_rows(child)
         yield from self._build_finished_rows(
-            [child for child in children if child.status.finished and not child.info.declared], indent
+            [child for child in children if child.status.finished and not child.info.declared],
+            evicted,
+            indent,
         )
 
     def _needs_row(self, stage: LevelSnapshot) -> bool:
@@ -240,16 +249,16 @@ class _LevelTree:
 
     def _build_level_row(self, level: LevelSnapshot) -> Row:
         info = level.info
-        kind, name = clean_text(info.type), clean_text(info.name)
+        kind, name = split_title(clean_text(info.type), clean_text(info.name))
         parts: tuple[Part, ...] = ((self._glyphs.running, STATUS_STYLES[Status.RUNNING]),)
-        parts += ((kind, "dim"), (name, "")) if name and name != kind else ((kind, ""),)
+        parts += ((kind, "dim"), (name, "")) if kind else ((name, ""),)
         return Row(
             rank=(Rank.LEVEL + info.depth, -info.order),
             indent=info.depth,
             parts=parts,
             level=level,
             elapsed=level.elapsed(self._clock),
-            active_s=self._active_seconds_of(level),
+            active_s=self._rate_seconds_of(level),
             eta=self._eta_of(level),
             frozen=self._frozen,
             notes=format_state_notes(level),
@@ -267,20 +276,22 @@ class _LevelTree:
             parts.append((text, STATUS_STYLES[stage.status]))
         return Row((Rank.STAGES, 0), indent, tuple(parts))
 
-    def _build_finished_rows(self, finished: Sequence[LevelSnapshot], indent: int) -> Iterator[Row]:
+    def _build_finished_rows(
+        self, finished: Sequence[LevelSnapshot], evicted: LevelCounts, indent: int
+    ) -> Iterator[Row]:
+        """Yield rows of the last failed levels, and a row that counts the others."""
         failed = [level for level in finished if level.status is Status.FAILED]
-        if len(finished) > len(failed):
-            text = f"{self._glyphs.more} {len(finished)} finished" + (
-                f", {len(failed)} failed" if failed else ""
-            )
-            yield Row((Rank.FOLDED, 0), indent, ((text, "dim"),))
-        elif len(failed) > MAX_FAILED:
-            yield Row((Rank.FOLDED, 0), indent, ((f"{self._glyphs.more} {len(failed)} failed", "dim"),))
         latest = heapq.nlargest(
             MAX_FAILED, failed, key=lambda level: (level.ended_at or 0.0, level.info.order)
         )
         for number, level in enumerate(latest):
             yield Row((Rank.FAILED + number, 0), indent, format_failed_level(level, self._glyphs))
+        statuses = Counter(level.status.value for level in finished)
+        statuses[Status.FAILED.value] -= len(latest)
+        more = LevelCounts(*(count + statuses[name] for name, count in evicted._asdict().items()))
+        if more.total:
+            text = f"{self._glyphs.more} {format_more_levels(more)}"
+            yield Row((Rank.FOLDED, 0), indent, ((text, "dim"),))
 
 
 def format_failed_level(level: LevelSnapshot, glyphs: Glyphs) -> tuple[Part, ...]:

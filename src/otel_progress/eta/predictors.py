@@ -154,8 +154,9 @@ class HistoryAlignment:
                 else:
                     earlier, done, later = times[after - 1], fractions[after - 1], times[after]
                     # It may exceed the end by a rounding error. build_forecast limits the results.
-                    advance = (fraction - done) / (fractions[after] - done)
-                    reached.append(earlier + (later - earlier) * advance)
+                    reached.append(
+                        earlier + (later - earlier) * (fraction - done) / (fractions[after] - done)
+                    )
         return reached
 
     def predict_next_gap(self, until: float | None) -> tuple[float, float]:
@@ -177,7 +178,7 @@ class HistoryAlignment:
             gaps.append(end - since)
             whole_gaps.append(end - times[max(0, before - 1)])
         if not last:
-            return median(gaps), median(whole_gaps)
+            return max(0.0, median(gaps)), max(0.0, median(whole_gaps))
         start, duration = self.times_reached(0), self.run.times[last] - self.run.times[0]
         expected = _compute_scaled_median(gaps, reached, start, duration)
         longest = _compute_scaled_median(whole_gaps, reached, start, duration)

@@ -296,7 +296,7 @@ def normalize_arguments(
     return _make_spec(
         (
             level_type,
-            None if id_ is None else redaction.redact_id(normalize_id(id_)),
+            None if id_ is None else _accept_id(backend, id_),
             None if name is None else redaction.redact_name(truncate(name, MAX_NAME)),
             None if total is None else _accept_number(backend, total, "total"),
             counted_unit,
@@ -311,6 +311,15 @@ def normalize_arguments(
             unit_plural,
         )
     )
+
+
+def _accept_id(backend: RecordingBackend, id_: object) -> str | None:
+    """Return a normalised id. Reject an empty one, which a generated id replaces."""
+    normalized_id = normalize_id(id_)
+    if not normalized_id:
+        text = "Invalid id '': expected at least one character. A generated id is used."
+        backend.reject(Rejection("id", text))
+    return redaction.redact_id(normalized_id) or None
 
 
 def _accept_unit(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.context import create_key
 
 from otel_progress.errors import RejectedTypeError, RejectedValueError
-from otel_progress.instrument.rejections import CallSiteWarnings
+from otel_progress.instrument.rejections import CallSiteWarnings, capture_call_site, format_call_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from otel_progress.instrument.rejections import Rejection
+    from otel_progress.live.node import CallSite
     from otel_progress.live.store import LiveStore
     from otel_progress.previews.service import PreviewService
     from otel_progress.semconv import RejectionReason
@@ -68,16 +69,26 @@ class RecordingBackend:
         """
         if self.strict:
             self.count_rejection(reason)
+            if reason == "beyond_total":
+                # Why: the count may be far from the total, and `track` counts within this package.
+                text += f" The caller is {format_call_site(capture_call_site())}."
             raise RejectedTypeError(text) if is_wrong_type else RejectedValueError(text)
         self.report_rejection(reason, text)
 
     def report_rejection(self, reason: RejectionReason, text: str) -> None:
-        """Count and log an invalid value without raising, also in strict mode.
+        """Count and log an invalid value of the caller.
 
-        It is for values that are found after the caller's call has returned.
+        It never raises, also in strict mode.
+        """
+        self.report_late_rejection(reason, text, capture_call_site())
+
+    def report_late_rejection(self, reason: RejectionReason, text: str, call_site: CallSite | None) -> None:
+        """Count and log a value that was found to be invalid after the call returned.
+
+        It never raises. ``call_site`` is that of the level. None if no call caused it.
         """
         self.count_rejection(reason)
-        self.warnings.warn_once(reason, text)
+        self.warnings.warn_once(reason, text, call_site)
 
 
 class _BackendSlot:

@@ -62,7 +62,7 @@ from otel_progress.instrument.lifecycle import (
     take_level_snapshot,
     watch_handle,
 )
-from otel_progress.instrument.rejections import Rejection, reject_excess
+from otel_progress.instrument.rejections import Rejection, capture_call_site, reject_excess
 from otel_progress.live.node import CounterMissing, HandleReference, Node, merge_metadata
 from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import NO_METADATA, Eta, LevelSnapshot, Number, Outcome, Status
@@ -610,6 +610,8 @@ class Level(SharedHandle):
             self._reject(number)
         else:
             node.total = number
+            if node.call_site is None:
+                node.call_site = capture_call_site()
 
     def _set_current(self, node: Node, current: object) -> None:
         number = self._accept_current(node, current)

@@ -13,7 +13,7 @@ from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import LevelArguments, normalize_arguments
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import get_parent_context
-from otel_progress.instrument.rejections import Rejection, StrictCounter
+from otel_progress.instrument.rejections import Rejection, StrictCounter, capture_call_site
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import HandleReference, Node, Operation, Spec, add_orphan
 from otel_progress.live.snapshots import build_snapshot
@@ -100,6 +100,8 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
             level._node = NOOP_NODE
             return
         node = opened
+        if node.total is not None:
+            node.call_site = capture_call_site()
         level._backend, level._node = backend, node
         watch_handle(level, node)
     else:
@@ -111,6 +113,8 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
         # Why: a signal handler or another thread may start the same handle at the same time.
         node = create_once(level, "_node", lambda: new_node, UNSTARTED_NODE)
         if node is new_node:
+            if node.total is not None:
+                node.call_site = capture_call_site()
             watch_handle(level, node)
         if backend.store.start_level(parent_node, spec, node) is None:
             _ignore(level)

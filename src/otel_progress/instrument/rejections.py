@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from otel_progress.diagnostics import log_warning
 
 if TYPE_CHECKING:
-    from otel_progress.live.node import Node
+    from otel_progress.live.node import CallSite, Node
     from otel_progress.model import Number
     from otel_progress.semconv import RejectionReason
 
@@ -50,15 +50,12 @@ class CallSiteWarnings:
     """
 
     max_call_sites: int = MAX_CALL_SITES
-    _logged: dict[tuple[str, int, str], object] = field(default_factory=dict)
+    _logged: dict[tuple[str, str], object] = field(default_factory=dict)
 
-    def warn_once(self, reason: str, text: str) -> None:
-        """Log a rejected value unless its call site and reason were logged before.
-
-        The call site is the first frame outside this package.
-        """
-        file_name, line = _find_call_site()
-        key = (file_name, line, reason)
+    def warn_once(self, reason: str, text: str, call_site: CallSite | None) -> None:
+        """Log a rejected value unless its call site and reason were logged before."""
+        place = "" if call_site is None else format_call_site(call_site)
+        key = (place, reason)
         mark = object()
         # Why without a lock: the insertion is one call of a C function, so one caller is first.
         if (
@@ -67,14 +64,30 @@ class CallSiteWarnings:
             or self._logged.setdefault(key, mark) is not mark
         ):
             return
-        log_warning("%s (%s:%d; further invalid values there are only counted)", text, file_name, line)
+        if place:
+            log_warning("%s (%s; further invalid values there are only counted)", text, place)
+        else:
+            log_warning("%s (further ones are only counted)", text)
 
 
-def _find_call_site() -> tuple[str, int]:
+def capture_call_site() -> CallSite:
+    """Return the call site: the first frame outside this package.
+
+    It takes a fraction of a microsecond, because the line is not computed.
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    return frame.f_code, frame.f_lasti
+
+
+def format_call_site(call_site: CallSite) -> str:
+    """Return a call site as ``file:line``."""
+    code, instruction = call_site
+    for start, end, line in code.co_lines():
+        if start <= instruction < end and line is not None:
+            return f"{code.co_filename}:{line}"
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 class StrictCounter:

@@ -16,7 +16,15 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from otel_progress import codec
-from otel_progress.model import NO_METADATA, Eta, Failure, LevelInfo, LevelSnapshot, MetadataValue
+from otel_progress.model import (
+    NO_METADATA,
+    Eta,
+    Failure,
+    LevelCounts,
+    LevelInfo,
+    LevelSnapshot,
+    MetadataValue,
+)
 from otel_progress.records import ResourceSample, ResourceUse
 
 DECODE_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
@@ -193,10 +201,13 @@ def _decode_extra(text: str) -> tuple[Any, ...]:
 def _check_extra_value(value: Any, types: frozenset[type], default: Any) -> Any:
     """Return a value of an optional field.
 
-    Unknown numbers become the default, and counts are at least 0. Raises TypeError for other types.
+    Unknown numbers become the default, and numbers are at least 0. Raises TypeError or ValueError
+    for other values.
     """
     if value is None:
         return default
+    if LevelCounts in types:
+        return codec.check_level_counts(LevelCounts(*value))
     if type(value) not in types and not (float in types and type(value) is int):
         raise TypeError(value)
     return max(0, value) if int in types else value

@@ -37,6 +37,7 @@ def sanitize_change_set(change_set: ChangeSet) -> ChangeSet:
         batches=[_sanitize_record(declaration) for declaration in change_set.batches],
         trajectories=[_sanitize_record(entry) for entry in change_set.trajectories],
         previews=[_sanitize_record(preview) for preview in change_set.previews],
+        cancel_requests=[_sanitize_record(request) for request in change_set.cancel_requests],
     )
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.ends import DECODE_ERRORS, decode_end
 from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.snapshots import take_snapshot_locked
@@ -11,8 +15,11 @@ from otel_progress.live.state import StoreState
 from otel_progress.live.tree import walk_levels
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
-from otel_progress.records import ResourceUse
-from otel_progress.redaction import redact_snapshot
+from otel_progress.records import CancelRequest, ResourceUse
+from otel_progress.redaction import redact_message, redact_snapshot
+
+MAX_ENDS_PER_TICK: Final = 5_000
+"""Ended operations in their smallest form per tick. The others wait for the next tick."""
 
 
 class ChangeCollector:
@@ -43,6 +50,7 @@ class ChangeCollector:
         now, clock = state.now(), state.clock()
         state.estimates.refresh_opaque(clock)
         changed = self._update_changed(clock, now)
+        reduced = self._take_reduced()
         with state.lock:
             ended = self._take_ended_locked(clock, now)
             stored = self._list_stored_operations_locked() if self._resend else []
@@ -55,10 +63,13 @@ class ChangeCollector:
             resources = {} if sample is None else self._get_resources_locked()
             batches = state.batches.drain_locked(everything=self._resend)
             previews = state.previews.drain_locked()
+            requests, state.unsent_cancel_requests = state.unsent_cancel_requests, []
+            if self._resend:
+                requests += self._list_cancel_requests_locked()
             self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
-        snapshots = self._take_snapshots([*changed, *estimated, *ended])
+        snapshots = reduced + self._take_snapshots([*changed, *estimated, *ended])
         if stored:
             snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
@@ -79,7 +90,40 @@ class ChangeCollector:
             batches=batches,
             trajectories=trajectories,
             previews=previews,
+            cancel_requests=[replace(request, reason=redact_message(request.reason)) for request in requests],
         )
+
+    def spill_ends(self, *, everything: bool = False) -> None:
+        """Move ended operations to the file if they use much memory, or ``everything``."""
+        state, overflow = self._state, self._state.ends.overflow
+        if overflow is None:
+            return
+        with state.lock:
+            surplus = (
+                state.ends.take_locked(len(state.ends)) if everything else (state.ends.take_surplus_locked())
+            )
+        if not surplus:
+            return
+        stored = overflow.append(surplus)
+        if stored < len(surplus):
+            with state.lock:
+                state.ends.return_locked(surplus[stored:])
+
+    def _take_reduced(self) -> list[LevelSnapshot]:
+        """Return ended operations that waited in their smallest form.
+
+        Those in memory come first. Reading the file is slower.
+        """
+        state, overflow = self._state, self._state.ends.overflow
+        if not len(state.ends):
+            return []
+        self.spill_ends()
+        with state.lock:
+            records = state.ends.take_locked(MAX_ENDS_PER_TICK)
+        if overflow is not None and len(overflow) and len(records) < MAX_ENDS_PER_TICK:
+            records += overflow.read(MAX_ENDS_PER_TICK - len(records))
+            overflow.remove_read()
+        return [snapshot for record in records if (snapshot := _decode(record)) is not None]
 
     def _update_changed(self, clock: float, now: float) -> dict[Node, None]:
         """Update the figures of the changed levels and their parents, deepest first."""
@@ -154,12 +198,31 @@ class ChangeCollector:
                     added.append(redact_snapshot(snapshot))
         return sorted((*snapshots, *added), key=lambda snapshot: snapshot.info.depth)
 
+    def _list_cancel_requests_locked(self) -> list[CancelRequest]:
+        """Return the requests of all active operations.
+
+        The journal keeps those that it has.
+        """
+        return [
+            CancelRequest(operation.run, operation.id, operation.cancel_reason or "", at)
+            for operation in self._state.tree.operations.values()
+            if (at := operation.cancel_requested_at) is not None
+        ]
+
     def _get_resources_locked(self) -> dict[str, ResourceUse]:
         return {
             operation.run: operation.resources
             for operation in self._state.tree.operations.values()
             if operation.resources is not None
         }
+
+
+def _decode(record: bytes) -> LevelSnapshot | None:
+    try:
+        return decode_end(record)
+    except DECODE_ERRORS as error:
+        report_internal_error("tick", "The record of an ended operation is invalid", error=error)
+        return None
 
 
 def _is_evicted(node: Node) -> bool:

@@ -96,6 +96,7 @@ def _update_outcomes_locked(node: Node, children: Children | None, extras: Level
     failed, failures, skipped = 0, 0, 0
     if children is not None:
         failed, failures, skipped = children.failed, children.failures, children.skipped
+        node.ended_levels = children.count_ended()
     if extras is not None:
         if extras.failures is not None:
             items = int(extras.failures.value())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from otel_progress.live.node import Node
+from otel_progress.live.node import CallSite, Node
 from otel_progress.semconv import RejectionReason
 
 
@@ -24,8 +24,11 @@ class StoreListener(Protocol):
     def on_rejection(self, reason: RejectionReason, text: str) -> None:
         """Receive a rejected call. Raises an exception to report it to the caller."""
 
-    def on_late_rejection(self, reason: RejectionReason, text: str) -> None:
-        """Receive a rejected value that was found after the call returned."""
+    def on_late_rejection(self, reason: RejectionReason, text: str, call_site: CallSite | None) -> None:
+        """Receive a rejected value that was found after the call returned.
+
+        ``call_site`` is that of the level, if known.
+        """
 
     def on_operation_started(self, root: Node) -> None:
         """Receive the root of an operation that started."""
@@ -52,7 +55,7 @@ class NullListener:
     def on_rejection(self, reason: RejectionReason, text: str) -> None:
         """Ignore it."""
 
-    def on_late_rejection(self, reason: RejectionReason, text: str) -> None:
+    def on_late_rejection(self, reason: RejectionReason, text: str, call_site: CallSite | None) -> None:
         """Ignore it."""
 
     def on_operation_started(self, root: Node) -> None:

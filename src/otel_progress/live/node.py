@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
-from otel_progress.locking import create_once
+from otel_progress.locking import create_once, store_together
 from otel_progress.model import (
+    NO_LEVELS,
     NO_METADATA,
     Failure,
+    LevelCounts,
     LevelInfo,
     LevelSnapshot,
     MetadataValue,
@@ -51,6 +55,10 @@ class CounterMissing(Exception):  # noqa: N818
 
     The handle starts or creates the counter, and counts again.
     """
+
+
+CallSite: TypeAlias = "tuple[CodeType, int]"
+"""Code object and last instruction of a frame. Its line is computed only when it is needed."""
 
 
 def raise_counter_missing() -> None:
@@ -95,26 +103,191 @@ add_orphan: Final = orphans.append
 """Callback of every :class:`HandleReference`."""
 
 
+_DEEP: Final = 3
+"""Depth from which on levels share one limit."""
+
+
 class EndedLevels:
-    """Ended levels of one operation in memory, the oldest first."""
+    """Ended levels of one operation in memory, and the order of their eviction.
 
-    __slots__ = ("failed", "finished")
+    Levels at depth 1, at depth 2 and deeper have separate limits, so deep levels never evict those
+    near the operation. Failed levels have limits of their own, so completed levels never evict
+    them. A level is evicted only after the ended levels below it, so a stored failure has its
+    parents. Declared stages are not included: they stay until their parent is evicted.
+    """
 
-    def __init__(self) -> None:
-        self.finished: deque[Node] = deque()
-        """Levels that did not fail."""
-        self.failed: deque[Node] = deque()
+    __slots__ = ("_max_failed_levels", "_max_levels", "_queues")
+
+    def __init__(self, max_levels: int, max_failed_levels: int) -> None:
+        self._max_levels = max_levels
+        self._max_failed_levels = max_failed_levels
+        self._queues: list[_LevelQueue | None] = [None] * (2 * _DEEP)
+        """Failed levels, then the others, each by depth. The last ones are evicted first."""
 
     def __len__(self) -> int:
-        return len(self.finished) + len(self.failed)
+        return sum(queue.size for queue in self._queues if queue is not None)
 
-    def drop_evicted(self) -> None:
-        """Remove the levels that are marked as evicted."""
-        for levels in (self.finished, self.failed):
-            if any(node.evicted for node in levels):
-                remaining = [node for node in levels if not node.evicted]
-                levels.clear()
-                levels.extend(remaining)
+    def add(self, node: Node, evict: Callable[[Node], object]) -> None:
+        """Add a level that has just ended. Call ``evict`` for each level to evict.
+
+        These are the deepest ones of the same limit, and the oldest of these.
+        """
+        # Why not _get_queue: each end of a level calls this.
+        depth, is_failed = node.depth, node.status is Status.FAILED
+        queue = self._queues[(depth if depth < _DEEP else _DEEP) - (1 if is_failed else 1 - _DEEP)]
+        if queue is None:
+            queue = self._get_queue(node)
+        if node.stored:  # an exception interrupted the end of the level after this step
+            return
+        # Why first: a leaf that is added twice is evicted once.
+        if node.children is None or not node.children.stored_below:
+            queue.add_leaf(node)
+        if depth > 1:
+            owner = _find_owner(node)
+            if owner is not None and owner.children is not None:
+                store_together(
+                    (owner.children, node, queue),
+                    ("stored_below", "stored", "size"),
+                    (owner.children.stored_below + 1, True, queue.size + 1),
+                )
+        if not node.stored:
+            node.stored, queue.size = True, queue.size + 1
+        if queue.size <= queue.limit:
+            return
+        leaf = queue.pop_leaf()
+        if leaf is not None and depth == 1:
+            leaf.stored = False
+            queue.size -= 1
+            evict(leaf)
+        else:
+            self._evict_surplus(queue, leaf, evict)
+
+    def _evict_surplus(self, queue: _LevelQueue, leaf: Node | None, evict: Callable[[Node], object]) -> None:
+        while True:
+            if leaf is None:
+                # Why others: all levels of this queue have levels below them. Evicting these, the
+                # deepest first and failed ones last, releases one of this queue.
+                leaves = (other.pop_leaf() for other in reversed(self._queues) if other is not None)
+                leaf = next((found for found in leaves if found is not None), None)
+            if leaf is None:
+                return
+            self.remove(leaf)
+            evict(leaf)
+            if queue.size <= queue.limit:
+                return
+            leaf = queue.pop_leaf()
+
+    def remove(self, node: Node) -> None:
+        """Remove a level. A level that is not stored is ignored."""
+        if not node.stored:
+            return
+        node.stored = False
+        queue = self._get_queue(node)
+        queue.size -= 1
+        if node.depth == 1:
+            return
+        queue.discard_leaf(node)
+        owner = _find_owner(node)
+        if owner is not None and owner.children is not None:
+            owner.children.stored_below -= 1
+            if owner.stored and not owner.children.stored_below:
+                self._get_queue(owner).add_leaf(owner)
+
+    def _get_queue(self, node: Node) -> _LevelQueue:
+        depth = node.depth
+        index = (depth if depth < _DEEP else _DEEP) - 1
+        if node.status is not Status.FAILED:
+            index += _DEEP
+        queue = self._queues[index]
+        if queue is None:
+            limit = self._max_levels if index >= _DEEP else self._max_failed_levels
+            kind = _LevelQueue if depth < _DEEP else _DeepLevelQueue
+            queue = self._queues[index] = kind(limit)
+        return queue
+
+
+class _LevelQueue:
+    """Ended levels of one depth: their number, and the leaves, which can be evicted.
+
+    Each step takes constant time on average.
+    """
+
+    __slots__ = ("_leaves", "limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._leaves: deque[Node] = deque()
+        """Leaves, the oldest first. Some of them are not stored any more."""
+
+    def add_leaf(self, node: Node) -> None:
+        """Add a level without ended levels below it."""
+        leaves = self._leaves
+        leaves.append(node)
+        if len(leaves) > 2 * self.limit + 2:
+            self._leaves = deque(leaf for leaf in leaves if leaf.stored)
+
+    def discard_leaf(self, node: Node) -> None:
+        """Do nothing: ``pop_leaf`` leaves out what is not stored."""
+
+    def pop_leaf(self) -> Node | None:
+        """Remove and return the oldest leaf. None without a leaf."""
+        leaves = self._leaves
+        while leaves:
+            leaf = leaves.popleft()
+            if leaf.stored:
+                return leaf
+        return None
+
+
+class _DeepLevelQueue(_LevelQueue):
+    """Ended levels of several depths. The deepest leaves are evicted first.
+
+    Each step takes logarithmic time in the number of different depths.
+    """
+
+    __slots__ = ("_depths", "_leaves_by_depth")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._leaves_by_depth: dict[int, OrderedDict[Node, None]] = {}
+        """Leaves by depth, the oldest first."""
+        self._depths: list[int] = []
+        """Heap of the negative depths in ``_leaves_by_depth``."""
+
+    def add_leaf(self, node: Node) -> None:
+        """Add a level without ended levels below it."""
+        leaves = self._leaves_by_depth.get(node.depth)
+        if leaves is None:
+            leaves = self._leaves_by_depth[node.depth] = OrderedDict()
+            heappush(self._depths, -node.depth)
+        leaves[node] = None
+
+    def discard_leaf(self, node: Node) -> None:
+        """Remove a level if it is a leaf."""
+        leaves = self._leaves_by_depth.get(node.depth)
+        if leaves is not None:
+            leaves.pop(node, None)
+
+    def pop_leaf(self) -> Node | None:
+        """Remove and return the oldest of the deepest leaves. None without a leaf."""
+        while self._depths:
+            leaves = self._leaves_by_depth.get(-self._depths[0])
+            if leaves:
+                return leaves.popitem(last=False)[0]
+            self._leaves_by_depth.pop(-heappop(self._depths), None)
+        return None
+
+
+def _find_owner(node: Node) -> Node | None:
+    """Return the nearest level above that can be evicted, or None.
+
+    Neither the operation nor a declared stage can.
+    """
+    owner = node.parent
+    while owner is not None and owner.declared:
+        owner = owner.parent
+    return None if owner is None or owner.parent is None else owner
 
 
 _FLAGS: Final = 64
@@ -274,6 +447,10 @@ class Children:
         "cancelled_weight",
         "created",
         "done_weight",
+        "ended_cancelled",
+        "ended_completed",
+        "ended_failed",
+        "ended_skipped",
         "estimated",
         "failed",
         "failures",
@@ -283,6 +460,7 @@ class Children:
         "skipped",
         "stage",
         "stages",
+        "stored_below",
     )
 
     def __init__(self) -> None:
@@ -307,10 +485,17 @@ class Children:
         """Weight times ratio, summed over the cancelled levels only."""
         self.estimated = 0
         """Number of direct children whose ratio contains an estimate."""
+        self.ended_completed = self.ended_failed = self.ended_cancelled = self.ended_skipped = 0
+        self.stored_below = 0
+        """Number of ended levels below in memory, without those below another such level."""
         self.stages: list[Node] | None = None
         """Declared stages. None when no stages were declared."""
         self.stage: Node | None = None
         """The current stage."""
+
+    def count_ended(self) -> LevelCounts:
+        """Return the number of ended levels, evicted ones included."""
+        return LevelCounts(self.ended_completed, self.ended_failed, self.ended_cancelled, self.ended_skipped)
 
 
 def _create_counter() -> GilCounter | LockCounter:
@@ -349,6 +534,7 @@ class Node:
         "advanced_at",
         "advanced_clock",
         "attempt",
+        "call_site",
         "children",
         "count_one",
         "counted_completed",
@@ -362,6 +548,7 @@ class Node:
         "dirty",
         "duration",
         "ended_at",
+        "ended_levels",
         "error",
         "estimated",
         "estimation",
@@ -399,11 +586,14 @@ class Node:
         "started_at",
         "started_clock",
         "status",
+        "stored",
         "total",
         "trace",
         "tracked",
     )
 
+    call_site: CallSite | None
+    """Line that started the level, or the one that set its total later. None without a total."""
     children: Children | None
     counter: GilCounter | LockCounter | None
     count_one: Callable[[], object]
@@ -438,6 +628,10 @@ class Node:
     """The part of ``failed`` that is not in units of this level."""
     reported_failures: int
     """Failures of this node in its parent's ``failures``."""
+    ended_levels: LevelCounts
+    """Ended levels directly below at the last update, evicted ones included."""
+    stored: bool
+    """True while the ended levels of the operation contain it."""
     ratio: float | None
     reported_ratio: float | None
     """Ratio of this node in its parent's ``partial_weight``."""
@@ -464,16 +658,17 @@ class Node:
         self.span: Span = INVALID_SPAN
         self.attempt = 1
         self.dirty = True
-        self.declared = self.tracked = self.evicted = False
+        self.declared = self.tracked = self.evicted = self.stored = False
         self.has_advanced = self.estimated = False
         self.order = self.span_events = self.quarter = 0
         self.failed = self.failed_below = self.reported_failures = self.skipped = 0
         self.sequence = self.sent_sequence = 0
         self.last_count = self.current = self.counted_completed = 0
         self.counted_failed = self.counted_skipped = 0
+        self.ended_levels = NO_LEVELS
         self.observed_at = self.observed_clock = self.longest_gap = 0.0
         self.children = self.counter = self.extras = self.estimation = self.handle = None
-        self.message = self.error = self.trace = self.info = self.snapshot = None
+        self.message = self.error = self.trace = self.info = self.snapshot = self.call_site = None
         self.ratio = self.reported_ratio = self.duration = None
         self.started_at = self.started_clock = self.advanced_at = self.advanced_clock = self.ended_at = None
 

@@ -230,7 +230,9 @@ class LiveReader:
         nodes = self._update_figures(operation.root)
         if estimate:
             self._estimate(operation.root)
-        shown = nodes if levels else nodes[:1]
+        # Why again: a level that ended after the first walk is in the counts of its parent. Without
+        # it in the list, readers would count it as evicted.
+        shown = list(walk_levels(operation.root)) if levels else nodes[:1]
         return self._build_operation(
             operation, [redact_snapshot(self._take_snapshot(node)) for node in shown]
         )
@@ -240,9 +242,13 @@ class LiveReader:
 
         A call that interrupts an update stores no snapshot, because it may mix old and new values.
         """
-        if self._state.is_interrupting():
+        state = self._state
+        if state.is_interrupting():
             return build_snapshot(node)
-        with self._state.lock:
+        with state.lock:
+            if node.sequence == 0:
+                # It started after the first walk.
+                state.tree.update_level_locked(node, state.clock(), state.now())
             return take_snapshot_locked(node)
 
     def _build_operation(

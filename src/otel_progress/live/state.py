@@ -7,22 +7,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.ends import encode_end
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.batches import BatchRegistry
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
+from otel_progress.live.ends import EndOverflow, EndQueue
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.estimation.trajectories import TrajectoryCache
 from otel_progress.live.listener import StoreListener
 from otel_progress.live.node import HandleReference, Node, Operation, Spec, orphans
-from otel_progress.live.tree import Limits, OpenRejected, Tree
+from otel_progress.live.snapshots import take_snapshot_locked
+from otel_progress.live.tree import WAITING_DROPPED, Limits, OpenRejected, Tree
 from otel_progress.locking import CallerLock
 from otel_progress.model import Failure, Instance, Status
-from otel_progress.records import ResourceSample
+from otel_progress.records import CancelRequest, ResourceSample
+from otel_progress.redaction import redact_snapshot
 
 MAX_SAMPLES: Final = 3_600
 """Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
 
 
-REASON_COLLECTED: Final = "its handle was garbage-collected before it ended"
+REASON_COLLECTED: Final = (
+    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
+)
 
 
 class StoreState:
@@ -60,6 +68,8 @@ class StoreState:
         """True while the end of some level may have been interrupted by an exception."""
         self._stall_after = stall_after
         self._has_trajectory_store = has_trajectory_store
+        self.end_overflow: EndOverflow | None = None
+        """File of the ended operations that do not fit into the memory. Survives a restart."""
         self._clear(instance)
 
     def restart(self, instance: Instance) -> None:
@@ -93,12 +103,15 @@ class StoreState:
         )
         self.ended: deque[Operation] = deque()
         """Ended operations in memory, the oldest first."""
+        self.ends = EndQueue(self.limits.waiting_end_bytes, self.end_overflow)
         self.events = EventBuffer(self.limits)
         self.logs = LogBuffer()
         self.previews = PreviewBuffer()
         self.batches = BatchRegistry(self.now, self.clock)
         self.samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self.unsent_sample: ResourceSample | None = None
+        self.unsent_cancel_requests: list[CancelRequest] = []
+        """Requests made in this process, at most one per run."""
 
     def _report_late_count(self) -> None:
         self.listener.on_rejection(
@@ -187,7 +200,7 @@ class StoreState:
         try:
             is_started = self._add_node(node)
         except OpenRejected as rejection:
-            self.listener.on_late_rejection(rejection.reason, rejection.text)
+            self.listener.on_late_rejection(rejection.reason, rejection.text, node.call_site)
             if not rejection.can_rename:
                 node.status = Status.CANCELLED
                 return
@@ -244,7 +257,7 @@ class StoreState:
             with self.lock:
                 self.tree.start_stage_locked(parent, spec, [], ended, node)
         except OpenRejected as rejection:
-            self.listener.on_late_rejection(rejection.reason, rejection.text)
+            self.listener.on_late_rejection(rejection.reason, rejection.text, node.call_site)
         for each in ended:
             self.listener.on_level_ended(each)
 
@@ -269,6 +282,8 @@ class StoreState:
                 self._end_level_locked(node, status, error, message, ended)
             for each in ended:
                 self.listener.on_level_ended(each)
+            if node.parent is None and len(self.tree.closed) > self.limits.waiting_operations:
+                self._reduce_ended_safely(node)
             if self.tree.late_rejections:
                 self.report_late_rejections()
             if guard:
@@ -291,6 +306,37 @@ class StoreState:
             if node.spec.batch is not None:
                 self.batches.remove_operation_locked(node.spec.batch, node)
             self.tree.drop_active_locked(node)
+
+    def _reduce_ended_safely(self, root: Node) -> None:
+        try:
+            self._reduce_ended(root)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            report_internal_error("tick", "An ended operation could not be encoded", error=error)
+
+    def _reduce_ended(self, root: Node) -> None:
+        """Replace an ended operation that waits for a tick by its smallest form.
+
+        The caller's thread does it, but only while many ended levels wait. So the memory stays
+        bounded however long the ticker waits for the processor.
+        """
+        with self.lock:
+            if root not in self.tree.closed:
+                return
+            if root.sequence == 0:
+                self.tree.update_level_locked(root, self.clock(), self.now())
+            snapshot = take_snapshot_locked(root)
+        record = encode_end(redact_snapshot(snapshot))
+        with self.lock:
+            # Why again: a tick may have collected it in the meantime.
+            if root not in self.tree.closed:
+                return
+            dropped = self.ends.add_locked(record)
+            del self.tree.closed[root]
+            self.estimates.finish_locked(root)
+            root.sent_sequence = root.sequence
+            self.tree.late_rejections += [WAITING_DROPPED] * dropped
 
     def _repeat_end(
         self, node: Node, status: Status, error: Failure | None, message: str | None, ended: list[Node]
@@ -342,8 +388,8 @@ class StoreState:
         """Report to the listener what the tree rejected while the lock was held."""
         with self.lock:
             rejections, self.tree.late_rejections = self.tree.late_rejections, []
-        for reason, text in rejections:
-            self.listener.on_late_rejection(reason, text)
+        for reason, text, call_site in rejections:
+            self.listener.on_late_rejection(reason, text, call_site)
 
     def _store_ended_locked(self, operation: Operation) -> None:
         if not self.ended or self.ended[-1] is not operation:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from otel_progress.live.collector import ChangeCollector
+from otel_progress.live.ends import EndOverflow
 from otel_progress.live.interruptions import Interruptions
 from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
@@ -24,6 +25,7 @@ from otel_progress.live.tree import Limits
 from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import (
+    CancelRequest,
     LogRecord,
     Preview,
     ResourceSample,
@@ -98,11 +100,33 @@ class LiveStore:
             not state.tree.active
             and not state.guard
             and not state.tree.closed
+            and not len(state.ends)
             and not state.events
             and not state.logs
             and not state.previews
             and not state.batches.has_unsent
         )
+
+    @property
+    def waiting_ends(self) -> int:
+        """Number of ended operations that wait in their smallest form, also in the file."""
+        return len(self._state.ends)
+
+    @property
+    def dropped_ends(self) -> int:
+        """Number of ended levels and operations that no change set will report."""
+        return self._state.ends.dropped + self._state.tree.dropped_levels
+
+    def set_end_overflow(self, overflow: EndOverflow) -> None:
+        """Set the file of ended operations that do not fit into the memory."""
+        self._state.end_overflow = self._state.ends.overflow = overflow
+
+    def spill_ends(self, *, everything: bool = False) -> None:
+        """Move waiting ended operations to the file, if there is one.
+
+        Without ``everything``, do it only if they use much memory.
+        """
+        self._collector.spill_ends(everything=everything)
 
     def restart(self, instance: Instance) -> None:
         """Drop everything and continue as another instance, with a new lock.
@@ -259,18 +283,28 @@ class LiveStore:
 
         Return False when no such run is active.
 
-        With ``run``, only that run is requested to stop. The first request of a run wins.
+        With ``run``, only that run is requested to stop. It is given for requests from the journal.
+        Other requests are in the next change set. The first request of a run wins.
         """
-        # Why without the lock: a signal handler may request it, and each store is atomic.
-        operation = self._state.tree.operations.get(operation_id)
+        state = self._state
+        operation = state.tree.operations.get(operation_id)
         if operation is None or (run is not None and operation.run != run):
             return False
+        # Why before the lock: a signal handler may request it, and the work reads it at once.
         if operation.cancel_requested_at is None:
             operation.request_cancel(self.read_time(operation), truncate(reason))
             if operation.root is not None:
                 operation.root.dirty = True
+            if run is None:
+                state.guard.run(self._store_cancel_request_locked, operation)
         self.notify_change()
         return True
+
+    def _store_cancel_request_locked(self, operation: Operation) -> None:
+        requests = self._state.unsent_cancel_requests
+        at, reason = operation.cancel_requested_at, operation.cancel_reason
+        if at is not None and all(request.run != operation.run for request in requests):
+            requests.append(CancelRequest(operation.run, operation.id, reason or "", at))
 
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:  # noqa: ARG002
         """Return False. An operation of this process is never abandoned."""

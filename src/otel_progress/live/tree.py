@@ -12,20 +12,33 @@ from typing import Final
 
 from otel_progress import semconv
 from otel_progress.live.figures import count_parent_units, needs_update, update_figures_locked
-from otel_progress.live.node import Children, EndedLevels, LevelExtras, Node, Operation, Spec, UnitCount
+from otel_progress.live.node import (
+    CallSite,
+    Children,
+    EndedLevels,
+    LevelExtras,
+    Node,
+    Operation,
+    Spec,
+    UnitCount,
+)
 from otel_progress.locking import create_once, store_together
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.semconv import RejectionReason
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
-from otel_progress.text import encode_segment
+from otel_progress.text import encode_segment, join_title
 
 REASON_PARENT_ENDED: Final = "ended with its parent"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the memory of ended levels, events and operations."""
+    """Limits of the memory of ended levels, events and operations.
+
+    ``levels`` and ``failed_levels`` are limits per operation at depth 1, at depth 2, and for all
+    deeper levels. Failed levels count only for ``failed_levels``.
+    """
 
     levels: int = 400
     failed_levels: int = 100
@@ -35,6 +48,19 @@ class Limits:
     history_levels: int = 5_000
     waiting_events: int = 20_000
     waiting_levels: int = 100_000
+    waiting_operations: int = 10_000
+    """Ended levels that wait for a tick. Beyond it, ended operations wait in their smallest form.
+    """
+    waiting_end_bytes: int = 32 * 1024 * 1024
+    """Memory of ended operations in their smallest form. Half of it is used if there is a file."""
+
+
+WAITING_DROPPED: Final[tuple[RejectionReason, str, None]] = (
+    "waiting",
+    "Ended levels were left out of the journal and the exports: no tick collected them in time.",
+    None,
+)
+"""Reason and text of an ended level that was dropped."""
 
 
 # Why no "Error" in the name: it is a signal to the live store, and no caller receives it.
@@ -71,13 +97,15 @@ class Tree:
         self.operations: dict[str, Operation] = {}
         self.closed: dict[Node, None] = {}
         """Ended levels and announced stages that no change set has reported."""
+        self.dropped_levels = 0
+        """Number of levels that were dropped from ``closed``."""
         self.evicted: list[tuple[str, str]] = []
         """Run and path of the levels that sinks have to drop."""
         self.items: dict[tuple[str, str, str], UnitCount] = {}
         """Units by operation type, level type and outcome that no change set has reported."""
-        self.late_rejections: list[tuple[RejectionReason, str]] = []
-        """Reason and text of what was rejected while the lock was held. The store reports them
-        without it.
+        self.late_rejections: list[tuple[RejectionReason, str, CallSite | None]] = []
+        """Reason, text and level's call site of what was rejected while the lock was held. The
+        store reports them without it.
         """
         self._instance = instance
         self._limits = limits
@@ -241,13 +269,14 @@ class Tree:
 
         Sinks drop only the levels below it, because the next attempt has the same path.
         """
+        ended = before.operation.ended
         for node in walk_levels(before):
             node.evicted = True
+            if ended is not None:
+                ended.remove(node)
             self.closed.pop(node, None)
             if node is not before and node.sent_sequence:
                 self.evicted.append((node.operation.run, node.path))
-        if before.operation.ended is not None:
-            before.operation.ended.drop_evicted()
 
     def _activate_locked(self, node: Node) -> None:
         now = self._now()
@@ -349,9 +378,9 @@ class Tree:
         siblings = None if stage.parent is None else stage.parent.children
         if siblings is not None and stage.status is Status.PENDING:
             store_together(
-                (stage, stage, siblings),
-                ("status", "counted_status", "skipped"),
-                (Status.SKIPPED, Status.SKIPPED, siblings.skipped + 1),
+                (stage, stage, siblings, siblings),
+                ("status", "counted_status", "skipped", "ended_skipped"),
+                (Status.SKIPPED, Status.SKIPPED, siblings.skipped + 1, siblings.ended_skipped + 1),
             )
         now, clock = self._now(), self._clock()
         self.update_level_locked(stage, clock, now)
@@ -369,32 +398,29 @@ class Tree:
         if node.parent.children is not None:
             _add_to_parent_locked(node, status, node.parent.children)
         if not node.declared:
-            self._store_ended_locked(node, operation, status is Status.FAILED)
+            self._store_ended_locked(node, operation)
         # Why last: an end that an exception interrupts is repeated while the level is active.
         self.active.pop(node, None)
 
-    def _store_ended_locked(self, node: Node, operation: Operation, is_failed: bool) -> None:
+    def _store_ended_locked(self, node: Node, operation: Operation) -> None:
         if operation.ended is None:
-            operation.ended = EndedLevels()
-        levels = operation.ended.failed if is_failed else operation.ended.finished
-        if not levels or levels[-1] is not node:
-            levels.append(node)
-        if len(levels) > (self._limits.failed_levels if is_failed else self._limits.levels):
-            self._evict_locked(levels[0])
-            levels.popleft()
+            operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
+        operation.ended.add(node, self._evict_locked)
 
     def _drop_oldest_closed_locked(self) -> None:
-        """Drop the ended level that has waited longest for a tick.
+        """Drop the level that has waited longest for a tick, but no operation.
 
         This happens only when ticks hang.
         """
-        del self.closed[next(iter(self.closed))]
-        self.late_rejections.append(
-            (
-                "waiting",
-                "Ended levels were left out of the journal and the exports: no tick collected them in time.",
-            )
-        )
+        for _ in range(len(self.closed)):
+            oldest = next(iter(self.closed))
+            del self.closed[oldest]
+            if oldest.parent is not None:
+                self.dropped_levels += 1
+                self.late_rejections.append(WAITING_DROPPED)
+                return
+            # Why: it waits again behind the levels, and its end is never dropped here.
+            self.closed[oldest] = None
 
     def _evict_locked(self, node: Node) -> None:
         node.evicted = True
@@ -443,10 +469,10 @@ class Tree:
         extras.exceeds_total = False
         if not extras.has_warned:
             extras.has_warned = True
-            level = f"{node.spec.type} {node.name!r}"
+            level = repr(join_title(node.spec.type, node.name))
             expected = f"expected at most its total {node.total}"
             text = f"Invalid count of {level}: {expected}. Raise it with set_total()."
-            self.late_rejections.append(("beyond_total", text))
+            self.late_rejections.append(("beyond_total", text, node.call_site))
 
     def _count_units_locked(self, node: Node, outcome: str, counted: Number, units: Number) -> None:
         """Add the units beyond ``counted`` to the metrics."""
@@ -524,10 +550,11 @@ def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> Non
         skipped += more_skipped
     # Why: it removes the rounding errors of the additions and subtractions.
     partial_weight = siblings.partial_weight if running else cancelled_weight
+    ended = getattr(siblings, _ENDED[status])
     store_together(
-        (siblings, siblings, siblings, siblings, siblings, siblings, node),
-        _SUMS,
-        (running, cancelled_weight, partial_weight, failed, skipped, done_weight, status),
+        (siblings, siblings, siblings, siblings, siblings, siblings, siblings, node),
+        _SUMS[status],
+        (running, cancelled_weight, partial_weight, failed, skipped, done_weight, ended + 1, status),
     )
 
 
@@ -546,8 +573,8 @@ def _subtract_from_parent_locked(node: Node, siblings: Children) -> None:
             done_weight -= node.spec.weight
     failed, skipped = _count_failed_and_skipped_units(node)
     store_together(
-        (siblings, siblings, siblings, siblings, siblings, siblings, siblings, node),
-        ("failures", *_SUMS),
+        (siblings, siblings, siblings, siblings, siblings, siblings, siblings, siblings, node),
+        ("failures", *_SUMS[node.status]),
         (
             siblings.failures - node.reported_failures,
             siblings.running,
@@ -556,20 +583,34 @@ def _subtract_from_parent_locked(node: Node, siblings: Children) -> None:
             siblings.failed - failed,
             siblings.skipped - skipped,
             done_weight,
+            getattr(siblings, _ENDED[node.status]) - 1,
             Status.PENDING,
         ),
     )
 
 
-_SUMS: Final = (
-    "running",
-    "cancelled_weight",
-    "partial_weight",
-    "failed",
-    "skipped",
-    "done_weight",
-    "counted_status",
-)
+_ENDED: Final = {
+    Status.COMPLETED: "ended_completed",
+    Status.FAILED: "ended_failed",
+    Status.CANCELLED: "ended_cancelled",
+    Status.SKIPPED: "ended_skipped",
+}
+"""Name of the number of ended levels, by status."""
+
+
+_SUMS: Final = {
+    status: (
+        "running",
+        "cancelled_weight",
+        "partial_weight",
+        "failed",
+        "skipped",
+        "done_weight",
+        name,
+        "counted_status",
+    )
+    for status, name in _ENDED.items()
+}
 """Counts of the levels below a level, and the status under which they include one of them."""
 
 

@@ -250,9 +250,9 @@ def _batch_rows(labels: tuple[str, str], batch: BatchSnapshot) -> Iterator[_RawR
 def _expected_end_rows(labels: tuple[str, str], operation: OperationSnapshot) -> Iterator[_RawRow]:
     """Yield the expected end and its bounds in Unix seconds.
 
-    They are constant between estimates. While the work stalls or is paused, a time relative to now
-    would move with the clock. Then there is no expected end and no upper bound. The lower bound
-    keeps its value until that time has passed.
+    They are constant between estimates. While the work stalls, a time relative to now would move
+    with the clock. Then there is no expected end and no upper bound. The lower bound keeps its
+    value until that time has passed. A paused operation has no expected end and no bounds.
     """
     eta = operation.eta
     if eta is None:
@@ -274,8 +274,6 @@ def _waiting_since(operation: OperationSnapshot, eta: Eta) -> float | None:
     The time is that of the worker's monotonic clock.
     """
     root = operation.root
-    if root.paused_clock is not None:
-        return root.paused_clock
     if eta.state != "stalled" and operation.condition is not Condition.STALLED:
         return None
     return root.info.started_clock if root.advanced_clock is None else root.advanced_clock

@@ -168,7 +168,7 @@ def _put_number(attributes: dict[str, MetadataValue], name: str, value: Number |
 
 def _build_body(name: str, snapshot: LevelSnapshot) -> str:
     info = snapshot.info
-    subject = _to_text(f"{info.type} {info.name}", 128)
+    subject = _to_text(text.join_title(info.type, info.name), 128)
     if name == semconv.EVENT_UPDATED:
         message = f", {snapshot.message}" if snapshot.message else ""
         return _to_text(f"{subject}: {_describe_progress(snapshot)}{message}")

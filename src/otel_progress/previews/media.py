@@ -85,6 +85,10 @@ built.
 """
 
 
+_UNSAFE_SEGMENTS: Final = frozenset({".", "..", "~"})
+"""Ids that a URL cannot contain as a segment of its path."""
+
+
 def build_preview_url(base: str | None, operation_id: str, number: object) -> str:
     """Return the URL of a preview of the latest run of an operation, below ``base``.
 
@@ -92,6 +96,9 @@ def build_preview_url(base: str | None, operation_id: str, number: object) -> st
     """
     if not base or type(number) is not int or number < 1 or len(operation_id) > MAX_ADDRESS:
         return ""
-    operation = quote(operation_id, safe="", errors="replace")
-    url = f"{base.rstrip('/')}/api/v1/operations/{operation}/previews/{number}"
+    operation, query = quote(operation_id, safe="", errors="replace"), ""
+    if operation_id in _UNSAFE_SEGMENTS or "%2F" in operation:
+        # Why: clients and proxies normalise such segments, so the id is in the query.
+        operation, query = "~", f"?id={operation}"
+    url = f"{base.rstrip('/')}/api/v1/operations/{operation}/previews/{number}{query}"
     return url if len(url) <= MAX_ADDRESS and url.isprintable() else ""

@@ -16,6 +16,8 @@ from otel_progress.errors import (
 )
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.journal import Journal, open_journal
+from otel_progress.journal.spill import SpillFile
+from otel_progress.live.ends import EndOverflow
 from otel_progress.live.store import LiveStore
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import select_signals
@@ -97,7 +99,7 @@ class _RuntimeBuilder:
             self._try("previews", "Previews are not stored", self._build_previews)
             self._try("server", "The API and the page are not served", self._serve_api)
             if journal is not None:
-                self._add_sink("journal", journal, on_written=self._read_journal_requests)
+                self._add_journal(journal)
             self._try("console", "Progress is not displayed", self._add_console)
             if self._is_sampling:
                 self._try("resources", "Resource use is not sampled", self._build_sampler)
@@ -135,6 +137,23 @@ class _RuntimeBuilder:
 
     # --- journal ---------------------------------------------------------------------------------
 
+    def _add_journal(self, journal: Journal) -> None:
+        """Add the sink of the journal, and the files of ended operations next to it."""
+        overflow = self._create_spill_file(journal, "journal")
+        self._add_sink("journal", journal, on_written=self._read_journal_requests, overflow=overflow)
+        waiting = self._create_spill_file(journal, "tick")
+        if waiting is not None:
+            self._store.set_end_overflow(waiting)
+
+    def _create_spill_file(self, journal: Journal, kind: str) -> SpillFile | None:
+        """Return a queue in files, which are created at the first use."""
+        if journal.location is None:
+            return None
+        spill_file = SpillFile(journal.location, self._store.instance, kind)
+        self._components.spill_files.append(spill_file)
+        self._components.close_callbacks.append(lambda timeout: spill_file.close())
+        return spill_file
+
     def _read_journal_requests(self, written: ChangeSet) -> None:
         """Read cancel requests and trajectories from the journal.
 
@@ -159,6 +178,7 @@ class _RuntimeBuilder:
         *,
         every_tick: bool = False,
         on_written: Callable[[ChangeSet], None] = lambda change_set: None,
+        overflow: EndOverflow | None = None,
     ) -> None:
         worker = SinkWorker(
             name,
@@ -169,6 +189,7 @@ class _RuntimeBuilder:
             on_recovered=self._store.resend,
             on_lost=lambda: self._store.resend(ended=True),
             on_written=on_written,
+            overflow=overflow,
         )
         self._components.sink_workers.append(worker)
 

@@ -12,7 +12,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument import spans
 from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.interrupts import is_interrupt
-from otel_progress.live.node import Node
+from otel_progress.live.node import CallSite, Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
 from otel_progress.processes import current_instance, get_program_name
@@ -25,6 +25,7 @@ from otel_progress.semconv import RejectionReason
 
 if TYPE_CHECKING:
     from otel_progress.journal import Journal
+    from otel_progress.journal.spill import SpillFile
     from otel_progress.metrics.collector import ProgressCollector
     from otel_progress.previews.service import PreviewService
     from otel_progress.runtime.resource_sampler import ResourceSampler
@@ -66,6 +67,7 @@ class RuntimeComponents:
         self.previews: PreviewService | None = None
         self.sampler: ResourceSampler | None = None
         self.sink_workers: list[SinkWorker] = []
+        self.spill_files: list[SpillFile] = []
         self.flush_callbacks: list[Callable[[float], bool]] = []
         self.close_callbacks: list[CloseCallback] = []
         self.metrics_url: str | None = None
@@ -163,9 +165,9 @@ class RuntimeComponents:
         """Count and log a rejected call. Raises RejectedValueError when strict."""
         self.recording.reject_value(reason, text)
 
-    def on_late_rejection(self, reason: RejectionReason, text: str) -> None:
+    def on_late_rejection(self, reason: RejectionReason, text: str, call_site: CallSite | None) -> None:
         """Count and log a rejected value that was found after the call had returned."""
-        self.recording.report_rejection(reason, text)
+        self.recording.report_late_rejection(reason, text, call_site)
 
     def on_operation_started(self, root: Node) -> None:
         """Submit the start of an operation to the callbacks."""

@@ -50,9 +50,13 @@ class CompositeReader:
         if live is not None and not live.status.finished:
             return live
         stored = self._query_journal(lambda journal: journal.get(operation_id), None)
-        if live is None or stored is None or stored.run == live.run:
+        if live is None or stored is None:
             return live or stored
-        return max(live, stored, key=_get_start)
+        if stored.run != live.run:
+            return max(live, stored, key=_get_start)
+        # Why: the live store drops the levels of older ended operations, and the journal does not.
+        is_complete = stored.root.sequence == live.root.sequence and len(stored.levels) > len(live.levels)
+        return stored if is_complete else live
 
     def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
         """Return the active operations of all processes, newest first."""

@@ -68,6 +68,7 @@ class Runtime:
         self._sink_workers = components.sink_workers
         self._pid = os.getpid()
         self._is_shut_down = False
+        self._dropped_ends = 0
         # Why: the thread that shuts down takes it permanently. No thread waits for it, so a
         # signal handler may shut down as well.
         self._shutting_down = threading.Lock()
@@ -201,12 +202,13 @@ class Runtime:
     def force_flush(self, timeout: float = FLUSH_S) -> bool:
         """Send all progress so far to the journal, callbacks and exporters.
 
-        Return False if a receiver failed or took longer than ``timeout`` seconds. The
-        application flushes the tracer providers that it joined.
+        Return False if a receiver failed or took longer than ``timeout`` seconds, or if the end of
+        an operation was dropped since the last flush. The application flushes the tracer providers
+        that it joined.
         """
         deadline = time.monotonic() + timeout
         is_complete = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)
-        self._ticker.tick()
+        is_complete = self._ticker.drain(max(0.0, deadline - time.monotonic())) and is_complete
         flushes = [
             *(worker.flush for worker in self._sink_workers),
             self._providers.flush,
@@ -215,7 +217,13 @@ class Runtime:
         ]
         for flush in flushes:
             is_complete = flush(max(0.0, deadline - time.monotonic())) and is_complete
-        return is_complete
+        return self._check_dropped_ends() and is_complete
+
+    def _check_dropped_ends(self) -> bool:
+        """Return False if the end of an operation was dropped since the last check."""
+        dropped = self._store.dropped_ends + sum(worker.dropped_ends for worker in self._sink_workers)
+        before, self._dropped_ends = self._dropped_ends, dropped
+        return dropped == before
 
     def shutdown(self, timeout: float = SHUTDOWN_S) -> bool:
         """Cancel active operations, write and export everything, and close all components.
@@ -245,10 +253,11 @@ class Runtime:
                 is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
             for root in list(self._store.reader.get_active_roots()):
                 self._store.end_level(root, Status.CANCELLED, message=REASON_EXIT)
-            self._ticker.stop(timeout)
+            is_complete = self._ticker.stop(timeout) and is_complete
             is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
             for worker in self._sink_workers:
                 is_complete = worker.close(_remaining_s(deadline)) and is_complete
+            is_complete = self._check_dropped_ends() and is_complete
         except Exception as error:
             report_internal_error("shutdown", "Progress could not be shut down completely", error=error)
             return False
@@ -284,6 +293,9 @@ class Runtime:
         self._pid = os.getpid()
         self._shutting_down = threading.Lock()
         self._store.restart(current_instance(self._store.instance.service))
+        for spill_file in self._components.spill_files:
+            spill_file.restart(self._store.instance)
+        self._dropped_ends = 0
         self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
         for worker in self._sink_workers:
             worker.restart()

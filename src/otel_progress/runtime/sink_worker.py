@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -16,16 +16,49 @@ from typing import Any, Final
 from otel_progress import batches
 from otel_progress.batches import BatchDeclaration
 from otel_progress.diagnostics import OutageLog, report_internal_error
+from otel_progress.ends import DECODE_ERRORS, decode_end, encode_end, is_end
+from otel_progress.live.ends import EndOverflow
 from otel_progress.locking import CallerLock
 from otel_progress.model import LevelSnapshot, Number
 from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
-from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse, TrajectoryEntry
+from otel_progress.records import (
+    CancelRequest,
+    LogRecord,
+    Preview,
+    ResourceSample,
+    ResourceUse,
+    TrajectoryEntry,
+)
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.semconv import SinkName, get_sink_place
 
 MAX_SNAPSHOTS: Final = 200_000
 """Maximum number of levels that wait for one sink. Beyond it the oldest are dropped and counted."""
+
+
+MAX_ENDS: Final = 20_000
+"""Maximum number of ended operations that wait for one sink. Beyond it the oldest are moved to a
+file, or dropped and counted without one.
+"""
+
+
+MAX_UNSPILLED_ENDS: Final = 2 * MAX_ENDS
+"""Maximum number of ended operations that wait when the file cannot be written. Beyond it the
+oldest are dropped and counted.
+"""
+
+
+MAX_ENDS_PER_WRITE: Final = 2_000
+"""Ended operations per write. Why: other records of the sink do not wait for all ends."""
+
+
+SPILL_S: Final = 20e-6
+"""Time to move one ended operation to the file, in seconds. A close reserves it."""
+
+
+MIN_JOIN_S: Final = 0.1
+"""Time that a close waits for the thread after its time limit, in seconds."""
 
 
 MAX_EVENTS: Final = 50_000
@@ -48,6 +81,10 @@ MAX_PREVIEWS: Final = 10_000
 """Maximum number of previews that wait for one sink. Beyond it the oldest are dropped."""
 
 
+MAX_CANCEL_REQUESTS: Final = 10_000
+"""Maximum number of cancel requests that wait for one sink. Beyond it the oldest are dropped."""
+
+
 RETRY_S: Final = 0.05
 """Time between two attempts of a flush after a temporary error, in seconds."""
 
@@ -57,22 +94,30 @@ class PendingLimits:
     """Maximum numbers of records that wait for one sink."""
 
     snapshots: int = MAX_SNAPSHOTS
+    ends: int = MAX_ENDS
+    unspilled_ends: int = MAX_UNSPILLED_ENDS
+    ends_per_write: int = MAX_ENDS_PER_WRITE
     events: int = MAX_EVENTS
     logs: int = MAX_LOGS
     batches: int = MAX_BATCHES
     trajectories: int = MAX_TRAJECTORIES
     previews: int = MAX_PREVIEWS
+    cancel_requests: int = MAX_CANCEL_REQUESTS
 
 
 class PendingChanges:
-    """Change sets that wait for one sink, merged into one."""
+    """Change sets that wait for one sink, merged into one.
+
+    Ended operations wait separately from other levels, because there may be many of them.
+    """
 
     def __init__(self, limits: PendingLimits | None = None) -> None:
         self._limits = limits or PendingLimits()
-        self.clear()
+        self._ends: dict[str, LevelSnapshot] = {}
+        self._clear()
 
-    def clear(self) -> None:
-        """Remove everything."""
+    def _clear(self) -> None:
+        """Remove everything except the ended operations."""
         self.latest: ChangeSet | None = None
         self._snapshots: dict[tuple[str, str], LevelSnapshot] = {}
         self._events: list[Event] = []
@@ -84,6 +129,7 @@ class PendingChanges:
         self._batches: dict[str, BatchDeclaration] = {}
         self._trajectories: list[TrajectoryEntry] = []
         self._previews: list[Preview] = []
+        self._cancel_requests: list[CancelRequest] = []
 
     def add(self, change_set: ChangeSet) -> int:
         """Merge a change set. Return the number of records dropped because of the limits."""
@@ -93,17 +139,14 @@ class PendingChanges:
             self._snapshots.pop(key, None)
             self._evicted[key] = None
         for snapshot in change_set.snapshots:
-            key = (snapshot.info.run, snapshot.info.path)
-            known = self._snapshots.get(key)
-            if known is None or known.sequence < snapshot.sequence:
-                self._snapshots[key] = snapshot
-                self._evicted.pop(key, None)
+            self._add_snapshot(snapshot)
         self._events.extend(change_set.events)
         for label, units in change_set.items.items():
             self._items[label] = self._items.get(label, 0) + units
         self._logs.extend(change_set.logs)
         self._trajectories.extend(change_set.trajectories)
         self._previews.extend(change_set.previews)
+        self._cancel_requests.extend(change_set.cancel_requests)
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
@@ -111,6 +154,44 @@ class PendingChanges:
                 declaration if declared is None else batches.merge(declared, declaration)
             )
         return self._drop_surplus()
+
+    def _add_snapshot(self, snapshot: LevelSnapshot) -> None:
+        key = (snapshot.info.run, snapshot.info.path)
+        if not key[1]:
+            end = self._ends.get(key[0])
+            if end is not None and end.sequence >= snapshot.sequence:
+                return
+        known = self._snapshots.get(key)
+        if known is not None and known.sequence >= snapshot.sequence:
+            return
+        if is_end(snapshot):
+            self._snapshots.pop(key, None)
+            self._ends[key[0]] = snapshot
+        else:
+            self._snapshots[key] = snapshot
+        self._evicted.pop(key, None)
+
+    @property
+    def ends_count(self) -> int:
+        """Number of ended operations that wait."""
+        return len(self._ends)
+
+    def take_surplus_ends(self) -> list[LevelSnapshot]:
+        """Remove and return the ended operations beyond the limit, the oldest first."""
+        return self._take_ends(len(self._ends) - self._limits.ends)
+
+    def take_all_ends(self) -> list[LevelSnapshot]:
+        """Remove and return all ended operations."""
+        return self._take_ends(len(self._ends))
+
+    def return_ends(self, ends: Iterable[LevelSnapshot]) -> int:
+        """Put ended operations back in front. Return the number of dropped ones."""
+        newer, self._ends = self._ends, {snapshot.info.run: snapshot for snapshot in ends}
+        self._ends.update(newer)
+        return _drop_oldest_keys(self._ends, self._limits.unspilled_ends)
+
+    def _take_ends(self, count: int) -> list[LevelSnapshot]:
+        return [self._ends.pop(run) for run in list(islice(self._ends, max(0, count)))]
 
     def _merge_resources(self, change_set: ChangeSet) -> None:
         """Store the newest sample, and the newest resource usage of each run."""
@@ -134,15 +215,22 @@ class PendingChanges:
             + _drop_oldest_keys(self._batches, limits.batches)
             + _drop_oldest(self._trajectories, limits.trajectories)
             + _drop_oldest(self._previews, limits.previews)
+            + _drop_oldest(self._cancel_requests, limits.cancel_requests)
         )
 
-    def drain(self) -> ChangeSet | None:
-        """Remove and return everything as one change set, parents before children."""
-        if self.latest is None:
+    def drain(self, *, everything: bool = False) -> ChangeSet | None:
+        """Remove and return everything as one change set, parents before children.
+
+        If many operations have ended, some of them stay for the next change set, unless
+        ``everything`` is returned.
+        """
+        latest = self.latest
+        if latest is None:
             return None
-        snapshots = sorted(self._snapshots.values(), key=lambda snapshot: snapshot.info.depth)
+        ends = self.take_all_ends() if everything else self._take_ends(self._limits.ends_per_write)
+        snapshots = ends + sorted(self._snapshots.values(), key=lambda snapshot: snapshot.info.depth)
         change_set = replace(
-            self.latest,
+            latest,
             snapshots=snapshots,
             events=self._events,
             evicted=tuple(self._evicted),
@@ -153,8 +241,11 @@ class PendingChanges:
             batches=tuple(self._batches.values()),
             trajectories=self._trajectories,
             previews=self._previews,
+            cancel_requests=self._cancel_requests,
         )
-        self.clear()
+        self._clear()
+        if self._ends:
+            self.latest = ChangeSet(latest.instance, latest.at, latest.clock)
         return change_set
 
 
@@ -176,8 +267,9 @@ class SinkWorker:
 
     ``on_error(name)`` is called for each failed write, ``on_dropped(name, count)`` for dropped
     records, ``on_recovered()`` for the first successful write after failed ones, and
-    ``on_written(change_set)`` for each successful write. ``on_lost()`` is called if the sink lost
-    changes that it had stored before.
+    ``on_written(change_set)`` for each successful write. Ended operations that do not fit into the
+    memory wait in the file ``overflow``, or are dropped and counted without one. ``on_lost()``
+    is called if the sink lost changes that it had stored before.
     """
 
     def __init__(
@@ -193,6 +285,7 @@ class SinkWorker:
         on_written: Callable[[ChangeSet], None] = lambda change_set: None,
         limits: PendingLimits | None = None,
         retry_s: float = RETRY_S,
+        overflow: EndOverflow | None = None,
     ) -> None:
         self.name = name
         self.sink = sink
@@ -207,7 +300,8 @@ class SinkWorker:
         self._on_lost = on_lost
         self._outages = OutageLog(get_sink_place(name))
         self._on_written = on_written
-        self._limits = limits
+        self._limits = limits or PendingLimits()
+        self._overflow = overflow
         self._retry_s = retry_s
         self._is_error_temporary = False
         self.restart()
@@ -223,21 +317,52 @@ class SinkWorker:
         self._has_failed = False
         self._rejected: ChangeSet | None = None
         self._is_rejected_temporarily = False
+        self._writing: ChangeSet | None = None
+        self._is_due = False
+        """True when something was submitted, or flushed after an error, since the last write."""
+        self._attempts = 0
+        self._latest: ChangeSet | None = None
+        self.dropped_ends = 0
+        """Number of ended operations that were dropped."""
 
     def submit(self, change_set: ChangeSet) -> None:
         """Add a change set to the queue."""
+        if self._lock.is_interrupting():
+            self._lock.defer(self.submit, change_set)
+            return
         dropped: list[int] = []
-        self._lock.run(self._add, change_set, dropped)
+        surplus: list[LevelSnapshot] = []
+        self._lock.run(self._add, change_set, dropped, surplus)
+        if surplus:
+            self._spill(surplus)
         if any(dropped):
             self._on_dropped(self.name, sum(dropped))
 
-    def _add(self, change_set: ChangeSet, dropped: list[int]) -> None:
+    def _add(self, change_set: ChangeSet, dropped: list[int], surplus: list[LevelSnapshot]) -> None:
         if self._is_closing:
+            surplus += [end for end in change_set.snapshots if is_end(end)]
             return
+        self._latest = change_set
         dropped.append(self._requeue_rejected() + self._pending.add(change_set))
+        self._is_due = True
+        surplus += self._pending.take_surplus_ends()
         if self._thread is None:
             self._start_thread()
         self._changed.notify_all()
+
+    def _spill(self, ends: list[LevelSnapshot]) -> None:
+        """Move ended operations to the file. Drop and count those that do not fit."""
+        stored = 0 if self._overflow is None else self._overflow.append([encode_end(end) for end in ends])
+        dropped = len(ends) - stored
+        if dropped and self._overflow is not None and not self._is_closing:
+            with self._changed:
+                dropped = self._pending.return_ends(ends[stored:])
+        self._count_dropped_ends(dropped)
+
+    def _count_dropped_ends(self, count: int) -> None:
+        if count:
+            self.dropped_ends += count
+            self._on_dropped(self.name, count)
 
     def _start_thread(self) -> None:
         """Start the thread.
@@ -259,14 +384,22 @@ class SinkWorker:
         rejected, self._rejected = self._rejected, None
         if rejected is None:
             return 0
-        newer = self._pending.drain()
+        newer = self._pending.drain(everything=True)
         self._pending = PendingChanges(self._limits)
         return self._pending.add(rejected) + (0 if newer is None else self._pending.add(newer))
 
     @property
     def has_backlog(self) -> bool:
         """True while a change set waits, is written, or was rejected."""
-        return self._is_writing or self._rejected is not None or self._pending.latest is not None
+        return self._is_writing or self._has_waiting
+
+    @property
+    def _has_waiting(self) -> bool:
+        return (
+            self._pending.latest is not None
+            or self._rejected is not None
+            or (self._overflow is not None and len(self._overflow) > 0)
+        )
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything submitted so far is written.
@@ -290,28 +423,43 @@ class SinkWorker:
         if self._lock.is_interrupting():
             return False
         with self._changed:
-            if self._rejected is not None and not self._is_closing:
-                self._requeue_rejected()
+            if not self._is_closing:
+                self._is_due = self._has_waiting
                 self._changed.notify_all()
-            has_no_thread = self._thread is None and self._pending.latest is not None
+            attempts = self._attempts
+            has_no_thread = self._thread is None
         # Why: no thread could be started, and waiting for the sink is better than losing the end.
         if has_no_thread:
-            self._write_pending()
+            deadline = time.monotonic() + timeout
+            while self._has_waiting and self._write_pending() and time.monotonic() < deadline:
+                pass
         with self._changed:
             is_written = self._changed.wait_for(
-                lambda: self._pending.latest is None and not self._is_writing, timeout
+                lambda: (
+                    not self._is_writing
+                    and (not self._has_waiting or (self._has_failed and self._attempts > attempts))
+                ),
+                timeout,
             )
             return is_written and not self._has_failed
 
     def close(self, timeout: float) -> bool:
-        """Flush, stop the thread and close the sink. Return False if that is incomplete."""
-        is_flushed = self.flush(timeout)
+        """Flush, stop the thread and close the sink. Return False if that is incomplete.
+
+        Ended operations that are not written by then wait in the file, if there is one.
+        """
+        deadline = time.monotonic() + timeout
+        reserved_s = 0.0 if self._overflow is None else min(0.5 * timeout, self._pending.ends_count * SPILL_S)
+        is_flushed = self.flush(timeout - reserved_s)
         with self._changed:
             self._is_closing = True
             thread = self._thread
+            rest = [] if is_flushed else self._take_unwritten_ends()
             self._changed.notify_all()
+        if rest:
+            self._spill(rest)
         if thread is not None:
-            thread.join(timeout)
+            thread.join(max(MIN_JOIN_S, deadline - time.monotonic()))
             # Why: the sink hangs in a write, so its close() may hang as well.
             if thread.is_alive():
                 return False
@@ -323,23 +471,51 @@ class SinkWorker:
             )
         return is_flushed
 
+    def _take_unwritten_ends(self) -> list[LevelSnapshot]:
+        """Return the ended operations that wait, were rejected, or are being written.
+
+        The current write may never end. If it succeeds, its ends are stored twice, which changes
+        nothing.
+        """
+        if self._overflow is None:
+            return []
+        change_sets = [each for each in (self._writing, self._rejected) if each is not None]
+        ends = [end for each in change_sets for end in each.snapshots if is_end(end)]
+        return ends + self._pending.take_all_ends()
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._pending.latest is not None or self._is_closing)
-                if self._is_closing and self._pending.latest is None:
+                self._changed.wait_for(self._has_work)
+                if self._is_closing and (self._has_failed or self._pending.latest is None):
                     return
             self._write_pending()
 
-    def _write_pending(self) -> None:
+    def _has_work(self) -> bool:
+        # Why: after an error, the next attempt waits for a change set or a flush.
+        return self._is_closing or ((self._is_due or not self._has_failed) and self._has_waiting)
+
+    def _write_pending(self) -> bool:
+        """Write what waits, and some ends of the file. Return False after an error."""
         with self._changed:
+            self._is_due = False
+            dropped = self._requeue_rejected()
+            has_room = self._pending.ends_count < self._limits.ends_per_write and not self._is_closing
             change_set = self._pending.drain()
+            self._writing = change_set
             self._is_writing = True
-        has_failed = change_set is not None and not self._write(change_set)
-        if change_set is not None and not has_failed:
-            self._report_written(change_set)
+        spilled = self._read_spilled() if has_room else []
+        written = self._add_spilled(change_set, spilled)
+        has_failed = written is not None and not self._write(written)
+        if written is not None and not has_failed:
+            self._report_written(written)
+            if spilled and self._overflow is not None:
+                self._overflow.remove_read()
         with self._changed:
+            self._attempts += 1
             self._is_writing = False
+            self._writing = None
+            # Why without the spilled ones: they are still in the file.
             self._rejected = change_set if has_failed else None
             self._is_rejected_temporarily = has_failed and self._is_error_temporary
             has_recovered = self._has_failed and not has_failed
@@ -347,6 +523,38 @@ class SinkWorker:
             self._changed.notify_all()
         if has_recovered:
             self._on_recovered()
+        if dropped:
+            self._on_dropped(self.name, dropped)
+        return not has_failed
+
+    def _read_spilled(self) -> list[LevelSnapshot]:
+        overflow = self._overflow
+        if overflow is None or not len(overflow):
+            return []
+        snapshots = []
+        lost = overflow.lost
+        for record in overflow.read(self._limits.ends_per_write):
+            try:
+                snapshots.append(decode_end(record))
+            except DECODE_ERRORS as error:
+                report_internal_error(
+                    get_sink_place(self.name), "The record of an ended operation is invalid", error=error
+                )
+        self._count_dropped_ends(overflow.lost - lost)
+        if not snapshots:
+            overflow.remove_read()
+        return snapshots
+
+    def _add_spilled(self, change_set: ChangeSet | None, spilled: list[LevelSnapshot]) -> ChangeSet | None:
+        """Return the change set with the ended operations from the file."""
+        if not spilled:
+            return change_set
+        latest = change_set or self._latest
+        if latest is None:
+            return None
+        if change_set is None:
+            return ChangeSet(latest.instance, latest.at, latest.clock, snapshots=spilled)
+        return replace(change_set, snapshots=[*spilled, *change_set.snapshots])
 
     def _report_written(self, change_set: ChangeSet) -> None:
         try:

@@ -30,6 +30,20 @@ HEARTBEAT_S: Final = 1.0
 """Interval at which sinks receive a change set although nothing changed, in seconds."""
 
 
+MAX_WAITING_ENDS: Final = 20_000
+"""Ended operations that wait for a tick. Beyond it, the pauses become shorter."""
+
+
+CROWDED_TIME_SHARE: Final = 0.5
+"""Maximum share of the time for ticks while more ended operations wait. Why more: otherwise their
+number grows until some are dropped.
+"""
+
+
+_POLL_S: Final = 0.05
+"""Time between two checks of the waiting ended operations during a pause, in seconds."""
+
+
 class Ticker:
     """Ticks every ``interval`` seconds while the store has an active level.
 
@@ -130,23 +144,63 @@ class Ticker:
         busy_s = seconds + sum(worker.seconds for worker in self._sink_workers)
         return max(self._interval - seconds, busy_s * (1 / MAX_TIME_SHARE - 1))
 
-    def stop(self, timeout: float) -> None:
-        """End the thread within ``timeout`` seconds, and tick a last time."""
+    def drain(self, timeout: float) -> bool:
+        """Tick until no ended operation waits. Return False after an error or the timeout."""
+        deadline = time.monotonic() + timeout
+        is_complete = self._tick_safely() is not None
+        store = self._get_store()
+        while is_complete and store.waiting_ends:
+            if time.monotonic() >= deadline:
+                return False
+            is_complete = self._tick_safely() is not None
+        return is_complete
+
+    def stop(self, timeout: float) -> bool:
+        """End the thread within ``timeout`` seconds, and tick a last time.
+
+        Return False if ended operations still wait. They are moved to the file, if there is one.
+        """
+        deadline = time.monotonic() + timeout
         self._stop.set()
         self._wake.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-        self._tick_safely()
+        is_complete = self.drain(max(0.0, 0.5 * (deadline - time.monotonic())))
+        if not is_complete:
+            self._spill_safely(self._get_store(), everything=True)
+        return is_complete
 
     def _run(self) -> None:
         # Why the comparison: an exception may interrupt the start of a thread. Then the next level
         # starts another one.
         while not self._stop.is_set() and threading.current_thread() is self._thread:
-            seconds = self._tick_safely()
+            seconds = self._tick_safely() or self._interval
             if self._is_idle():
                 self._sleep()
             else:
-                self._stop.wait(self.compute_pause(seconds))
+                self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait after a tick that took ``seconds``, shorter while many ends wait.
+
+        Move them to a file if they use much memory, which is faster than a tick.
+        """
+        started, pause_s = time.monotonic(), self.compute_pause(seconds)
+        shortest_s = min(pause_s, max(self._interval, seconds * (1 / CROWDED_TIME_SHARE - 1)))
+        while not self._stop.wait(min(_POLL_S, max(0.0, started + pause_s - time.monotonic()))):
+            waited_s = time.monotonic() - started
+            if waited_s >= pause_s:
+                return
+            store = self._get_store()
+            self._spill_safely(store)
+            if waited_s >= shortest_s and store.waiting_ends > MAX_WAITING_ENDS:
+                return
+
+    def _spill_safely(self, store: LiveStore, *, everything: bool = False) -> None:
+        try:
+            store.spill_ends(everything=everything)
+        except Exception as error:
+            report_internal_error("tick", "Ended operations could not be moved to a file", error=error)
 
     def _is_idle(self) -> bool:
         return (
@@ -164,14 +218,15 @@ class Ticker:
             self._wake.get()
         self._is_asleep = False
 
-    def _tick_safely(self) -> float:
+    def _tick_safely(self) -> float | None:
+        """Tick and return the seconds it took, or None after an error."""
         try:
             return self.tick()
         except Exception as error:
             report_internal_error(
                 "tick", "A tick failed; the work continues, and the next tick reports progress", error=error
             )
-            return self._interval
+            return None
 
 
 def has_changes(change_set: ChangeSet) -> bool:
@@ -187,5 +242,6 @@ def has_changes(change_set: ChangeSet) -> bool:
             change_set.resources,
             change_set.trajectories,
             change_set.previews,
+            change_set.cancel_requests,
         )
     )

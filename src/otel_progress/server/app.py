@@ -19,6 +19,7 @@ from otel_progress.metrics.sources import PublicUrl
 from otel_progress.previews.stores.base import Store
 from otel_progress.protocols import Controller, Reader, SizedStorage
 from otel_progress.server import problems
+from otel_progress.server.access import AccessControl
 from otel_progress.server.api import add_endpoints
 from otel_progress.server.api.parameters import reject_unknown_parameters
 from otel_progress.server.counters import ServerCounters
@@ -73,8 +74,17 @@ def create_app(
         reader, totals=totals, extra=counts.read, public_url=public_url, journal_size=size
     )
     hub = Hub(reader, counts, limits=streams)
+    access = AccessControl(settings)
     services = AppState(
-        reader, controller, settings, counts, ReaderPool(settings.limits, counts), collector, hub, previews
+        reader,
+        controller,
+        settings,
+        access,
+        counts,
+        ReaderPool(settings.limits, counts),
+        collector,
+        hub,
+        previews,
     )
     app = _Application(services)
     app.state.services = services
@@ -82,7 +92,7 @@ def create_app(
     for kind, handler in _EXCEPTION_HANDLERS:
         app.add_exception_handler(kind, handler)
     add_endpoints(app)
-    app.router.routes += [*stream_routes(hub, settings), *page_routes()]
+    app.router.routes += [*stream_routes(hub, access), *page_routes()]
     return app
 
 
@@ -120,7 +130,7 @@ class _Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the middleware stack with the security middleware around it."""
         return SecurityMiddleware(
-            super().build_middleware_stack(), self._services.settings, self._services.counts, _send_login_form
+            super().build_middleware_stack(), self._services.access, self._services.counts, _send_login_form
         )
 
     def openapi(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
 from typing import Any, Final, cast
 
 import h11
@@ -14,8 +16,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from otel_progress.semconv import RefusalReason
+from otel_progress.server.connection_table import STATE_KEY, ConnectionTable
 from otel_progress.server.counters import ServerCounters
+from otel_progress.server.peers import UNKNOWN_PEER, to_network
 from otel_progress.server.settings import ConnectionLimits
+
+resource: ModuleType | None
+try:
+    import resource
+except ModuleNotFoundError:  # on Windows, which has no such limit
+    resource = None
 
 _silenced_logger: Final = logging.getLogger("otel_progress.server.connections")
 """Silenced logger for uvicorn's messages about malformed requests and disconnects."""
@@ -24,13 +34,31 @@ _silenced_logger: Final = logging.getLogger("otel_progress.server.connections")
 _silenced_logger.setLevel(logging.CRITICAL)
 
 
+_OTHER_FILES: Final = 128
+"""Open files that are not connections: the journal, pipes, and files of the program."""
+
+
 def build_protocols(
     limits: ConnectionLimits, counts: ServerCounters
 ) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
     """Return classes of HTTP and WebSocket connections with limits for uvicorn."""
-    http = type("LimitedHttp", (_Http,), {"limits": limits, "counts": counts})
-    ws = type("LimitedSocket", (_WebSocket,), {"limits": limits, "counts": counts})
-    return http, ws
+    limits = fit_to_open_files(limits)
+    members = {"limits": limits, "counts": counts, "table": ConnectionTable(limits)}
+    return type("LimitedHttp", (_Http,), members), type("LimitedSocket", (_WebSocket,), members)
+
+
+def fit_to_open_files(limits: ConnectionLimits) -> ConnectionLimits:
+    """Return limits that the process can reach with its open files.
+
+    Why: without a free file descriptor no connection is accepted, not even one to replace another.
+    """
+    max_connections = limits.max_connections
+    if resource is not None:
+        max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if max_files != resource.RLIM_INFINITY:
+            max_connections = max(1, min(max_connections, max_files - min(_OTHER_FILES, max_files // 4)))
+    reserved = min(limits.reserved_connections, max_connections // 4)
+    return replace(limits, max_connections=max_connections, reserved_connections=reserved)
 
 
 class _Deadline:
@@ -71,20 +99,29 @@ class _Http(H11Protocol):
 
     limits: ConnectionLimits
     counts: ServerCounters
+    table: ConnectionTable
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.logger = _silenced_logger
         self.access_log = False
+        self.peer = UNKNOWN_PEER
+        self.is_authenticated = False
+        # The middleware finds the connection there.
+        self.app_state = {**self.app_state, STATE_KEY: self}
         self._reading = _Deadline(self.loop, self._abort)
         self._writing = _Deadline(self.loop, self._abort)
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
-            self._is_refused = True
+        self.peer = to_network(self.client[0]) if self.client else UNKNOWN_PEER
+        is_accepted, evicted = self.table.add(self)
+        for _ in range(evicted + (not is_accepted)):
             self.counts.count_refusal("connections")
+        if not is_accepted:
+            self._is_refused = True
+            self.table.remove(self)
             transport.abort()
             return
         _limit_buffers(transport, self.limits)
@@ -93,10 +130,30 @@ class _Http(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
+        self.table.touch(self)
         super().data_received(data)
         self._watch_reading()
 
+    def on_response_complete(self) -> None:
+        if not self.is_authenticated:
+            self.table.set_idle(self, is_idle=True)
+        super().on_response_complete()
+
+    def admit(self, *, is_authenticated: bool) -> None:
+        """Keep the connection while the current request is answered, or until it closes."""
+        self.is_authenticated = self.is_authenticated or is_authenticated
+        self.table.set_idle(self, is_idle=False)
+
+    def evict(self) -> None:
+        """Close the connection immediately, because a new client needs its place."""
+        self._is_refused = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.table.remove(self)
         self._reading.disarm()
         self._writing.handle_loss("slow", exc, self.counts)
         super().connection_lost(exc)
@@ -104,6 +161,8 @@ class _Http(H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._reading.disarm()
         self._writing.disarm()
+        # The WebSocket removes it from the table.
+        self.table.set_idle(self, is_idle=False)
         super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:
@@ -140,6 +199,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
     limits: ConnectionLimits
     counts: ServerCounters
+    table: ConnectionTable
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -155,6 +215,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self._writing.disarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.table.remove(self.app_state[STATE_KEY])
         self._writing.handle_loss("slow", exc, self.counts)
         super().connection_lost(exc)
 

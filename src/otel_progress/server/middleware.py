@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
+from otel_progress.server.access import AccessControl, build_wait_problem
+from otel_progress.server.connection_table import get_connection
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.problems import Problem, build_internal_problem, quote_text
-from otel_progress.server.settings import ServerSettings
+from otel_progress.server.safe_ids import resolve_query_id
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -50,6 +52,10 @@ _PAGES: Final = frozenset({"/", "/docs"})
 """Pages for which a browser without the token receives the login form."""
 
 
+_CLOSING_STATUSES: Final = frozenset({401, 408, 413, 429, 503})
+"""Statuses of refused clients. Their connections are closed immediately."""
+
+
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
     "Access-Control-Allow-Headers": "authorization, content-type, if-none-match, last-event-id",
@@ -63,11 +69,10 @@ class SecurityMiddleware:
     ``login`` serves the login form for a page without the token. Refusals are counted by reason.
     """
 
-    def __init__(
-        self, app: ASGIApp, settings: ServerSettings, counts: ServerCounters, login: ASGIApp
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: AccessControl, counts: ServerCounters, login: ASGIApp) -> None:
         self._app = app
-        self._settings = settings
+        self._access = access
+        self._settings = access.settings
         self._counts = counts
         self._login = login
 
@@ -83,12 +88,17 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
 
     async def _handle_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wrapped_send = _ResponseWrapper(send, self._allowed_origin(scope))
+        wrapped_send = _ResponseWrapper(
+            send, self._allowed_origin(scope), is_http1=str(scope.get("http_version", "")).startswith("1")
+        )
+        # A health check needs no further request on its connection.
+        wrapped_send.closes = security.mounted_path(scope) == "/healthz"
         try:
             refusal = self._find_refusal(scope)
             if refusal is not None:
                 reason, refusing_app = refusal
                 self._counts.count_refusal(reason)
+                wrapped_send.closes = True
                 await refusing_app(scope, receive, wrapped_send)
                 return
             if self._is_preflight(scope):
@@ -99,6 +109,7 @@ class SecurityMiddleware:
                 return
             await self._forward(scope, receive, wrapped_send)
         except Problem as problem:
+            wrapped_send.closes = True
             await problem(scope, receive, wrapped_send)
         except ClientDisconnect:
             # There is no client to answer.
@@ -110,14 +121,16 @@ class SecurityMiddleware:
                 await build_internal_problem()(scope, receive, wrapped_send)
 
     async def _forward(self, scope: Scope, receive: Receive, wrapped_send: _ResponseWrapper) -> None:
-        inner: Scope = {**scope, "path": keep_encoded_separators(scope)}
+        inner: Scope = resolve_query_id({**scope, "path": keep_encoded_separators(scope)})
         if scope["method"] not in security.SAFE_METHODS:
             try:
                 receive = await self._read_body(receive)
             except Problem as problem:
                 self._counts.count_refusal("body")
+                wrapped_send.closes = True
                 await problem(scope, receive, wrapped_send)
                 return
+        self._admit(scope)
         if scope["method"] == "HEAD" and security.mounted_path(scope) not in security.STREAMS:
             wrapped_send.drop_body = True
             inner["method"] = "GET"
@@ -137,6 +150,12 @@ class SecurityMiddleware:
     def _find_refusal(self, scope: Scope) -> tuple[RefusalReason, ASGIApp] | None:
         """Return the reason to refuse a request and its response, or None."""
         settings, path = self._settings, security.mounted_path(scope)
+        if scope["type"] == "http" and security.is_framing_ambiguous(scope):
+            detail = (
+                "Invalid request: expected either Content-Length or Transfer-Encoding, in HTTP/1.1. "
+                "Send one of them."
+            )
+            return "framing", Problem(400, detail)
         url_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
         if url_bytes > settings.limits.url_bytes:
             return "url", Problem(
@@ -150,7 +169,10 @@ class SecurityMiddleware:
             return "origin", Problem(403, _describe_origin(scope))
         if self._is_preflight(scope) or posts_login or path in _OPEN or path.startswith(_OPEN_FILES):
             return None
-        if not security.is_authorised(scope, settings):
+        credentials = self._access.check(scope)
+        if credentials.wait_s:
+            return "attempts", build_wait_problem(credentials.wait_s)
+        if not credentials.is_valid:
             accepts_html = "text/html" in (security.get_header(scope, "accept") or "")
             if scope["type"] == "http" and path in _PAGES and accepts_html:
                 return "token", self._login
@@ -162,6 +184,13 @@ class SecurityMiddleware:
                 "Send the token as a bearer token.",
             )
         return None
+
+    def _admit(self, scope: Scope) -> None:
+        """Keep the connection of a request that passed all checks."""
+        connection, path = get_connection(scope), security.mounted_path(scope)
+        if connection is None or path in _OPEN or path.startswith(_OPEN_FILES):
+            return
+        connection.admit(is_authenticated=self._settings.token is not None)
 
     def _allowed_origin(self, scope: Scope) -> str | None:
         origin = security.get_header(scope, "origin")
@@ -194,11 +223,16 @@ class SecurityMiddleware:
 
 
 class _ResponseWrapper:
-    """A ``send`` that adds the security headers, and that can drop the body."""
+    """A ``send`` that adds the security headers, and that can drop the body.
 
-    def __init__(self, send: Send, origin: str | None) -> None:
+    With ``closes`` the server closes the connection after the response.
+    """
+
+    def __init__(self, send: Send, origin: str | None, *, is_http1: bool) -> None:
         self._send = send
         self._origin = origin
+        self._is_http1 = is_http1
+        self.closes = False
         self.started = False
         self.drop_body = False
 
@@ -209,6 +243,8 @@ class _ResponseWrapper:
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
+            if self._is_http1 and (self.closes or message["status"] in _CLOSING_STATUSES):
+                headers["Connection"] = "close"
             if self._origin is not None:
                 headers["Access-Control-Allow-Origin"] = self._origin
                 headers["Access-Control-Expose-Headers"] = "etag, retry-after"

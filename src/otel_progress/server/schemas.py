@@ -30,7 +30,6 @@ from otel_progress.codec import (
     Clock,
     EtaDocument,
     EventDocument,
-    LevelDocument,
     LogDocument,
     OperationDocument,
     OperationTreeDocument,
@@ -39,6 +38,7 @@ from otel_progress.codec import (
     SampleDocument,
     SchemaName,
     Seconds,
+    TreeLevelDocument,
 )
 from otel_progress.model import Status
 from otel_progress.operations import Condition
@@ -117,7 +117,7 @@ class OperationsDocument(_PageDocument):
 class LevelsDocument(_PageDocument):
     """Levels, parents before children."""
 
-    levels: list[LevelDocument]
+    levels: list[TreeLevelDocument]
 
 
 class EventsDocument(_PageDocument):
@@ -196,7 +196,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(title=None)
 
 
-_NAMES: Final = {ListedPreviewDocument: "Preview"}
+_NAMES: Final = {ListedPreviewDocument: "Preview", TreeLevelDocument: "Level"}
 """Schemas that are not named like their class without ``Document``."""
 
 

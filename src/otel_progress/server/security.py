@@ -5,7 +5,6 @@ The same for REST and streams.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterator
 from typing import Final
@@ -25,6 +24,10 @@ STREAMS: Final = frozenset({"/api/v1/stream", "/api/v1/ws"})
 
 MAX_QUERY_FIELDS: Final = 1_100
 """Fields in the query of a stream. A query with more is refused."""
+
+
+MAX_COOKIES: Final = 4
+"""Cookies of the login form that are checked per request. Further ones are ignored."""
 
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -100,13 +103,18 @@ def is_same_origin(scope: Scope, origin: str) -> bool:
 def is_authorised(scope: Scope, settings: ServerSettings) -> bool:
     """Return True when no token is required, or the request contains it.
 
-    It can be a bearer token, a cookie, or for streams in the query.
+    It can be a bearer token, or for streams in the query. Sessions are not checked.
     """
-    return settings.token is None or has_bearer(scope, settings) or has_cookie(scope, settings)
+    return settings.token is None or has_bearer(scope, settings)
 
 
 def has_bearer(scope: Scope, settings: ServerSettings) -> bool:
     """Return True when a bearer token or the query of a stream is correct."""
+    return any([is_token(token, settings) for token in read_tokens(scope)])
+
+
+def read_tokens(scope: Scope) -> list[str]:
+    """Return the tokens that a request contains, correct or not."""
     tokens = [
         value.partition(" ")[2].strip()
         for value in get_headers(scope, "authorization")
@@ -115,16 +123,15 @@ def has_bearer(scope: Scope, settings: ServerSettings) -> bool:
     if mounted_path(scope) in STREAMS:
         query = scope.get("query_string", b"").decode("latin-1")
         tokens += [value for name, value in _parse_pairs(query) if name == "access_token"]
-    return any([is_token(token, settings) for token in tokens])
+    return tokens
 
 
-def has_cookie(scope: Scope, settings: ServerSettings) -> bool:
-    """Return True when the request has the cookie of the login form."""
-    expected = build_cookie_value(settings)
+def read_cookies(scope: Scope) -> list[str]:
+    """Return the values of the cookie of the login form, at most ``MAX_COOKIES``."""
     pairs = (
         pair.strip().partition("=") for value in get_headers(scope, "cookie") for pair in value.split(";")
     )
-    return any([_equals(value, expected) for name, _, value in pairs if name == COOKIE])
+    return [value for name, _, value in pairs if name == COOKIE][:MAX_COOKIES]
 
 
 def is_token(text: str, settings: ServerSettings) -> bool:
@@ -132,12 +139,15 @@ def is_token(text: str, settings: ServerSettings) -> bool:
     return settings.token is not None and _equals(text, settings.token)
 
 
-def build_cookie_value(settings: ServerSettings) -> str:
-    """Return the value of the login cookie, a hash of the token.
+def is_framing_ambiguous(scope: Scope) -> bool:
+    """Return True when a request has two lengths of its body (RFC 9112, 6.1).
 
-    The browser does not store the token itself.
+    A proxy may read another length than this server, and then the two disagree about where the next
+    request starts.
     """
-    return hmac.new((settings.token or "").encode(), b"otel-progress cookie", hashlib.sha256).hexdigest()
+    encodings = get_headers(scope, "transfer-encoding")
+    is_old = str(scope.get("http_version", "1.1")).startswith("1.0")
+    return bool(encodings) and (is_old or bool(get_headers(scope, "content-length")))
 
 
 def may_be_forged(scope: Scope, settings: ServerSettings) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from otel_progress.errors import ConfigurationError
+from otel_progress.server.peers import is_valid_network
 from otel_progress.settings.defaults import DEFAULT_HOST, DEFAULT_PORT
 from otel_progress.settings.parsing import parse_token
 from otel_progress.text import truncate
@@ -74,6 +75,10 @@ class StreamLimits:
     polling: PollIntervals = field(default_factory=PollIntervals)
 
 
+LOCAL_PROXIES: Final = ("127.0.0.0/8", "::1")
+"""Proxies that are trusted by default: those on this machine."""
+
+
 _NAME: Final = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 
 
@@ -112,7 +117,8 @@ class ServerSettings:
     subdomains, and ``*`` includes all names: use it only behind a proxy that checks them. Loopback
     names and the bound host are always allowed. ``allowed_origins`` are web origins
     (``https://board.example.org``) whose pages may send requests, in addition to the server's own
-    page. ``root_path`` is the prefix that a proxy removes.
+    page. ``root_path`` is the prefix that a proxy removes. ``trusted_proxies`` are addresses and
+    networks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` headers are used.
     """
 
     host: str = DEFAULT_HOST
@@ -121,6 +127,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     root_path: str = ""
+    trusted_proxies: tuple[str, ...] = LOCAL_PROXIES
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -138,6 +145,13 @@ class ServerSettings:
                 msg = (
                     f"Invalid allowed origin {_quote(origin)}: expected scheme, host and port. "
                     "Use an origin such as https://board.example.org:8443."
+                )
+                raise ConfigurationError(msg)
+        for network in self.trusted_proxies:
+            if not is_valid_network(network):
+                msg = (
+                    f"Invalid trusted proxy {_quote(network)}: expected an IP address or a network. "
+                    "Use an address such as 10.0.0.7 or a network such as 10.0.0.0/8."
                 )
                 raise ConfigurationError(msg)
         if not _PREFIX.fullmatch(self.root_path):
@@ -200,9 +214,18 @@ class ConnectionLimits:
     ``request_s`` is the time for a client to send the head of a request, and again for its body.
     After ``blocked_s`` without reading, the client is disconnected. ``buffer`` is the write buffer
     of this process per connection, ``kernel_buffer`` the one of the operating system.
+
+    A connection is idle unless it is authenticated or its request is being answered. Of
+    ``max_connections``, ``reserved_connections`` are not available to idle ones, and an address has
+    at most ``idle_per_peer`` idle ones. Above these limits, the one that is idle longest is closed.
+    An address of another machine has at most ``connections_per_peer`` connections. An evicted or
+    refused connection is counted.
     """
 
     max_connections: int = 2_000
+    reserved_connections: int = 500
+    idle_per_peer: int = 500
+    connections_per_peer: int = 500
     request_s: float = 10.0
     blocked_s: float = 30.0
     idle_s: int = 15

@@ -15,6 +15,7 @@ from otel_progress.metrics.collector import ProgressCollector
 from otel_progress.operations import OperationSnapshot
 from otel_progress.previews.stores.base import Store
 from otel_progress.protocols import Controller, Reader
+from otel_progress.server.access import AccessControl
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.problems import Problem, quote_text
 from otel_progress.server.reader_pool import ReaderPool
@@ -29,6 +30,7 @@ class AppState:
     reader: Reader
     controller: Controller | None
     settings: ServerSettings
+    access: AccessControl
     counts: ServerCounters
     reader_pool: ReaderPool
     collector: ProgressCollector

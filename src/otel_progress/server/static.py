@@ -20,10 +20,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from otel_progress.server import security
+from otel_progress.server.access import build_wait_problem
+from otel_progress.server.peers import is_secure
 from otel_progress.server.problems import Problem
+from otel_progress.server.sessions import SESSION_S
 from otel_progress.server.state import get_app_state
 
 _DIRECTORY: Final = Path(__file__).parent / "page"
+
+
+_PAGE_WITH_SESSION: Final = "index.html with session"
 
 
 _TYPES: Final[Mapping[str, str]] = MappingProxyType(
@@ -53,7 +59,12 @@ class StaticFile:
 def page_files() -> Mapping[str, StaticFile]:
     """Return the files of the page by relative path, read once per process."""
     paths = sorted(path for path in _DIRECTORY.rglob("*") if path.suffix in _TYPES and path.is_file())
-    return MappingProxyType({path.relative_to(_DIRECTORY).as_posix(): _read_file(path) for path in paths})
+    files = {path.relative_to(_DIRECTORY).as_posix(): _read_file(path) for path in paths}
+    page = files["index.html"]
+    files[_PAGE_WITH_SESSION] = _build_file(
+        page.content.replace(b"<body>", b"<body data-login>"), page.media_type
+    )
+    return MappingProxyType(files)
 
 
 def build_file_response(
@@ -81,8 +92,11 @@ def matches_etag(condition: str | None, tag: str) -> bool:
 
 
 def _read_file(path: Path) -> StaticFile:
-    content = path.read_bytes()
-    return StaticFile(content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return _build_file(path.read_bytes(), _TYPES[path.suffix])
+
+
+def _build_file(content: bytes, media_type: str) -> StaticFile:
+    return StaticFile(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="otel-progress"', "Cache-Control": "no-store"}
@@ -109,7 +123,9 @@ def build_login_response(request: Request) -> Response:
 
 
 async def _get_page(request: Request) -> Response:
-    return build_file_response(request, "index.html")
+    """Return the page. With a session it has a button to log out."""
+    has_session = get_app_state(request).access.find_session(request.scope) is not None
+    return build_file_response(request, _PAGE_WITH_SESSION if has_session else "index.html")
 
 
 async def _get_docs(request: Request) -> Response:
@@ -131,34 +147,54 @@ async def _log_in(request: Request) -> Response:
     """
     services = get_app_state(request)
     settings = services.settings
-    if settings.token is None:
+    access = services.access
+    if access.sessions is None:
         return _redirect()
-    token = await _read_token(request)
-    if not security.is_token(token, settings):
+    wait_s = access.find_wait(request.scope)
+    if wait_s:
+        services.counts.count_refusal("attempts")
+        return _refuse_login(request, "wait", build_wait_problem(wait_s))
+    fields = await _read_fields(request)
+    target = "docs" if fields.get("next") == "docs" else ""
+    if not security.is_token(fields.get("token", ""), settings):
+        access.count_failure(request.scope)
         services.counts.count_refusal("token")
-        if "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("login?failed", HTTPStatus.SEE_OTHER)
-        raise Problem(401, "Invalid token.", headers=_CHALLENGE)
-    response = _redirect()
+        outcome = "failed&next=docs" if target else "failed"
+        return _refuse_login(request, outcome, Problem(401, "Invalid token.", headers=_CHALLENGE))
+    response = _redirect(target or "./")
     response.set_cookie(
         security.COOKIE,
-        security.build_cookie_value(settings),
+        access.sessions.create(),
+        max_age=SESSION_S,
         path=_cookie_path(request),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=is_secure(request.scope, settings.trusted_proxies),
     )
     return response
 
 
+def _refuse_login(request: Request, outcome: str, problem: Problem) -> Response:
+    """Return the form again for a browser. Raises the problem for a program."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise problem
+    return RedirectResponse(f"login?{outcome}", HTTPStatus.SEE_OTHER, headers=problem.headers)
+
+
 async def _log_out(request: Request) -> Response:
+    """End the session. Its streams end too."""
+    access = get_app_state(request).access
+    session = access.find_session(request.scope)
+    if access.sessions is not None and session is not None:
+        access.sessions.revoke(session)
+        get_app_state(request).hub.wake_all()
     response = _redirect("login")
     response.delete_cookie(
         security.COOKIE,
         path=_cookie_path(request),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=is_secure(request.scope, access.settings.trusted_proxies),
     )
     return response
 
@@ -178,10 +214,10 @@ def _cookie_path(request: Request) -> str:
     )
 
 
-async def _read_token(request: Request) -> str:
-    """Return the token of a submitted form, empty without a token."""
+async def _read_fields(request: Request) -> dict[str, str]:
+    """Return the fields of a submitted form, the first value of each."""
     try:
         fields = parse_qs((await request.body()).decode(), max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise Problem(422, "Invalid form: expected token=… as a browser sends it.") from None
-    return fields.get("token", [""])[0].strip()
+    return {name: values[0].strip() for name, values in fields.items()}

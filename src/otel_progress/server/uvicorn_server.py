@@ -23,6 +23,7 @@ from otel_progress.server.app import create_app
 from otel_progress.server.connections import build_protocols
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.settings import (
+    LOCAL_PROXIES,
     ConnectionLimits,
     ServerSettings,
     StreamLimits,
@@ -48,6 +49,11 @@ _MAX_WS_MESSAGE_BYTES: Final = 1024 * 1024
 
 
 _LISTEN_BACKLOG: Final = 2_048
+"""Connections that the system queues until they are accepted."""
+
+
+_ACCEPTED_AT_ONCE: Final = 64
+"""Connections accepted before others are served. More in one step could use all open files."""
 
 
 class Server:
@@ -56,9 +62,10 @@ class Server:
     Every request needs ``token`` when it is set. An address that other machines can reach requires
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
-    differs from the server's own. ``previews`` stores the content of previews. The constructor
-    binds the address. Raises ConfigurationError when a value is not valid, and UnavailableError
-    when the address cannot be bound.
+    differs from the server's own. ``previews`` stores the content of previews. Without
+    ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the address.
+    Raises ConfigurationError when a value is not valid, and UnavailableError when the address
+    cannot be bound.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class Server:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         root_path: str = "",
+        trusted_proxies: Sequence[str] | None = None,
         streams: StreamLimits | None = None,
         connections: ConnectionLimits | None = None,
         totals: Totals | None = None,
@@ -81,7 +89,15 @@ class Server:
     ) -> None:
         _check_address(host, port, has_access_control=bool(token or allow_public))
         # Why: invalid settings are reported before the address is bound.
-        settings = ServerSettings(host, port, token, tuple(allowed_hosts), tuple(allowed_origins), root_path)
+        settings = ServerSettings(
+            host,
+            port,
+            token,
+            tuple(allowed_hosts),
+            tuple(allowed_origins),
+            root_path,
+            LOCAL_PROXIES if trusted_proxies is None else tuple(trusted_proxies),
+        )
         self._socket = _bind(host, port)
         self.host = host
         self.port = int(self._socket.getsockname()[1])
@@ -242,6 +258,14 @@ class _Uvicorn(uvicorn.Server):
         """Do not change any signal handler."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        # Why: asyncio uses one value as the length of the queue and as the number of connections
+        # that it accepts at once.
+        for sock in sockets or ():
+            sock.listen(_LISTEN_BACKLOG)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End all streams, wait until the clients have left, then close all connections."""
         for server in self.servers:
@@ -264,6 +288,7 @@ def _build_config(
         ws=ws,
         loop="asyncio",
         lifespan="on",
+        backlog=_ACCEPTED_AT_ONCE,
         # Logging belongs to the application, which may run its own uvicorn.
         log_config=None,
         root_path=root_path,

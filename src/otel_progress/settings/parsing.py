@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import pairwise
 from os import PathLike, fspath
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -38,6 +39,18 @@ MIN_TOKEN: Final = 16
 
 MAX_TOKEN: Final = 4_096
 """Maximum length of a token, in characters. Longer ones are rejected."""
+
+
+MIN_TOKEN_CHARACTERS: Final = 5
+"""Minimum number of different and unpredictable characters. Tokens with fewer are rejected."""
+
+
+_NEW_TOKEN: Final = "python -c 'import secrets; print(secrets.token_urlsafe())'"
+"""Command that prints a secure token."""
+
+
+_KEYBOARD: Final = "qwertyuiop asdfghjkl zxcvbnm 1234567890"
+"""Rows of keys, whose neighbours are predictable."""
 
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
@@ -227,10 +240,28 @@ def parse_token(value: object) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if not MIN_TOKEN <= len(text) <= MAX_TOKEN or not _TOKEN.fullmatch(text):
         raise ValueError(
-            f"{MIN_TOKEN} to {MAX_TOKEN} characters of A-Z a-z 0-9 and . _ ~ + / = -, such as: "
-            "python -c 'import secrets; print(secrets.token_urlsafe())'"
+            f"{MIN_TOKEN} to {MAX_TOKEN} characters of A-Z a-z 0-9 and . _ ~ + / = -, such as: {_NEW_TOKEN}"
         )
+    if _is_weak(text):
+        raise ValueError(f"a random text without repetitions or sequences, such as: {_NEW_TOKEN}")
     return text
+
+
+def _is_weak(token: str) -> bool:
+    """Return whether a token is a repetition, a sequence or of few characters."""
+    text = token.lower()
+    if len(set(text)) < MIN_TOKEN_CHARACTERS:
+        return True
+    # A repetition: the token repeats its start, such as "passwordpassword".
+    is_repetition = any(text.startswith(text[period:]) for period in range(1, 2 * len(text) // 3 + 1))
+    # A sequence: the character follows from the previous one, as in "aaaa", "1234" or "qwer".
+    predictable = sum(_is_step(first, second) for first, second in pairwise(text))
+    return is_repetition or len(text) - predictable < MIN_TOKEN_CHARACTERS
+
+
+def _is_step(first: str, second: str) -> bool:
+    """Return whether two characters are equal, or neighbours in a sequence."""
+    return abs(ord(first) - ord(second)) <= 1 or first + second in _KEYBOARD or second + first in _KEYBOARD
 
 
 def parse_path(value: object) -> str:

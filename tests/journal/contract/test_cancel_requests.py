@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.model import Status
 from otel_progress.operations import Condition
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S, current_instance, this_host
+from otel_progress.protocols import HistoryQuery
 from otel_progress.records import CancelRequest
 from tests.support.factories import (
     WALL,
@@ -64,6 +66,41 @@ def test_cancel_requests_before_first_write_are_returned(open_another: Callable[
     worker.write(make_change_set(snapshot()))
     worker.request_cancel("friday-42", "stop")
     assert [request.reason for request in open_another().cancel_requests("instance-1")] == ["stop"]
+
+
+def test_cancel_request_in_a_change_set_is_visible_to_all_readers(
+    open_another: Callable[..., Journal],
+) -> None:
+    """It may arrive with the start or the end of its run. The first one is kept."""
+    worker, server = open_another(), open_another()
+    first = CancelRequest("run-1", "friday-42", "enough", WALL + 1)
+    worker.write(make_change_set(snapshot(), cancel_requests=[first]))
+    for reader in (worker, server):
+        views = [reader.get("friday-42"), *reader.active(), *reader.active(levels=False)]
+        assert [view and view.cancel_requested_at for view in views] == [WALL + 1] * 3
+    assert server.request_cancel("friday-42", "again") is True
+    worker.write(make_change_set(cancel_requests=[replace(first, at=WALL + 9)]))
+    assert server.get("friday-42").cancel_requested_at == WALL + 1  # type: ignore[union-attr]
+    last = CancelRequest("run-2", "friday-42", "\ud800 enough", WALL + 2)
+    worker.write(make_change_set(ended(run="run-2"), cancel_requests=[last]))
+    assert server.get("friday-42").cancel_requested_at == WALL + 2  # type: ignore[union-attr]
+    assert [view.cancel_requested_at for view in server.history(HistoryQuery())] == [WALL + 2]
+
+
+def test_cancel_request_of_an_unknown_run_is_ignored(journal: Journal) -> None:
+    """The operation may have been deleted."""
+    journal.write(make_change_set(cancel_requests=[CancelRequest("lost", "lost", "", WALL)]))
+    assert journal.get("lost") is None
+
+
+def test_watch_yields_an_operation_with_a_new_cancel_request(open_another: Callable[..., Journal]) -> None:
+    """Its levels need not have changed."""
+    worker, server = open_another(), open_another()
+    worker.write(make_change_set(snapshot()))
+    watch = server.watch(0.0)
+    next(watch)
+    worker.write(make_change_set(cancel_requests=[CancelRequest("run-1", "friday-42", "", WALL + 3)]))
+    assert [view.cancel_requested_at for view in next(watch)] == [WALL + 3]
 
 
 def test_second_cancel_request_keeps_the_first(journal: Journal, fake_time: FakeTime) -> None:

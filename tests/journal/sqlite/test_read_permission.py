@@ -24,7 +24,7 @@ from tests.support.factories import WALL, ended, event, make_change_set, snapsho
 from tests.support.journal_processes import PATIENT, run
 
 _READ = """
-import os, sys
+import os, shutil, sys, tempfile
 from pathlib import Path
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
@@ -205,6 +205,7 @@ def test_reader_counts_each_damaged_row_once(path: Path) -> None:
     """The other rows are returned."""
     _make_history(path)
     with closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE operations SET run = 'counted-' || run")
         other.execute("UPDATE levels SET info = '{' WHERE path = '' AND key < 6")
     before = get_invalid_row_count()
     with closing(SqliteJournal(path, read_only=True, now=lambda: WALL)) as reader:

@@ -100,6 +100,7 @@ def test_failed_level_leaves_no_trajectory(recorder: Recorder) -> None:
             level = op.level("x", total=1).start()
             recorder.tick()
             recorder.clock.advance(2.0)
+            level.increment()
             level.fail("no") if status is Status.FAILED else level.complete()
             recorder.tick()
     entries = recorder.runtime._store.collect().trajectories
@@ -331,13 +332,16 @@ def test_trajectories_of_one_run_are_bounded(recorder: Recorder) -> None:
     """Twenty per kind of level, and sixty-four kinds."""
     with progress.operation("job") as op:
         for number in range(100):
-            with op.level(f"kind{number}", total=1), op.level("same", total=1):
+            with op.level(f"kind{number}", total=1) as level, op.level("same", total=1) as same:
                 recorder.tick()
                 recorder.clock.advance(1.0)
+                level.increment()
+                same.increment()
         for _ in range(50):
-            with op.level("kind0", total=1):
+            with op.level("kind0", total=1) as level:
                 recorder.tick()
                 recorder.clock.advance(1.0)
+                level.increment()
             recorder.tick()
     entries = recorder.runtime._store.collect().trajectories
     levels = [entry.key.level for entry in entries]

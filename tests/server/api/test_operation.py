@@ -25,11 +25,11 @@ from otel_progress.codec import (
     BatchDocument,
     BatchSummaryDocument,
     EventDocument,
-    LevelDocument,
     LogDocument,
     OperationDocument,
     OperationTreeDocument,
     SampleDocument,
+    TreeLevelDocument,
     decode_operation,
 )
 from otel_progress.errors import JournalError
@@ -440,7 +440,7 @@ def _models(model: Any, value: Any, path: str = "$") -> Iterator[str]:
         (FRIDAY, OperationTreeDocument, None),
         (f"{FRIDAY}/progress", ProgressDocument, None),
         (f"{FRIDAY}/levels", LevelsDocument, None),
-        (f"{FRIDAY}/levels", LevelDocument, "levels"),
+        (f"{FRIDAY}/levels", TreeLevelDocument, "levels"),
         (f"{FRIDAY}/events", EventDocument, "events"),
         (f"{FRIDAY}/logs", LogDocument, "logs"),
         (f"{FRIDAY}/resources", SampleDocument, "samples"),

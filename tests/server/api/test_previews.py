@@ -113,10 +113,15 @@ def test_preview_content_cannot_be_executed(
     assert headers.get_list("content-type") == [media_type]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
-    # A Grafana on another origin can show it.
-    assert headers["cross-origin-resource-policy"] == "cross-origin"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
     assert headers["content-disposition"].startswith(f'inline; filename="preview-{number}.')
     assert "access-control-allow-origin" not in headers
+
+
+def test_preview_is_shown_on_other_origins_only_if_one_is_allowed(open_client: Callable[..., Client]) -> None:
+    """Such as the origin of Grafana."""
+    client = open_client(allowed_origins=("https://grafana.example.org",))
+    assert client.get(f"{ONE}/previews/1").headers["cross-origin-resource-policy"] == "cross-origin"
 
 
 def test_only_a_preview_with_digest_is_cached_permanently(open_client: Callable[..., Client]) -> None:
@@ -168,11 +173,12 @@ def test_location_outside_the_store_is_not_served(open_client: Callable[..., Cli
 
 def test_previews_require_the_token(open_client: Callable[..., Client]) -> None:
     """The query does not accept it."""
-    client = open_client(token="t" * 20)
+    token = "correct-horse-battery"
+    client = open_client(token=token)
     for path in (f"{ONE}/previews", f"{ONE}/previews/1"):
         client.problem(401, path)
-        client.problem(401, f"{path}?access_token={'t' * 20}")
-        assert client.get(path, headers={"Authorization": f"Bearer {'t' * 20}"}).status_code == 200
+        client.problem(401, f"{path}?access_token={token}")
+        assert client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code == 200
         client.problem(421, path, headers={"Host": "evil.example.org"})
 
 

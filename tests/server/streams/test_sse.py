@@ -112,6 +112,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("?operation=", 422),
         ("?operation=" + "x" * 300, 422),
         ("?levels=maybe", 422),
+        ("?operation=a&all=maybe", 422),
         ("?batch=a&batch=b", 422),
         ("?operation=a&operation=b&operation=c", 422),
         ("?type=%ff", 400),
@@ -183,3 +184,49 @@ def test_websocket_path_without_upgrade_answers_426(small: Server) -> None:
     assert answer.status_code == 426
     assert answer.headers["upgrade"] == "websocket"
     assert "/api/v1/stream" in answer.json()["detail"]
+
+
+def test_stream_of_all_and_named_operations_has_each_of_them(recorder: Recorder) -> None:
+    """The named ones come with their levels. A reconnect resumes all."""
+    first, second = (progress.operation("job", id=id_, total=9).start() for id_ in ("first", "second"))
+    first.level("part", "a").start()
+    query = "?operation=first&levels=true&all=true"
+    with serving(recorder) as server:
+        with stream(server, query) as told:
+            initial = until(told, "ready")
+            found = [(one.document["operation_id"], "levels" in one.document) for one in initial[:-1]]
+            assert sorted(found) == [("first", False), ("first", True), ("second", False)]
+            second.increment()
+            change = next(told)
+            assert (change.document["operation_id"], change.document["current"]) == ("second", 1)
+        second.increment()
+        third = progress.operation("job", id="third", total=9).start()
+        headers = {"last-event-id": change.id}
+        with stream(server, f"{query}&operation=second", **headers) as told:
+            resumed = until(told, "ready")
+        assert "reset" not in {one.kind for one in resumed}
+        snapshots = [one.document for one in resumed if one.kind == "snapshot"]
+        # The trees of both named operations, and what changed since.
+        assert {one["operation_id"] for one in snapshots if "levels" in one} == {"first", "second"}
+        changed = {one["operation_id"]: one["current"] for one in snapshots if "levels" not in one}
+        assert changed == {"second": 2, "third": 0}
+        for operation in (first, second, third):
+            operation.complete()
+
+
+def test_numbers_of_a_merged_stream_ascend(recorder: Recorder) -> None:
+    """So a client can resume after any message."""
+    operations = [progress.operation("job", id=f"job-{n}", total=9).start() for n in range(120)]
+    query = "?all=true&levels=true" + "".join(f"&operation=job-{n}" for n in range(60))
+    with serving(recorder) as server, stream(server, query) as told:
+        numbers = [int(one.id.rpartition("-")[2]) for one in until(told, "ready")]
+        assert numbers == sorted(numbers)
+        for operation in operations:
+            operation.complete()
+        ended: set[str] = set()
+        while len(ended) < 120:
+            event = next(told)
+            numbers.append(int(event.id.rpartition("-")[2]))
+            if event.kind == "snapshot" and event.document["status"] == "completed":
+                ended.add(event.document["operation_id"])
+        assert numbers == sorted(numbers)

@@ -209,13 +209,13 @@ def _write_operations(operations: Sequence[OperationSnapshot], text_if_empty: st
 
 def _build_row(operation: OperationSnapshot, label: str) -> tuple[str, ...]:
     root = operation.root
-    name = clean_text(operation.name)
+    name, shown = clean_text(operation.name), (operation.operation_id, operation.operation_type)
     has_count = bool(root.current) or root.total is not None
     return (
         label,
         clean_text(operation.operation_id),
         clean_text(operation.operation_type),
-        name if name != clean_text(operation.operation_id) else "",
+        name if name not in map(clean_text, shown) else "",
         format_percentage(root.ratio, estimated=root.estimated),
         format_count(root.current, root.total, root.info.unit, root.info.unit_plural) if has_count else "",
         str(root.failed) if root.failed else "",

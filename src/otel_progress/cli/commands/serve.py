@@ -61,6 +61,13 @@ Examples:
     metavar="PATH",
     help="Path prefix that a proxy in front removes, such as /progress.",
 )
+@click.option(
+    "--trusted-proxy",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a proxy whose X-Forwarded-For and X-Forwarded-Proto headers are used; "
+    "can be repeated. [default: this machine]",
+)
 @click.pass_obj
 def serve(
     context: CliContext,
@@ -71,6 +78,7 @@ def serve(
     allow_host: tuple[str, ...],
     allow_origin: tuple[str, ...],
     root_path: str,
+    trusted_proxy: tuple[str, ...],
 ) -> None:
     """Serve the live page, the REST API and the streams until interrupted."""
     settings = context.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
@@ -86,6 +94,7 @@ def serve(
             allowed_hosts=allow_host,
             allowed_origins=allow_origin,
             root_path=root_path,
+            trusted_proxies=trusted_proxy or None,
             public_url=settings.public_url,
             previews=context.previews(),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from otel_progress.console.format import (
     format_count,
     format_duration,
     format_moment,
+    format_more_levels,
     format_percentage,
     format_quantity,
     format_rate,
@@ -41,11 +42,11 @@ from otel_progress.console.rows import (
     format_failure,
     format_title,
 )
-from otel_progress.model import Eta, LevelSnapshot, Outcome, Status
+from otel_progress.model import Eta, LevelCounts, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot
 from otel_progress.protocols import EventQuery, PreviewQuery, Reader
 from otel_progress.records import Preview, ResourceUse
-from otel_progress.text import escape_controls
+from otel_progress.text import escape_controls, split_title
 
 _MAX_FAILED_ITEMS: Final = 20
 """Failed items written without ``--errors``, the newest."""
@@ -77,6 +78,8 @@ class _OperationView:
     operation: OperationSnapshot
     base: LevelSnapshot
     levels: Sequence[LevelSnapshot]
+    evicted: Mapping[str, LevelCounts]
+    """Numbers of ended levels that are not stored, by the path of the level above."""
     failed_items: Sequence[Event]
     events: Sequence[Event]
     previews: Sequence[Preview]
@@ -197,6 +200,7 @@ def _read_view(
         operation,
         base,
         _select_levels(operation, base, depth),
+        _select_evicted(operation, base, depth),
         failed_items=reader.events(id_, EventQuery(within, Outcome.FAILED, limit=max_failed)),
         events=reader.events(id_, EventQuery(within, limit=_MAX_EVENTS)) if events else (),
         previews=reader.previews(id_, PreviewQuery(within, limit=_MAX_PREVIEWS)) if previews else (),
@@ -233,6 +237,15 @@ def _select_levels(
     ]
 
 
+def _select_evicted(
+    operation: OperationSnapshot, base: LevelSnapshot, depth: int | None
+) -> dict[str, LevelCounts]:
+    """Return the numbers of evicted levels in ``depth`` generations below ``base``."""
+    parents = [base, *_select_levels(operation, base, None if depth is None else depth - 1)]
+    evicted = operation.count_evicted_levels()
+    return {level.path: evicted[level.path] for level in parents if level.path in evicted and depth != 0}
+
+
 def _encode_view(
     view: _OperationView, path: str | None, *, events: bool, errors: bool, previews: bool
 ) -> dict[str, Any]:
@@ -251,19 +264,12 @@ def _encode_view(
 def _write_view(view: _OperationView, *, errors: bool) -> None:
     base = view.base
     glyphs = choose_glyphs(getattr(sys.stdout, "encoding", None))
-    name = clean_text(base.info.name) or format_title(base)
-    echo(f"{style_text(name, 'bold')}  {clean_text(base.info.type)}")
+    kind, name = split_title(clean_text(base.info.type), clean_text(base.info.name))
+    echo(style_text(name, "bold") + (f"  {kind}" if kind else ""))
     write_facts(_collect_facts(view.operation, base))
     if errors:
         _write_details(base, "             ")
-    if view.levels:
-        echo()
-        echo(style_text("Levels", "bold"))
-    for level in view.levels:
-        indent = "  " * min(level.info.depth - base.info.depth, _MAX_INDENT_STEPS)
-        echo(indent + _format_level(level, view.operation, glyphs))
-        if errors:
-            _write_details(level, indent + "    ")
+    _write_levels(view, glyphs, errors=errors)
     if view.failed_items:
         is_cut = not errors and len(view.failed_items) == _MAX_FAILED_ITEMS
         hint = f"  (the newest {_MAX_FAILED_ITEMS}; all with --errors)" if is_cut else ""
@@ -276,6 +282,38 @@ def _write_view(view: _OperationView, *, errors: bool) -> None:
         echo(style_text("Events", "bold"))
     for event in view.events:
         echo(f"  {format_moment(event.at)} {clean_text(event.kind)} {_format_event(event)}")
+
+
+def _write_levels(view: _OperationView, glyphs: Glyphs, *, errors: bool) -> None:
+    """Write the levels as a tree.
+
+    A line after the levels of a parent counts the evicted ones.
+    """
+    if view.levels or view.evicted:
+        echo()
+        echo(style_text("Levels", "bold"))
+    open_parents = [view.base]
+    for level in (*view.levels, None):
+        while open_parents and (level is None or not _is_below(level, open_parents[-1], view.base)):
+            parent = open_parents.pop()
+            if parent.path in view.evicted:
+                text = f"{glyphs.more} {format_more_levels(view.evicted[parent.path])}"
+                echo(_indent_level(parent.info.depth + 1 - view.base.info.depth) + style_text(text, "dim"))
+        if level is None:
+            return
+        open_parents.append(level)
+        indent = _indent_level(level.info.depth - view.base.info.depth)
+        echo(indent + _format_level(level, view.operation, glyphs))
+        if errors:
+            _write_details(level, indent + "    ")
+
+
+def _is_below(level: LevelSnapshot, parent: LevelSnapshot, base: LevelSnapshot) -> bool:
+    return parent is base or level.path.startswith(f"{parent.path}/")
+
+
+def _indent_level(generations: int) -> str:
+    return "  " * min(generations, _MAX_INDENT_STEPS)
 
 
 def _collect_facts(operation: OperationSnapshot, level: LevelSnapshot) -> Iterator[tuple[str, str]]:
@@ -386,7 +424,7 @@ def _format_use(now: str | None, mean: str, peak: str) -> str:
 def _format_figures(level: LevelSnapshot, operation: OperationSnapshot) -> str:
     unit = level.info.unit
     has_count = bool(level.current) or level.total is not None
-    active_s = operation.active_seconds_of(level)
+    active_s = operation.rate_seconds_of(level)
     parts = (
         format_percentage(level.ratio, estimated=level.estimated),
         format_count(level.current, level.total, unit, level.info.unit_plural) if has_count else "",

@@ -1,4 +1,4 @@
-"""Table ``requests``: cancel requests from one process to another."""
+"""Table ``requests``: cancel requests from this and other processes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ _TOUCH: Final = "UPDATE operations SET revision = (SELECT revision FROM counters
 _SELECT_FOR_INSTANCE: Final = """SELECT o.run, o.operation_id, r.reason, r.at
     FROM requests r CROSS JOIN operations o ON o.key = r.operation
     WHERE o.instance = ? AND o.finished_at IS NULL"""
+
+
+_STORE: Final = """INSERT OR IGNORE INTO requests (operation, reason, at) SELECT ?, ?, ?
+    WHERE EXISTS (SELECT 1 FROM operations WHERE key = ?)"""
+
+
+def store_requests(connection: sqlite3.Connection, requests: Sequence[tuple[int, CancelRequest]]) -> None:
+    """Store requests by the keys of their operations.
+
+    The process of the operations has received them already. The first request of a run is kept.
+    """
+    connection.execute(_REVISE)
+    for key, request in requests:
+        connection.execute(_STORE, (key, request.reason, request.at, key))
+        connection.execute(_TOUCH, (key,))
 
 
 def insert_request(connection: sqlite3.Connection, operation_id: str, reason: str, at: float) -> bool:
@@ -60,8 +75,8 @@ class CancelRequestPoller:
 
     def poll(self, connection: sqlite3.Connection, generation: int, instance: str) -> Sequence[CancelRequest]:
         """Return the requests for a process. ``generation`` identifies the connection."""
-        # The version changes when another connection commits. Requests never use the
-        # connection of the writer.
+        # The version changes when another connection commits. The connection of the writer only
+        # stores requests that this process has received already.
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         state = (generation, version, instance)
         if state == self._state_without_requests:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
-from otel_progress.journal.liveness import ReadTime
+from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.sanitize import sanitize_text
 from otel_progress.journal.sqlite import batches
@@ -26,6 +26,7 @@ from otel_progress.journal.sqlite.reader import (
     add_levels,
     read_active,
     read_events,
+    read_heartbeats,
     read_history,
     read_logs,
     read_newest_run,
@@ -37,9 +38,11 @@ from otel_progress.journal.sqlite.retention import (
     delete_finished_runs,
     vacuum_free_pages,
 )
+from otel_progress.journal.sqlite.spilled_ends import SpilledEnds
 from otel_progress.journal.sqlite.trajectories import load_trajectories
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
+from otel_progress.model import Instance
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import read_suspended_s
 from otel_progress.protocols import (
@@ -131,6 +134,9 @@ class SqliteJournal:
         self._generation = 0
         self._retention = Retention(retention_s, max_bytes, limits.rows_per_pass)
         self._cancel_request_poller = CancelRequestPoller()
+        self._spilled_ends = SpilledEnds(
+            path, store=self._store_recovered, find_heartbeat=self._find_heartbeat
+        )
 
     @property
     def dropped(self) -> int:
@@ -174,6 +180,7 @@ class SqliteJournal:
         except DiskFullError:
             self._write_essentials(change_set)
             raise
+        self._recover_ends()
         self._notify_deleted(self._delete_expired())
 
     def _split_for_small_disk(self, change_set: ChangeSet) -> Sequence[ChangeSet]:
@@ -213,14 +220,36 @@ class SqliteJournal:
                 essentials = ChangeSet(change_set.instance, change_set.at, change_set.clock, roots)
                 self._notify_deleted(self._write(essentials))
 
+    def _recover_ends(self) -> None:
+        """Store ended operations that dead processes left in files, if due.
+
+        Errors are only reported, because the write has succeeded.
+        """
+        try:
+            self._spilled_ends.recover_if_due(self._get_read_time())
+        except JournalError as error:
+            msg = f"Ended operations of another process could not be stored yet: {error}"
+            report_internal_error("journal", msg, error=error)
+
+    def _store_recovered(self, change_set: ChangeSet) -> None:
+        self._write(change_set, is_heartbeat=False)
+
     @repeat_after_fork
-    def _write(self, change_set: ChangeSet) -> Sequence[str]:
+    def _find_heartbeat(self, instance: Instance) -> Heartbeat | None:
+        with self._writing.acquire() as connection:
+            return read_heartbeats(connection, (instance.id,)).get(instance.id)
+
+    @repeat_after_fork
+    def _write(self, change_set: ChangeSet, *, is_heartbeat: bool = True) -> Sequence[str]:
         """Store a change set. Return the locations of previews that are unreferenced now."""
         with self._writing.transaction("IMMEDIATE") as connection:
             if self._generation != self._writing.generation:
                 self._writer.reset_cache()
                 self._generation = self._writing.generation
-            self._writer.write(connection, change_set)
+            if is_heartbeat:
+                self._writer.write(connection, change_set)
+            else:
+                self._writer.write_recovered(connection, change_set)
         return self._writer.unreferenced
 
     @repeat_after_fork

@@ -13,6 +13,7 @@ from otel_progress.journal.invalid_rows import count_invalid_row
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.sqlite import previews, rows
 from otel_progress.journal.sqlite.connection import query_all
+from otel_progress.journal.sqlite.paths import build_subtree_condition, expand_levels, expand_records
 from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
 from otel_progress.model import Instance, LevelSnapshot
 from otel_progress.operations import Event, OperationSnapshot
@@ -27,22 +28,18 @@ _NEWEST_RUN: Final = (
 )
 
 
-_IN_SUBTREE: Final = "(path = ? OR (path > ? AND path < ?))"
-"""A level with its subtree, which is a range of paths, because "0" follows "/"."""
-
-
 def read_events(connection: sqlite3.Connection, operation_id: str, query: EventQuery) -> list[Event]:
     """Return the newest matching events of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN_SUBTREE, _subtree_range(query.path)),
+            _build_path_condition(connection, key, query.path),
             ("outcome = ?", None if query.outcome is None else (query.outcome.value,)),
             ("at >= ?", None if query.since is None else (query.since,)),
             ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
         found = _select_newest(connection, "events", EVENT, key, conditions, query.limit)
         decoded = (rows.decode_event_row(operation_id, operation_type, run, row) for row in found)
-        return _select_valid("event", key, found, decoded)
+        return expand_records(connection, key, _select_valid("event", key, found, decoded))
     return []
 
 
@@ -50,7 +47,7 @@ def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery
     """Return the newest matching log records of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN_SUBTREE, _subtree_range(query.path)),
+            _build_path_condition(connection, key, query.path),
             ("severity >= ?", None if query.severity == 0 else (query.severity,)),
             ("at >= ?", None if query.since is None else (query.since,)),
             ("number > ?", (query.after,)),
@@ -58,7 +55,7 @@ def read_logs(connection: sqlite3.Connection, operation_id: str, query: LogQuery
         )
         found = _select_newest(connection, "logs", LOG, key, conditions, query.limit)
         decoded = (rows.decode_log_row(operation_id, operation_type, run, row) for row in found)
-        return _select_valid("log record", key, found, decoded)
+        return expand_records(connection, key, _select_valid("log record", key, found, decoded))
     return []
 
 
@@ -66,12 +63,12 @@ def read_previews(connection: sqlite3.Connection, operation_id: str, query: Prev
     """Return the newest matching previews of the newest run, oldest first."""
     for key, operation_type, run in query_all(connection, _NEWEST_RUN, (operation_id,)):
         conditions = (
-            (_IN_SUBTREE, _subtree_range(query.path)),
+            _build_path_condition(connection, key, query.path),
             ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
         found = _select_newest(connection, "previews", previews.PREVIEW, key, conditions, query.limit)
         decoded = (previews.decode_preview_row(operation_id, operation_type, run, row) for row in found)
-        return _select_valid("preview", key, found, decoded)
+        return expand_records(connection, key, _select_valid("preview", key, found, decoded))
     return []
 
 
@@ -132,8 +129,10 @@ def _select_newest(
     return query_all(connection, query, bound)[::-1]
 
 
-def _subtree_range(path: str | None) -> tuple[str, str, str] | None:
-    return (path, f"{path}/", f"{path}0") if path else None
+def _build_path_condition(
+    connection: sqlite3.Connection, operation: int, path: str | None
+) -> tuple[str, Sequence[object] | None]:
+    return build_subtree_condition(connection, operation, path) if path else ("", None)
 
 
 KeyedOperation: TypeAlias = "tuple[int, OperationSnapshot]"
@@ -151,7 +150,7 @@ _DERIVED: Final = {"stall_after_s": "coalesce(s.stall_after_s, max(60.0, 3.0 * s
 _STATE: Final = ", ".join(_DERIVED.get(column, f"s.{column}") for column in STATE)
 
 
-_OPERATION: Final = f"""SELECT o.key, o.instance, u.use, r.at, l.info, {_STATE} FROM operations o
+_OPERATION: Final = f"""SELECT o.key, o.instance, o.run, u.use, r.at, l.info, {_STATE} FROM operations o
     JOIN levels l ON l.operation = o.key AND l.path = '' JOIN states s ON s.level = l.key
     LEFT JOIN uses u ON u.operation = o.key LEFT JOIN requests r ON r.operation = o.key"""
 
@@ -222,9 +221,9 @@ def read_history(
         before, keys = ends[-1][:2], [key for *_, key in ends]
         known = dict(select_operations(connection, f"WHERE o.key IN ({_marks(keys)})", keys, moment))
         found += (known[key] for key in keys if key in known)
-        for key in keys:
+        for _, run, key in ends:
             if key not in known:
-                count_invalid_row("operation", key)
+                count_invalid_row("operation", run)
     return found
 
 
@@ -259,7 +258,10 @@ def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) 
                 levels[key].append(level)
             else:
                 count_invalid_row("level", key, info)
-    return [replace(operation, levels=sort_depth_first(levels[key]), _index={}) for key, operation in found]
+    return [
+        replace(operation, levels=sort_depth_first(expand_levels(connection, key, levels[key])), _index={})
+        for key, operation in found
+    ]
 
 
 def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
@@ -290,11 +292,11 @@ def select_operations(
     answer = query_all(connection, f"{_OPERATION} {rest}", bound)
     heartbeats = read_heartbeats(connection, {row[1] for row in answer})
     found = []
-    for key, instance, use, cancelled, info, *state in answer:
+    for key, instance, run, use, cancelled, info, *state in answer:
         if (root := rows.decode_snapshot_row(info, state)) is not None:
             found.append((key, _build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
         else:
-            count_invalid_row("operation", key)
+            count_invalid_row("operation", run)
     return found
 
 

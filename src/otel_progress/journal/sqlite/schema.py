@@ -116,6 +116,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX previews_by_location ON previews (location)",
     ),
+    (
+        # Beginnings of long paths. See paths.py. Processes of earlier versions write full paths.
+        """CREATE TABLE path_prefixes (
+            key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, path TEXT NOT NULL, UNIQUE (operation, path)
+        )""",
+    ),
 )
 """Step n migrates version n to version n + 1 (``PRAGMA user_version``). Only append steps."""
 

@@ -6,15 +6,18 @@ Tables of log records and samples are bounded here, where they grow.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from otel_progress.batches import BatchDeclaration
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.sqlite import batches, previews, rows
+from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
 from otel_progress.journal.sqlite.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
@@ -98,6 +101,12 @@ MAX_SNAPSHOTS_PER_CHUNK: Final = 1_000
 """Levels written by one set of statements. More are split, which limits the memory."""
 
 
+MAX_ROWS_PER_STATEMENT: Final = 40
+"""Rows inserted by one statement. Why several: each execution of a statement releases the GIL, and
+busy threads keep it for milliseconds. Old SQLite versions accept 999 values.
+"""
+
+
 MAX_CACHED_LEVELS: Final = 250_000
 """Levels in the cache. Beyond it, the whole cache is dropped, which makes one write slower."""
 
@@ -112,6 +121,9 @@ def _marks(count: int) -> str:
 
 _HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
     SET heartbeat_at = excluded.heartbeat_at, heartbeat_clock = excluded.heartbeat_clock"""
+
+
+_ADD_INSTANCE: Final = f"INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO NOTHING"
 
 
 _REVISE: Final = "UPDATE counters SET revision = revision + 1"
@@ -131,6 +143,15 @@ _INSERT_OPERATION: Final = f"""INSERT INTO operations
     VALUES (0, {_marks(5)}) ON CONFLICT (run) DO NOTHING"""
 
 
+_NEW_OPERATION: Final = """INSERT INTO operations
+    (revision, run, operation_id, operation_type, instance, recorded_at, batch, finished_at, status)"""
+
+
+_FIND_OPERATIONS: Final = f"""SELECT group_concat(key || ' ' || run, char(10)) FROM operations
+    WHERE run IN ({_marks(MAX_ROWS_PER_STATEMENT)})"""
+"""Why one row: reading each row releases the GIL, and busy threads keep it for milliseconds."""
+
+
 _FIND_OPERATION: Final = "SELECT key FROM operations WHERE run = ?"
 
 
@@ -141,12 +162,10 @@ _FIND_LEVEL: Final = """SELECT l.key, s.sequence FROM levels l JOIN states s ON 
     WHERE l.operation = ? AND l.path = ?"""
 
 
-_INSERT_LEVEL: Final = "INSERT INTO levels (key, operation, path, info) VALUES (?, ?, ?, ?)"
+_INSERT_LEVEL: Final = "INSERT INTO levels (key, operation, path, info)"
 
 
-_INSERT_STATE: Final = (
-    f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s) VALUES ({_marks(len(STATE) + 1)}, 0.0)"
-)
+_INSERT_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level, longest_gap_s)"
 
 
 _UPDATE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
@@ -198,10 +217,15 @@ class _RowState:
 
 
 class _WritePlan:
-    """Rows of one chunk of snapshots, with one list per statement."""
+    """Rows of one chunk of snapshots, with one list per statement.
 
-    def __init__(self, last_key: int) -> None:
+    ``complete`` are the keys of operations whose rows have the values of their roots already.
+    """
+
+    def __init__(self, last_key: int, complete: Set[int], encode_path: Callable[[int, str], str]) -> None:
         self._last_key = last_key
+        self._encode_path = encode_path
+        self._complete = complete
         self._levels: list[tuple[Any, ...]] = []
         self._states: list[tuple[Any, ...]] = []
         self._infos: list[tuple[str, int]] = []
@@ -216,8 +240,9 @@ class _WritePlan:
         """Plan the rows of a new level."""
         self._last_key += 1
         info, rest = snapshot.info, rows.get_rest(snapshot)
-        self._levels.append((self._last_key, operation, info.path, rows.encode_info_column(info)))
-        self._states.append((*rows.get_advance(snapshot), *rows.encode_rest(rest), self._last_key))
+        path, text = self._encode_info(operation, info)
+        self._levels.append((self._last_key, operation, path, text))
+        self._states.append((*rows.get_advance(snapshot), *rows.encode_rest(rest), self._last_key, 0.0))
         self._add_root(operation, snapshot, new=True)
         return _RowState(self._last_key, snapshot.sequence, info, rest)
 
@@ -233,10 +258,15 @@ class _WritePlan:
             written.rest = rest
         new = written.info is not snapshot.info
         if new:
-            self._infos.append((rows.encode_info_column(snapshot.info), written.key))
+            self._infos.append((self._encode_info(operation, snapshot.info)[1], written.key))
             written.info = snapshot.info
         written.sequence = snapshot.sequence
         self._add_root(operation, snapshot, new=new)
+
+    def _encode_info(self, operation: int, info: LevelInfo) -> tuple[str, str]:
+        """Return the stored path of a level, and its column ``info`` with this path."""
+        path = self._encode_path(operation, info.path)
+        return path, rows.encode_info_column(info if path == info.path else replace(info, path=path))
 
     def run(self, connection: sqlite3.Connection, revision: int, at: float) -> bool:
         """Execute the plan at ``at`` (Unix seconds).
@@ -244,8 +274,8 @@ class _WritePlan:
         Return False if a row to update was missing or newer.
         """
         connection.execute(_RESERVE, (self._last_key,))
-        connection.executemany(_INSERT_LEVEL, self._levels)
-        connection.executemany(_INSERT_STATE, self._states)
+        _insert_rows(connection, _INSERT_LEVEL, self._levels)
+        _insert_rows(connection, _INSERT_STATE, self._states)
         updated = connection.executemany(_UPDATE_STATE, self._changed).rowcount if self._changed else 0
         updated += connection.executemany(_UPDATE_ADVANCE, self._moved).rowcount if self._moved else 0
         connection.executemany(_UPDATE_INFO, self._infos)
@@ -256,16 +286,20 @@ class _WritePlan:
         return updated == len(self._changed) + len(self._moved)
 
     def _add_root(self, operation: int, snapshot: LevelSnapshot, *, new: bool) -> None:
-        self._touched.add(operation)
         if snapshot.info.path:
+            self._touched.add(operation)
             return
+        if new and operation in self._complete:
+            if snapshot.info.batch is not None:
+                self._add_to_batch(snapshot.info.batch, snapshot)
+            return
+        self._touched.add(operation)
         if new:
             self._owners.append((snapshot.info.instance, snapshot.info.batch, operation))
             if snapshot.info.batch is not None:
                 self._add_to_batch(snapshot.info.batch, snapshot)
         if snapshot.status.finished:
-            end = snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
-            self._finished.append((end, snapshot.status.value, operation))
+            self._finished.append((_get_end(snapshot), snapshot.status.value, operation))
 
     def _add_to_batch(self, batch: str, snapshot: LevelSnapshot) -> None:
         """Plan a placeholder of the batch from the start of its first operation."""
@@ -274,6 +308,25 @@ class _WritePlan:
         known = self._batches.get(batch)
         if known is None or placeholder.started_at < known.started_at:
             self._batches[batch] = placeholder
+
+
+def _get_end(snapshot: LevelSnapshot) -> float:
+    return snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
+
+
+def _insert_rows(connection: sqlite3.Connection, insert: str, values: Sequence[Sequence[Any]]) -> None:
+    """Insert rows, many by one statement."""
+    if not values:
+        return
+    row = f"({_marks(len(values[0]))})"
+    whole = len(values) - len(values) % MAX_ROWS_PER_STATEMENT
+    if whole:
+        statement = f"{insert} VALUES {', '.join([row] * MAX_ROWS_PER_STATEMENT)}"
+        for start in range(0, whole, MAX_ROWS_PER_STATEMENT):
+            block = values[start : start + MAX_ROWS_PER_STATEMENT]
+            connection.execute(statement, list(chain.from_iterable(block)))
+    if whole < len(values):
+        connection.executemany(f"{insert} VALUES {row}", values[whole:])
 
 
 class Writer:
@@ -287,6 +340,7 @@ class Writer:
         self._operations: dict[str, int] = {}
         self._levels: dict[int, dict[str, _RowState]] = {}
         self._cached_count = 0
+        self._paths = PathEncoder()
         self._revision = 0
         self.unreferenced: list[str] = []
         """Locations of previews that the last write deleted and that are unreferenced now."""
@@ -295,27 +349,38 @@ class Writer:
         """Drop the cache, so that rows are read from the file again."""
         self._operations.clear()
         self._levels.clear()
+        self._paths.reset()
         self._cached_count = 0
 
     def write(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
-        """Write a change set within the caller's transaction."""
+        """Write a change set of this process within the caller's transaction."""
+        self._write_or_sanitize(connection, change_set, is_heartbeat=True)
+
+    def write_recovered(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
+        """Write a change set of a dead process, which is not a heartbeat of it."""
+        self._write_or_sanitize(connection, change_set, is_heartbeat=False)
+
+    def _write_or_sanitize(
+        self, connection: sqlite3.Connection, change_set: ChangeSet, *, is_heartbeat: bool
+    ) -> None:
         if self._cached_count > MAX_CACHED_LEVELS:
             self.reset_cache()
         self.unreferenced = []
         try:
-            self._write(connection, change_set)
+            self._write(connection, change_set, is_heartbeat)
         except _INVALID_VALUE_ERRORS:
             # Why only now: sanitizing all values takes time.
             self.reset_cache()
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             self.unreferenced = []
-            self._write(connection, sanitize_change_set(change_set))
+            self._write(connection, sanitize_change_set(change_set), is_heartbeat)
 
-    def _write(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
+    def _write(self, connection: sqlite3.Connection, change_set: ChangeSet, is_heartbeat: bool) -> None:
         process = change_set.instance
         identity = (process.id, process.pid, process.host, process.service, process.started_at, process.start)
-        connection.execute(_HEARTBEAT, (*identity, change_set.at, change_set.clock))
+        statement = _HEARTBEAT if is_heartbeat else _ADD_INSTANCE
+        connection.execute(statement, (*identity, change_set.at, change_set.clock))
         if change_set.snapshots or change_set.evicted:
             connection.execute(_REVISE)
             (self._revision,) = connection.execute(_REVISION).fetchone()
@@ -352,7 +417,10 @@ class Writer:
     def _write_snapshots(self, connection: sqlite3.Connection, change_set: ChangeSet) -> bool:
         """Write snapshots. Return False if a cached row was missing."""
         (last_key,) = connection.execute(_LAST_KEY).fetchone()
-        plan = _WritePlan(last_key)
+        inserted, complete = self._insert_operations(connection, change_set)
+        plan = _WritePlan(
+            last_key, complete, lambda operation, path: self._paths.encode(connection, operation, path)
+        )
         for snapshot in change_set.snapshots:
             info = snapshot.info
             operation = self._operations.get(info.run)
@@ -362,13 +430,75 @@ class Writer:
             levels = self._levels[operation]
             written = levels.get(info.path)
             if written is None:
-                written = levels[info.path] = self._find_level(connection, operation, info.path) or plan.add(
-                    operation, snapshot
-                )
+                if operation not in inserted:
+                    written = self._find_level(connection, operation, info.path)
+                if written is None:
+                    written = plan.add(operation, snapshot)
+                levels[info.path] = written
                 self._cached_count += 1
             if snapshot.sequence > written.sequence:
                 plan.change(operation, written, snapshot)
         return plan.run(connection, self._revision, change_set.at)
+
+    def _insert_operations(
+        self, connection: sqlite3.Connection, change_set: ChangeSet
+    ) -> tuple[Set[int], Set[int]]:
+        """Add the operations of a chunk to the cache, and insert those that are missing.
+
+        Return the keys of the inserted ones, and of those whose rows are complete.
+        """
+        unknown: dict[str, LevelSnapshot] = {}
+        for snapshot in change_set.snapshots:
+            if snapshot.info.run not in self._operations and (
+                not snapshot.info.path or snapshot.info.run not in unknown
+            ):
+                unknown[snapshot.info.run] = snapshot
+        keys = self._find_operations(connection, list(unknown))
+        new = {run: snapshot for run, snapshot in unknown.items() if run not in keys}
+        _insert_rows(
+            connection, _NEW_OPERATION, [self._build_operation_row(change_set, each) for each in new.values()]
+        )
+        new_keys = self._find_operations(connection, list(new))
+        for run, key in (keys | new_keys).items():
+            self._operations[run] = key
+            self._levels.setdefault(key, {})
+        inserted = frozenset(new_keys.values())
+        return inserted, frozenset(key for run, key in new_keys.items() if not new[run].info.path)
+
+    def _build_operation_row(self, change_set: ChangeSet, snapshot: LevelSnapshot) -> tuple[Any, ...]:
+        """Return the row of a new operation. Without its root it is completed later."""
+        info, is_root = snapshot.info, not snapshot.info.path
+        is_finished = is_root and snapshot.status.finished
+        return (
+            self._revision if is_root else 0,
+            info.run,
+            info.operation_id,
+            info.operation_type,
+            info.instance,
+            change_set.at,
+            info.batch if is_root else None,
+            _get_end(snapshot) if is_finished else None,
+            snapshot.status.value if is_finished else None,
+        )
+
+    def _find_operations(self, connection: sqlite3.Connection, runs: Sequence[str]) -> dict[str, int]:
+        """Return the keys of the runs that are stored."""
+        keys: dict[str, int] = {}
+        for start in range(0, len(runs), MAX_ROWS_PER_STATEMENT):
+            chunk = runs[start : start + MAX_ROWS_PER_STATEMENT]
+            # Why filled up: all chunks use one prepared statement.
+            bound = [*chunk, *[None] * (MAX_ROWS_PER_STATEMENT - len(chunk))]
+            (found,) = connection.execute(_FIND_OPERATIONS, bound).fetchone()
+            entries = [] if found is None else [line.partition(" ") for line in found.split("\n")]
+            if not all(key.isdigit() and run in chunk for key, _, run in entries):
+                # A run contains a line end.
+                return self._find_operations_singly(connection, runs)
+            keys.update((run, int(key)) for key, _, run in entries)
+        return keys
+
+    def _find_operations_singly(self, connection: sqlite3.Connection, runs: Sequence[str]) -> dict[str, int]:
+        found = ((run, connection.execute(_FIND_OPERATION, (run,)).fetchone()) for run in runs)
+        return {run: int(row[0]) for run, row in found if row is not None}
 
     def _find_or_insert_operation(
         self,
@@ -390,7 +520,11 @@ class Writer:
         return int(key)
 
     def _find_level(self, connection: sqlite3.Connection, operation: int, path: str) -> _RowState | None:
-        found = connection.execute(_FIND_LEVEL, (operation, path)).fetchone()
+        stored = self._paths.encode(connection, operation, path)
+        found = connection.execute(_FIND_LEVEL, (operation, stored)).fetchone()
+        if found is None and stored != path:
+            # A process of an earlier version stored the full path.
+            found = connection.execute(_FIND_LEVEL, (operation, path)).fetchone()
         return None if found is None else _RowState(*found)
 
     def _write_records(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
@@ -410,6 +544,11 @@ class Writer:
             batches.upsert_declarations(connection, change_set.batches, change_set.at)
         if change_set.trajectories:
             insert_trajectories(connection, change_set.trajectories, self._limits.trajectories)
+        if change_set.cancel_requests:
+            keyed_requests = (
+                (self._find_key(connection, request.run), request) for request in change_set.cancel_requests
+            )
+            store_requests(connection, [(key, each) for key, each in keyed_requests if key is not None])
         if change_set.previews:
             keyed = self._with_operation_keys(connection, change_set, change_set.previews)
             self.unreferenced = previews.store_previews(
@@ -437,7 +576,8 @@ class Writer:
                     change_set.at,
                 )
                 key = self._find_or_insert_operation(connection, *names)
-            result.append((key, record))
+            path = self._paths.encode(connection, key, record.path)
+            result.append((key, record if path == record.path else replace(record, path=path)))
         return result
 
     def _evict(self, connection: sqlite3.Connection, change_set: ChangeSet) -> None:
@@ -446,12 +586,24 @@ class Writer:
         A subtree is a range of paths, because "0" follows "/".
         """
         levels, subtrees = [], []
+        evicted = set(change_set.evicted)
+        has_prefixes: dict[int, bool] = {}
         for run, path in change_set.evicted:
             key = self._find_key(connection, run)
-            if key is not None and path:
-                levels.append((key, path))
-                subtrees.append((key, path + "/", path + "0"))
-                self._cached_count -= self._levels.get(key, {}).pop(path, None) is not None
+            if key is None or not path:
+                continue
+            self._cached_count -= self._levels.get(key, {}).pop(path, None) is not None
+            # Why: the subtree of its parent includes it, and a deep tree may end at once.
+            above = path.rpartition("/")[0]
+            if not above or (run, above) not in evicted:
+                if key not in has_prefixes:
+                    has_prefixes[key] = has_long_paths(connection, key)
+                stored = self._paths.encode(connection, key, path) if has_prefixes[key] else path
+                levels.append((key, stored))
+                ranges = [(f"{stored}/", f"{stored}0")]
+                if has_prefixes[key]:
+                    ranges = list_subtree_ranges(connection, key, stored)
+                subtrees += [(key, *each) for each in ranges]
         for where, keys in ((_IS_LEVEL, levels), (_IS_BELOW_LEVEL, subtrees)):
             connection.executemany(
                 f"DELETE FROM states WHERE level IN (SELECT key FROM levels WHERE {where})", keys
@@ -474,4 +626,5 @@ class Writer:
             self._cached_count -= self._levels[key].pop(info.path, None) is not None
         else:
             self._cached_count -= len(self._levels.pop(key))
+            self._paths.drop(key)
             del self._operations[info.run]

@@ -26,6 +26,10 @@ MAX_KEYS_PER_QUERY: Final = 64
 """Keys that are loaded at once. The other keys are loaded after later writes of the journal."""
 
 
+MAX_UNSENT_KEYS: Final = 10_000
+"""Keys whose new entries wait for a tick. Beyond it, the entries of the oldest key are dropped."""
+
+
 MAX_KEYS_PER_OPERATION: Final = 64
 """Kinds of levels per operation that leave trajectories. Further kinds leave none."""
 
@@ -77,7 +81,7 @@ class TrajectoryCache:
         self._host = host_class()
         self._entries: OrderedDict[TrajectoryKey, _CacheEntry] = OrderedDict()
         self._pending_keys: dict[TrajectoryKey, None] = {}
-        self._unsent: list[TrajectoryEntry] = []
+        self._unsent: OrderedDict[TrajectoryKey, deque[TrajectoryEntry]] = OrderedDict()
 
     @property
     def has_unsent(self) -> bool:
@@ -115,12 +119,24 @@ class TrajectoryCache:
             entry = self._touch_entry_locked(added.key)
             entry.own[id(added)] = added
             entry.rebuild()
-            self._unsent.append(added)
+            self._add_unsent_locked(added)
 
     def drain_locked(self) -> list[TrajectoryEntry]:
         """Return the entries for the next change set."""
-        entries, self._unsent = self._unsent, []
-        return entries
+        entries, self._unsent = self._unsent, OrderedDict()
+        return [entry for by_key in entries.values() for entry in by_key]
+
+    def _add_unsent_locked(self, added: TrajectoryEntry) -> None:
+        """Add an entry to the next change set.
+
+        Only the newest ones of a key are needed, because sinks store no more.
+        """
+        entries = self._unsent.get(added.key)
+        if entries is None:
+            entries = self._unsent[added.key] = deque(maxlen=MAX_TRAJECTORIES_PER_KEY)
+            if len(self._unsent) > MAX_UNSENT_KEYS:
+                self._unsent.popitem(last=False)
+        entries.append(added)
 
     def mark_persisted_locked(self, entries: Iterable[TrajectoryEntry]) -> None:
         """Mark entries that the journal has stored: the next load returns them."""

@@ -12,7 +12,7 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from otel_progress.codec import SCHEMA, Document, encode_level, encode_operation
+from otel_progress.codec import SCHEMA, Document, encode_levels, encode_operation
 from otel_progress.exports import EXPORTERS, encode_json_line
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
@@ -256,7 +256,7 @@ def _read_levels(services: AppState, operation_id: str, path: str, depth: int) -
     ]
     return {
         "schema": SCHEMA,
-        "levels": [encode_level(level, operation.clock) for level in (top, *below)],
+        "levels": encode_levels(operation, (top, *below)),
         "next": None,
     }
 

@@ -30,8 +30,6 @@ MAX_SEARCHED: Final = 10_000
 _SANDBOX_HEADERS: Final = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
-    # Dashboards of other origins show previews. The token controls the access.
-    "Cross-Origin-Resource-Policy": "cross-origin",
 }
 
 
@@ -97,6 +95,10 @@ async def get_preview(
     preview, content = await services.reader_pool.run(read)
     headers = {
         **_SANDBOX_HEADERS,
+        # Why: dashboards show previews. The header cannot name origins, so it allows none or all.
+        "Cross-Origin-Resource-Policy": "cross-origin"
+        if services.settings.allowed_origins
+        else "same-origin",
         "ETag": f'"{preview.digest}"',
         "Cache-Control": _IMMUTABLE if digest else "private, no-cache",
     }
@@ -109,7 +111,9 @@ async def get_preview(
 
 def _encode_preview(preview: Preview) -> Document:
     address = build_preview_url("/", preview.operation_id, preview.number).removeprefix("/")
-    return {**encode_preview(preview), "url": f"{address}?digest={preview.digest}" if address else None}
+    separator = "&" if "?" in address else "?"
+    url = f"{address}{separator}digest={preview.digest}" if address else None
+    return {**encode_preview(preview), "url": url}
 
 
 def _find_preview(services: AppState, operation_id: str, number: int, digest: str | None) -> Preview:

@@ -1,27 +1,31 @@
 /** The live page: creates its parts and shows the view named in the URL fragment. */
 
 import { BatchesView } from "./batches.js";
+import { PageClock } from "./clock.js";
 import { ConnectionState } from "./connection.js";
 import { Details } from "./details.js";
 import { Frame, setAttribute, show } from "./dom.js";
 import { Following } from "./following.js";
 import { HistoryView } from "./history.js";
+import { createLogOut } from "./log-out.js";
 import { OperationsView } from "./operations.js";
 import { createProgressClient } from "./progress-client.js";
 import { hasEnded } from "./progress-shared.js";
+import { contact } from "./states.js";
 import { Store } from "./store.js";
 
-const QUIET_AFTER_MS = 60_000;
+const QUIET_AFTER_MS = 5000;
 const QUIET_EVERY_MS = 10_000;
 const RECENT = 200;
 const RECENT_EVERY_MS = 5000;
 
 class App {
-  client = createProgressClient();
+  client = createProgressClient({ shared: true });
   store = new Store();
   ready = false;
   #frame = new Frame(() => this.#draw());
   #connection = new ConnectionState();
+  #clock = new PageClock();
   #route = { view: "operations", id: null };
   #away = false;
   #quiet = 0;
@@ -44,13 +48,15 @@ class App {
       this.history.element,
     );
     document.querySelector("header .status").append(this.#connection.element);
+    if (document.body.hasAttribute("data-login")) document.querySelector("header").append(createLogOut(this.client));
     this.main.before(this.#connection.banner);
   }
 
   start() {
     this.client.onState((state) => {
       if (state.state === "reconnecting") this.#away = true;
-      this.#connection.set(state);
+      this.#connection.set(state, this.#clock.update(state, this.client.receivedAt));
+      this.draw();
     });
     this.client.subscribe("*", (operation) => this.#take(operation), {
       onBatch: (batch) => this.store.foldBatch(batch, performance.now() - 1000 * this.client.ageOf(batch)),
@@ -73,6 +79,11 @@ class App {
     if (location.hash !== hash) location.hash = hash;
   }
 
+  /** Opens the details of an operation. The list keeps its filters. */
+  open(id) {
+    this.go(this.#address(this.operations.filters, id));
+  }
+
   /** Closes the details: shows the list again and moves the focus to it. */
   close() {
     this.go(this.#address(this.operations.filters));
@@ -82,6 +93,7 @@ class App {
   /** Writes the filters to the URL so that it can be shared. */
   keepFilters(filters) {
     history.replaceState(null, "", this.#address(filters, this.#route.id));
+    setAttribute(document.querySelector("header nav a"), "href", this.#address(filters));
   }
 
   /** Subscribes to the open operations and to the one shown in full. */
@@ -96,7 +108,6 @@ class App {
 
   #take(operation) {
     this.store.fold(operation, performance.now() - 1000 * this.client.ageOf(operation));
-    this.#connection.heard();
     this.draw();
   }
 
@@ -136,16 +147,15 @@ class App {
     const before = this.#route;
     this.#route = { view: known, id: id ? decode(id) : null };
     const wanted = new URLSearchParams(query);
-    if (known === "operations" && (query || before.view !== "operations")) {
-      this.operations.setFilters({ ...this.operations.filters, ...named(wanted) });
-    }
+    if (known === "operations") this.operations.setFilters(named(wanted));
     this.details.set(known === "operations" ? this.#route.id : null);
     this.batches.set(known === "batches" ? this.#route.id : undefined);
     this.history.set(known === "history", wanted.get("type") ?? "");
     show(this.operations.element, known === "operations");
     setAttribute(this.main, "data-details", known === "operations" && this.#route.id !== null);
+    setAttribute(document.querySelector("header nav a"), "href", this.#address(this.operations.filters));
     for (const link of document.querySelectorAll("header nav a"))
-      setAttribute(link, "aria-current", link.hash === `#/${known}` ? "page" : null);
+      setAttribute(link, "aria-current", link.hash.startsWith(`#/${known}`) ? "page" : null);
     this.follow();
     this.#draw();
     if (this.#route.id !== null && known === "operations" && before.id !== this.#route.id)
@@ -162,7 +172,11 @@ class App {
   }
 
   #draw() {
-    const now = performance.now();
+    const { state, receivedAt } = this.client;
+    this.#clock.update(state, receivedAt);
+    contact.at = this.#clock.contactAt;
+    const { now } = this.#clock;
+    setAttribute(this.main, "data-disconnected", !this.#clock.runs);
     if (this.#route.view === "operations") {
       this.operations.draw(now, this.#route.id);
       this.details.draw(now);
@@ -183,7 +197,7 @@ class App {
   }
 
   #tick() {
-    this.#connection.draw();
+    this.#connection.set(this.client.state, this.#clock.update(this.client.state, this.client.receivedAt));
     if (!document.hidden) this.draw();
     else this.#title();
   }

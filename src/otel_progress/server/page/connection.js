@@ -1,5 +1,6 @@
 /** Connection status in words, for the screen and for screen readers. */
 
+import { GRACE_MS } from "./clock.js";
 import { clean, h, setAttribute, setText, show } from "./dom.js";
 import { moment, passed } from "./format.js";
 
@@ -13,8 +14,6 @@ const WORDS = {
   idle: "Idle",
   closed: "Closed",
 };
-// A reconnect within this time (a proxy closed an idle connection) is not reported.
-const GRACE_MS = 400;
 
 export class ConnectionState {
   #word = h("span", { class: "word" });
@@ -22,7 +21,7 @@ export class ConnectionState {
   #banner = h("p", { class: "banner", hidden: true });
   #said = h("span", { class: "visually-hidden", role: "status", "aria-live": "polite" });
   #state = { state: "connecting", since: Date.now(), detail: null };
-  #lastNews = Date.now();
+  #stoppedAt = null; // time of the last contact while disconnected
   #restarted = 0;
   element = h(
     "div",
@@ -34,15 +33,11 @@ export class ConnectionState {
   );
   banner = this.#banner;
 
-  set(state) {
-    if (state.state === "live" || state.state === "polling") this.#lastNews = Date.now();
+  /** `stoppedAt`: when the page was connected last, in Unix milliseconds, null while it is. */
+  set(state, stoppedAt) {
     this.#state = state;
+    this.#stoppedAt = stoppedAt;
     this.draw();
-  }
-
-  /** Called when any data arrives from the server. */
-  heard() {
-    this.#lastNews = Date.now();
   }
 
   /** Called when the server has restarted and the full set was received again. */
@@ -60,18 +55,31 @@ export class ConnectionState {
     const words = fresh ? "Live again: the server has restarted" : WORDS[shown];
     setAttribute(this.element, "data-state", shown);
     setText(this.#word, words);
-    setText(this.#since, broken ? `for ${passed((Date.now() - since) / 1000)}` : "");
+    const brokenAt = this.#stoppedAt ?? since;
+    setText(this.#since, broken ? `for ${passed((Date.now() - brokenAt) / 1000)}` : "");
     // A live region is read out on every change.
     if (this.#said.textContent !== words) setText(this.#said, words);
     show(this.#banner, broken);
-    if (broken) setText(this.#banner, banner(state, this.#lastNews, detail));
+    if (broken) this.#drawBanner(state, detail);
+  }
+
+  #drawBanner(state, detail) {
+    const text = describe(state, this.#stoppedAt, detail);
+    const login = state === "unauthorized";
+    // Each text is written once, because the banner has a link that may have the focus.
+    if (this.#banner.firstChild?.nodeValue === text) return;
+    const link = h("a", { href: `login${location.hash}` }, "Log in");
+    this.#banner.replaceChildren(text, ...(login ? [" ", link] : []));
   }
 }
 
-function banner(state, lastNews, detail) {
-  const age = `Data as of ${moment(lastNews / 1000, { exact: true })}.`;
-  if (state === "unauthorized") return "The server requires its token. Reload the page to log in.";
-  return [age, detail && clean(detail, 300), state === "reconnecting" ? "Reconnecting automatically." : ""]
+function describe(state, stoppedAt, detail) {
+  const since =
+    stoppedAt === null
+      ? "Disconnected."
+      : `Disconnected since ${moment(stoppedAt / 1000, { exact: true })}. Data as of that time.`;
+  if (state === "unauthorized") return `${since} The server requires its token. Reload the page to log in.`;
+  return [since, detail && clean(detail, 300), state === "reconnecting" ? "Reconnecting automatically." : ""]
     .filter(Boolean)
     .join(" ");
 }

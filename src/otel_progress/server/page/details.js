@@ -1,10 +1,11 @@
 /** One operation in full, next to the list; on a phone it replaces the list. */
 
+import { buildUrl } from "./addresses.js";
 import { ask } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
 import { clean, cleanLines, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { bindTerms, factsOf, metadataOf } from "./facts.js";
-import { percent, rate } from "./format.js";
+import { percent, rate, typeBeside } from "./format.js";
 import { Logs } from "./logs.js";
 import { Previews } from "./previews.js";
 import { hasEnded } from "./progress-shared.js";
@@ -214,7 +215,8 @@ export class Details {
     bindSign(parts.sign, kind);
     setText(parts.word, KINDS[kind].word);
     setText(parts.name, clean(doc.name || doc.operation_id, 400));
-    setText(parts.sub, `${clean(doc.operation_type, 80)} · ${clean(doc.operation_id, 160)}`);
+    const type = clean(typeBeside(doc.name, doc.operation_type), 80);
+    setText(parts.sub, `${type}${type ? " · " : ""}${clean(doc.operation_id, 160)}`);
     setText(
       parts.percent,
       doc.percentage === null ? "Total unknown" : percent(doc.percentage, doc.estimated),
@@ -236,15 +238,16 @@ export class Details {
 
   #drawActions({ operation_id: id, status, batch, cancel_requested_at: asked }, kind) {
     const { cancel, remove, json, csv, batch: link } = this.#parts;
-    const path = `api/v1/operations/${encodeURIComponent(id)}/export?format=`;
+    const path = `operations/${encodeURIComponent(id)}/export`;
+    const exportAs = (format) => buildUrl(document.baseURI, path, { format }).href;
     show(cancel, !hasEnded(status));
     setAttribute(cancel, "disabled", Boolean(asked));
     setText(cancel, asked ? "Cancel requested" : "Cancel…");
     show(remove, hasEnded(status) || kind === "abandoned");
     show(link, Boolean(batch));
     if (batch) setAttribute(link, "href", `#/batches/${encodeURIComponent(batch)}`);
-    setAttribute(json, "href", `${path}json`);
-    setAttribute(csv, "href", `${path}csv`);
+    setAttribute(json, "href", exportAs("json"));
+    setAttribute(csv, "href", exportAs("csv"));
   }
 
   #drawError(error) {
@@ -265,10 +268,12 @@ export class Details {
     bindStages(parts.cards, levels, items);
     show(parts.items, items.length > 0);
     keyed(parts.list, items.slice(-MOST_ITEMS).reverse(), (item) => item.number, createItem, bindItem);
-    show(parts.levels, levels.length > 0);
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const isOpen = (key) => this.#open.has(key);
-    const rows = levelRows({ entry, now, levels, isOpen, height: 3.5 * rem, depth: 0, parentKind: kind });
+    const evicted = this.#context.following.evictedOf(entry.doc);
+    const place = { height: 3.5 * rem, depth: 0, parentKind: kind };
+    const rows = levelRows({ entry, now, levels, evicted, isOpen, ...place });
+    show(parts.levels, rows.length > 0);
     const height = `${Math.min(rows.reduce((sum, row) => sum + row.height, 0) + 2, 26 * rem)}px`;
     if (parts.tree.style.height !== height) parts.tree.style.height = height;
     this.#tree.update(rows);

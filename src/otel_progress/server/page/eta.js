@@ -5,6 +5,7 @@
 
 import { passed, roughly } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
+import { isPaused } from "./store.js";
 
 /**
  * The estimate at `clock` if nothing advanced since: Eta.at of the Python package, field by field.
@@ -45,9 +46,8 @@ export function etaAt(eta, clock) {
  * The estimate of a level (or operation) `seconds` after its document was read; null without one.
  */
 export function etaOf(doc, level, seconds) {
-  if (!level.eta || hasEnded(level.status) || !doc.alive) return null;
-  // A pause also stops the estimate.
-  return etaAt(level.eta, Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity));
+  if (!level.eta || hasEnded(level.status) || !doc.alive || isPaused(doc)) return null;
+  return etaAt(level.eta, doc.clock + seconds);
 }
 
 /**
@@ -55,7 +55,7 @@ export function etaOf(doc, level, seconds) {
  * earlier.
  */
 export function heldFor(doc, { eta }, seconds) {
-  const since = Math.min(doc.clock + seconds, doc.paused_clock ?? Infinity) - eta.clock;
+  const since = doc.clock + seconds - eta.clock;
   return Math.max(0, since - (eta.counts_down_s ?? Infinity));
 }
 

@@ -11,7 +11,7 @@ export class Following {
   #onOperation;
   #ids = new Set();
   #end = null;
-  levels = new Map(); // operation id → {run, levels, sequence}
+  levels = new Map(); // operation id → {run, levels, evicted, sequence}
   items = new Map(); // operation id → item events, oldest first
   missing = new Map(); // operation id → reason why the operation is missing
   previews = new Map(); // operation id → {run, number} of the last reported preview
@@ -44,6 +44,12 @@ export class Following {
     return found?.run === run ? found.levels : null;
   }
 
+  /** Numbers by status of the levels directly below an operation that are not stored any more. */
+  evictedOf({ operation_id: id, run }) {
+    const found = this.levels.get(id);
+    return found?.run === run ? found.evicted : null;
+  }
+
   /** Returns the number of an operation's last preview, including one stored after the end. */
   previewsOf({ operation_id: id, run, previews }) {
     const told = this.previews.get(id);
@@ -64,12 +70,12 @@ export class Following {
   }
 
   #take(operation) {
-    const { operation_id: id, run, levels } = operation;
+    const { operation_id: id, run, levels, evicted_levels: evicted } = operation;
     if (!this.#ids.has(id)) return;
     this.missing.delete(id);
     const known = this.levels.get(id);
     const isOld = known?.run === run && known.sequence > operation.sequence;
-    if (levels && !isOld) this.levels.set(id, { run, levels, sequence: operation.sequence });
+    if (levels && !isOld) this.levels.set(id, { run, levels, evicted, sequence: operation.sequence });
     this.#onOperation(operation);
   }
 

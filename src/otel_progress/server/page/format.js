@@ -20,6 +20,25 @@ const day = new Intl.DateTimeFormat(undefined, {
   minute: "2-digit",
 });
 
+/** The type of a level or operation; empty if its name starts with it, as in `thumbs 1`. */
+export function typeBeside(name, type) {
+  const [longer, shorter] = [clean(name ?? "", 200).toLowerCase(), clean(type ?? "", 80).toLowerCase()];
+  return longer === shorter || longer.startsWith(`${shorter} `) ? "" : (type ?? "");
+}
+
+/**
+ * The number of ended levels that are not stored any more: `… 312 more, all completed` or
+ * `… 312 more: 300 completed, 12 failed`. Empty without such levels. `counts`: by status.
+ */
+export function moreLevels(counts) {
+  const present = Object.entries(counts ?? {}).filter(([, number]) => number > 0);
+  if (present.length === 0) return "";
+  const sum = present.reduce((total, [, number]) => total + number, 0);
+  const more = `… ${plain.format(sum)} more`;
+  if (present.length === 1) return `${more}, ${sum > 1 ? "all " : ""}${present[0][0]}`;
+  return `${more}: ${present.map(([status, number]) => `${plain.format(number)} ${status}`).join(", ")}`;
+}
+
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const two = (value) => String(value).padStart(2, "0");
 

@@ -1,7 +1,7 @@
 /** History: finished operations, newest first, each duration compared with others of its type. */
 
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
-import { duration, moment } from "./format.js";
+import { duration, moment, typeBeside } from "./format.js";
 import { amountOf } from "./rows.js";
 import { bindSign, endKindOf, KINDS, makeSign } from "./states.js";
 
@@ -159,7 +159,7 @@ function bindLine(node, doc, longest) {
   setText(parts.word, KINDS[kind].word);
   setText(parts.link, clean(doc.name || doc.operation_id, 160));
   setAttribute(parts.link, "href", `#/operations/${encodeURIComponent(doc.operation_id)}`);
-  setText(parts.type, clean(doc.operation_type, 80));
+  setText(parts.type, clean(typeBeside(doc.name, doc.operation_type), 80));
   setText(parts.why, doc.error ? clean(`${doc.error.type}: ${doc.error.message}`, 200) : "");
   setText(parts.ended, moment(doc.ended_at));
   setText(parts.took, duration(doc.duration_s));

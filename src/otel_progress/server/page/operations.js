@@ -55,12 +55,8 @@ export class OperationsView {
     this.#tree = new Tree(this.#list, this.#runway, {
       onToggle: (row, open) => this.#toggle(row, open),
       onOpen: (row) =>
-        context.go(
-          row.batch
-            ? batchAddress(row.batch.doc.id)
-            : `#/operations/${encodeURIComponent(row.entry.doc.operation_id)}`,
-        ),
-      onClose: () => context.go("#/operations"),
+        row.batch ? context.go(batchAddress(row.batch.doc.id)) : context.open(row.entry.doc.operation_id),
+      onClose: () => context.close(),
     });
     for (const field of [this.#search, this.#type, this.#sort])
       field.addEventListener("input", () => this.#filter());
@@ -81,9 +77,15 @@ export class OperationsView {
 
   /** Applies the filters of a URL: {text, kind, type, sort}. */
   setFilters({ text, kind, type, sort }) {
-    if (document.activeElement !== this.#search) this.#search.value = text ?? "";
-    this.#sort.value = sort in SORTS ? sort : "newest";
-    this.filters = { text: text ?? "", kind: kind ?? "", type: type ?? "", sort: this.#sort.value };
+    if (this.#search.value.trim() !== (text ?? "").trim()) this.#search.value = text ?? "";
+    this.#sort.value = Object.hasOwn(SORTS, sort ?? "") ? sort : "newest";
+    const isKind = kind === "active" || Object.hasOwn(KINDS, kind ?? "");
+    this.filters = {
+      text: this.#search.value,
+      kind: isKind ? kind : "",
+      type: type ?? "",
+      sort: this.#sort.value,
+    };
   }
 
   filters = { text: "", kind: "", type: "", sort: "newest" };
@@ -158,10 +160,11 @@ export class OperationsView {
 
   #levels(entry, kind, height, now) {
     const { run } = entry.doc;
-    const levels = this.#context.following.levelsOf(entry.doc);
-    const rows = levels
-      ? levelRows({ entry, now, levels, height, parentKind: kind, isOpen: (key) => this.#open.has(key) })
-      : [];
+    const { following } = this.#context;
+    const levels = following.levelsOf(entry.doc);
+    const evicted = following.evictedOf(entry.doc);
+    const isOpen = (key) => this.#open.has(key);
+    const rows = levels ? levelRows({ entry, now, levels, evicted, height, parentKind: kind, isOpen }) : [];
     if (rows.length) return rows;
     const text = levels ? "No levels below this operation." : "Loading…";
     return [{ kind: "more", key: `${run} none`, text, height, open: null, depth: 1, place: 1, siblings: 1 }];

@@ -1,6 +1,7 @@
 /**
  * One connection of the client, open while it has subscriptions: a stream, or polling where streams
- * are blocked.
+ * are blocked. `wanted` is {ids, levels, all}: without `ids` all operations, with `all` the
+ * operations by id and all others.
  */
 
 import { readEvents, Silence } from "./event-stream.js";
@@ -23,6 +24,7 @@ export class Channel {
   #abort = null;
   #wake = null;
   #closed = false;
+  #changed = false; // the connection was closed only to request other operations
   #lastId = "";
   #failures = 0;
   #streamAt = 0; // earliest time of the next attempt to stream
@@ -40,8 +42,28 @@ export class Channel {
     this.#name = name;
   }
 
-  wants({ ids, levels }) {
-    return this.#wanted.levels === levels && JSON.stringify(this.#wanted.ids) === JSON.stringify(ids);
+  wants({ ids, levels, all = false }) {
+    const { ids: known, levels: has, all: includes = false } = this.#wanted;
+    return has === levels && includes === all && JSON.stringify(known) === JSON.stringify(ids);
+  }
+
+  /** Requests other operations. A stream continues after its last event. */
+  change(wanted) {
+    if (this.wants(wanted)) return;
+    // Only a stream of all operations before and after can continue.
+    const continues = [this.#wanted, wanted].every(({ ids, all }) => !ids || all);
+    if (!continues) this.#lastId = "";
+    this.#wanted = wanted;
+    for (const kept of [this.#known.keys(), this.#missing])
+      for (const id of [...kept]) if (!wanted.ids?.includes(id)) this.#unfollow(id);
+    this.#changed = true;
+    this.#abort?.abort();
+    this.#wake?.();
+  }
+
+  #unfollow(id) {
+    this.#known.delete(id);
+    this.#missing.delete(id);
   }
 
   known(ids) {
@@ -51,11 +73,12 @@ export class Channel {
   async start() {
     while (!this.#closed) {
       this.#abort = new AbortController();
+      this.#changed = false;
       try {
         if (this.#transport.allowed() && Date.now() >= this.#streamAt) await this.#stream(this.#abort);
         else await this.#poll(this.#abort.signal);
       } catch (error) {
-        if (!this.#closed) await this.#recover(error);
+        if (!this.#closed && !this.#changed) await this.#recover(error);
       }
     }
   }
@@ -89,6 +112,7 @@ export class Channel {
     };
     const onBytes = () => {
       silence.heard();
+      if (!trouble) this.#transport.received?.();
       this.#say(trouble ? "stale" : "live", trouble);
     };
     try {
@@ -102,12 +126,12 @@ export class Channel {
   }
 
   async #connect(abort) {
-    const { ids, levels } = this.#wanted;
+    const { ids, levels, all } = this.#wanted;
     const headers = { Accept: "text/event-stream", ...(this.#lastId && { "Last-Event-ID": this.#lastId }) };
     const patience = setTimeout(() => abort.abort(), CONNECT_TIMEOUT_MS);
     try {
       const init = { headers, signal: abort.signal, cache: "no-store" };
-      const response = await this.#transport.stream(ids ? { operation: ids, levels } : {}, init);
+      const response = await this.#transport.stream(ids ? { operation: ids, levels, all: all || undefined } : {}, init);
       if (response.headers.get("content-type")?.startsWith("text/event-stream")) return response;
       throw new ProgressError("Invalid response: expected an event stream.", { status: 406 });
     } finally {
@@ -134,11 +158,13 @@ export class Channel {
 
   #note(operation) {
     const { run, operation_id: id, status } = operation;
-    if (this.#wanted.ids) {
-      this.#known.set(id, operation);
+    const { ids, all, levels } = this.#wanted;
+    if (ids?.includes(id)) {
+      // With `all` the operation also arrives without its levels.
+      if (!all || !levels || operation.levels) this.#known.set(id, operation);
       this.#missing.delete(id);
-      return;
     }
+    if (ids && !all) return;
     this.#seen?.add(run);
     if (hasEnded(status)) this.#active.delete(run);
     else if (this.#active.size < MOST_ACTIVE) this.#active.set(run, id);
@@ -179,15 +205,17 @@ export class Channel {
 
   #miss(id, error) {
     if (!this.#missing.has(id)) this.#tell("missing", { operation_id: id, error });
-    if (this.#wanted.ids) this.#missing.add(id);
+    if (this.#wanted.ids?.includes(id)) this.#missing.add(id);
   }
 
   async #poll(signal) {
+    const { ids, all } = this.#wanted;
     this.#lastId = "";
-    if (this.#wanted.ids) for (const id of this.#wanted.ids) await this.#ask(id, signal);
-    else await this.#pollAll(signal);
+    if (!ids || all) await this.#pollAll(signal);
+    for (const id of ids ?? []) await this.#ask(id, signal);
     await this.#finish(signal);
     this.#failures = 0;
+    this.#transport.received?.();
     this.#say("polling");
     if (!this.#blocked) {
       // Until a stream delivers data: the server was unreachable, so a stream may work now.

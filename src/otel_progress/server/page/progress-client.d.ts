@@ -90,7 +90,14 @@ export interface Level {
   eta: Eta | null;
   trace_id: string | null;
   span_id: string | null;
+  /** All ended levels directly below, evicted ones included. */
+  ended_levels: LevelCounts;
+  /** Ended levels directly below that are not stored any more; only if levels were requested. */
+  evicted_levels?: LevelCounts;
 }
+
+/** Number of ended levels by status; statuses without levels are left out. */
+export type LevelCounts = Partial<Record<"completed" | "failed" | "cancelled" | "skipped", number>>;
 
 export interface Operation extends Level {
   schema: string;
@@ -169,6 +176,11 @@ export interface ClientOptions {
   pollInterval?: number;
   /** False to poll only. */
   stream?: boolean;
+  /**
+   * True to share one stream between all tabs of the browser, on pages of the server itself. It has
+   * no effect with `token`, `fetch` or another origin.
+   */
+  shared?: boolean;
   fetch?: typeof fetch;
 }
 
@@ -226,6 +238,8 @@ export interface OperationList {
 export class ProgressClient {
   constructor(options?: ClientOptions);
   readonly state: ConnectionState;
+  /** performance.now() when the server last sent anything, -Infinity before. */
+  readonly receivedAt: number;
   /** Subscribes to one id, several, or "*"; returns an unsubscribe function. */
   subscribe(
     target: string | string[],
@@ -255,7 +269,12 @@ export class ProgressClient {
     path: string,
     options?: { query?: object; method?: string; body?: unknown; signal?: AbortSignal },
   ): Promise<any>;
-  /** While above 0, polls only at this interval in milliseconds: for a hidden page. */
+  /** Connects again: after a login or a log-out. */
+  reconnect(): void;
+  /**
+   * While above 0, polls only at this interval in milliseconds: for a hidden page. A shared stream
+   * is closed while all pages are hidden.
+   */
   setQuiet(milliseconds: number): void;
   close(): void;
 }

@@ -1,14 +1,17 @@
 /**
  * progress-client: subscribes to operations of an otel-progress server and reports connection
- * problems.  It uses one connection for all operations ("*") and one for operations by id. Both
+ * problems. It uses one connection for all operations ("*") and one for operations by id. With the
+ * option `shared`, all tabs of the browser use one connection for both. Connections
  * read server-sent events with fetch(). Unlike EventSource, this shows heartbeats (so silence is
  * noticed), allows an Authorization header and shows why a request was refused. A broken connection
  * is restored within two seconds and resumes at its last event. Where streams are blocked, the
  * client polls instead.
  */
 
+import { buildUrl } from "./addresses.js";
 import { Channel } from "./progress-channel.js";
 import { hasEnded, ProgressError, safely } from "./progress-shared.js";
+import { createLink } from "./shared-link.js";
 
 export { readEvents } from "./event-stream.js";
 export { hasEnded, ProgressError };
@@ -19,17 +22,28 @@ export const createProgressClient = (options = {}) => new ProgressClient(options
 export class ProgressClient {
   #options;
   #channels = { all: null, named: null };
+  #link = null; // to the stream that all tabs share, in place of own channels
   #subscriptions = new Set();
   #listeners = new Set();
   #closed = false;
   #regroup = false;
   #quiet = 0;
   #skew = 0;
+  /** performance.now() when the server last sent anything, -Infinity before. */
+  receivedAt = -Infinity;
 
-  constructor({ baseUrl = "", token = null, pollInterval = 1000, stream = true, fetch = null } = {}) {
+  constructor({
+    baseUrl = "",
+    token = null,
+    pollInterval = 1000,
+    stream = true,
+    shared = false,
+    fetch = null,
+  } = {}) {
     const base = new URL(baseUrl || ".", globalThis.document?.baseURI ?? globalThis.location?.href);
     if (!base.pathname.endsWith("/")) base.pathname += "/";
     this.#options = { base, token, pollInterval, stream, fetch: fetch ?? globalThis.fetch.bind(globalThis) };
+    if (shared && stream && !token && !fetch) this.#link = createLink(base, this.#linkHandlers());
   }
 
   /**
@@ -69,6 +83,7 @@ export class ProgressClient {
 
   /** State of the worst connection: {state, since, detail}. */
   get state() {
+    if (this.#link && !this.#closed) return this.#link.state;
     const order = ["unauthorized", "stale", "reconnecting", "connecting", "polling", "live"];
     const states = [this.#channels.all, this.#channels.named].filter(Boolean).map((channel) => channel.state);
     const worst = order.find((name) => states.some((one) => one.state === name));
@@ -114,7 +129,16 @@ export class ProgressClient {
     return response.status === 204 ? null : response.json();
   }
 
-  /** While `quiet` (milliseconds) is above 0, polls only at that interval: for a hidden page. */
+  /** Connects again: after a login or a log-out. */
+  reconnect() {
+    this.#link?.restart();
+    for (const channel of [this.#channels.all, this.#channels.named]) channel?.restart();
+  }
+
+  /**
+   * While `quiet` (milliseconds) is above 0, polls only at that interval: for a hidden page. A
+   * shared connection is closed while all pages are hidden.
+   */
   setQuiet(milliseconds) {
     if (milliseconds === this.#quiet) return;
     this.#quiet = milliseconds;
@@ -126,6 +150,8 @@ export class ProgressClient {
     this.#closed = true;
     this.#subscriptions.clear();
     this.#regroupNow();
+    this.#link?.close();
+    this.#link = null;
     this.#listeners.clear();
   }
 
@@ -142,6 +168,13 @@ export class ProgressClient {
     const named = subscriptions.filter((one) => one.ids !== null);
     const ids = [...new Set(named.flatMap((one) => one.ids))].sort();
     const levels = named.some((one) => one.levels);
+    if (this.#link) {
+      const all = subscriptions.some((one) => one.ids === null);
+      this.#link.want({ all, ids, levels, interval: this.#interval() });
+      this.#replay(this.#link);
+      this.#announce();
+      return;
+    }
     this.#open("all", subscriptions.some((one) => one.ids === null) ? { ids: null, levels: false } : null);
     this.#open("named", ids.length ? { ids, levels } : null);
     this.#announce();
@@ -174,7 +207,20 @@ export class ProgressClient {
       interval: () => this.#quiet || this.#interval(),
       message: (name, kind, data) => this.#dispatch(name, kind, data),
       announce: () => this.#announce(),
+      received: () => this.#received(),
     };
+  }
+
+  #linkHandlers() {
+    return {
+      message: (name, kind, data) => this.#dispatch(name, kind, data),
+      announce: () => this.#announce(),
+      received: () => this.#received(),
+    };
+  }
+
+  #received() {
+    this.receivedAt = performance.now();
   }
 
   #interval() {
@@ -212,12 +258,7 @@ export class ProgressClient {
   }
 
   #url(path, query) {
-    const url = new URL(`api/v1/${path}`, this.#options.base);
-    for (const [key, value] of Object.entries(query)) {
-      for (const one of Array.isArray(value) ? value : [value])
-        if (one !== undefined && one !== null) url.searchParams.append(key, one);
-    }
-    return url;
+    return buildUrl(this.#options.base, path, query);
   }
 
   async #fetch(url, init) {
@@ -250,7 +291,7 @@ class Subscription {
   constructor(
     target,
     callback,
-    { levels = false, pollInterval, onComplete, onError, onItem, onBatch, onMessage } = {},
+    { levels = false, pollInterval, onComplete, onError, onItem, onPreview, onBatch, onMessage } = {},
   ) {
     this.ids = target === "*" ? null : [...new Set([target].flat().map(String))];
     Object.assign(this, {
@@ -260,6 +301,7 @@ class Subscription {
       onComplete,
       onError,
       onItem,
+      onPreview,
       onBatch,
       onMessage,
       told: false,

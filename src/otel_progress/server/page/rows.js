@@ -3,10 +3,10 @@
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, setAttribute, setText, svg } from "./dom.js";
 import { calm, etaOf, heldFor, intervalText, leftText } from "./eta.js";
-import { count, duration, moment, moments, passed, percent, quantity, rate } from "./format.js";
+import { count, duration, moment, moments, passed, percent, quantity, rate, typeBeside } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 import { bindSign, endKindOf, KINDS, kindOf, makeSign, reasonOf } from "./states.js";
-import { speedOf } from "./store.js";
+import { isPaused, speedOf } from "./store.js";
 
 const twisty = () =>
   h(
@@ -32,7 +32,10 @@ export function bindRow(node, row) {
   if (row.kind === "operation") bindOperation(node, row);
   else if (row.kind === "batch") bindBatchRow(node, row);
   else if (row.kind === "level") bindLevel(node, row);
-  else setText(node, row.text);
+  else {
+    node.style.setProperty("--depth", Math.min(row.depth, 12));
+    setText(node, row.text);
+  }
 }
 
 /**
@@ -50,9 +53,9 @@ export function remainingOf(entry, kind, now) {
   const elapsed = passed(elapsedOf({ doc, at }, kind, now));
   const eta = etaOf(doc, doc, later);
   const left = eta && leftText({ ...eta, remaining_s: calm(entry, eta, now) });
-  const end = left && kind !== "paused" && kind !== "stalled" ? endText(eta, heldFor(doc, doc, later)) : "";
+  const end = left && kind !== "stalled" ? endText(eta, heldFor(doc, doc, later)) : "";
   const whole = end ? `${end} · for ${elapsed}` : `for ${elapsed}`;
-  return [left ?? "end unknown", whole, whole.length > ROOM && end ? end : whole];
+  return [left ?? (isPaused(doc) ? "paused" : "end unknown"), whole, whole.length > ROOM && end ? end : whole];
 }
 
 const ROOM = 30; // characters of the second line
@@ -116,7 +119,7 @@ function bindOperation(node, { entry, now, selected }) {
   bindSign(parts.sign, kind);
   setText(parts.word, KINDS[kind].word);
   setText(parts.name, clean(doc.name || doc.operation_id, 200));
-  setText(parts.type, clean(doc.operation_type, 60));
+  setText(parts.type, clean(typeBeside(doc.name, doc.operation_type), 60));
   setText(
     parts.note,
     clean(kind === "paused" ? `${reason} ${doc.message ?? ""}` : reason || doc.message || "", 300),
@@ -212,7 +215,8 @@ function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
   setAttribute(node, "data-kind", kind);
   bindSign(parts.sign, kind);
   setText(parts.name, clean(level.name || level.id, 160));
-  setText(parts.type, clean(level.type, 40));
+  const type = clean(typeBeside(level.name, level.type), 40);
+  setText(parts.type, type);
   setText(parts.note, clean(text ?? "", 200));
   const waits = level.status === "pending";
   bindBar(parts.bar, waits ? 0 : level.percentage, kind, { estimated: level.estimated });
@@ -235,7 +239,7 @@ function bindLevel(node, { level, depth, kind: _, parentKind, entry, now }) {
       : percent(level.percentage, level.estimated);
   const words = [
     clean(level.name, 120),
-    clean(level.type, 40),
+    type,
     KINDS[kind].word,
     done,
     amount,

@@ -26,13 +26,19 @@ export const KINDS = {
 const FILLED = new Set(["running"]);
 
 /**
- * The condition of an active operation now, also without news: the rule of
+ * Time of the last data from the server, as performance.now(). Conditions are not derived beyond
+ * it, because an operation may have advanced since.
+ */
+export const contact = { at: Infinity };
+
+/**
+ * The condition of an active operation now, also without a new message: the rule of
  * OperationSnapshot.condition in Python.
  */
 export function conditionOf({ doc, at }, now) {
   if (doc.status !== "running") return "ok";
   if (!doc.alive) return "abandoned";
-  const later = Math.max(0, now - at) / 1000;
+  const later = Math.max(0, Math.min(now, contact.at) - at) / 1000;
   const clock = doc.clock + later;
   const elapsed = doc.elapsed_seconds + later;
   if (doc.deadline_at !== null && doc.started_at !== null && elapsed > doc.deadline_at - doc.started_at)

@@ -114,9 +114,15 @@ export function workedOf(doc, later = 0) {
   return Math.max(0, doc.elapsed_seconds + (hasEnded(doc.status) ? 0 : later) - doc.paused_s - paused);
 }
 
+/**
+ * True while a pause interrupts the operation: OperationSnapshot.is_paused of the Python package.
+ * Then it has neither a rate nor a remaining time.
+ */
+export const isPaused = (doc) => !hasEnded(doc.status) && doc.paused_clock !== null;
+
 /** Units per active second: recently while running, overall once ended; null if unknown. */
 export function speedOf({ doc, points }) {
-  if (doc.unit === "stage") return null; // stages have no meaningful rate
+  if (doc.unit === "stage" || isPaused(doc)) return null; // stages have no meaningful rate
   const worked = workedOf(doc);
   // Work of an earlier session does not count for the rate.
   const done = Math.max(0, doc.current - doc.resumed_from);

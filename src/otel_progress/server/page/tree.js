@@ -1,6 +1,7 @@
 /** Tree of operations whose levels open in place, with arrow-key navigation. */
 
 import { setAttribute } from "./dom.js";
+import { moreLevels } from "./format.js";
 import { VirtualList } from "./list.js";
 import { bindRow, createRow } from "./rows.js";
 
@@ -18,17 +19,23 @@ export function childrenOf(levels) {
   return groups;
 }
 
-/** Rows of the levels below `parent`, including those below open levels. */
-export function levelRows({ entry, now, levels, isOpen, height, depth = 1, parentKind = null }) {
+/**
+ * Rows of the levels of an operation, including those below open levels. `evicted` are the numbers
+ * by status of the levels directly below the operation that are not stored any more.
+ */
+export function levelRows({ entry, now, levels, evicted, isOpen, height, depth = 1, parentKind = null }) {
   const { run } = entry.doc;
   const groups = childrenOf(levels);
   const rows = [];
-  const walk = (parent, below) => {
+  const walk = (parent, below, missing) => {
     const group = groups.get(parent) ?? [];
+    const text = moreLevels(missing);
+    const siblings = group.length + (text ? 1 : 0);
     group.forEach((level, place) => {
       if (rows.length >= MOST_LEVELS) return;
       const key = `${run}\u0000${level.path}`;
-      const open = groups.has(level.path) ? isOpen(key) : null;
+      const hasBelow = groups.has(level.path) || moreLevels(level.evicted_levels) !== "";
+      const open = hasBelow ? isOpen(key) : null;
       rows.push({
         kind: "level",
         key,
@@ -37,15 +44,17 @@ export function levelRows({ entry, now, levels, isOpen, height, depth = 1, paren
         height,
         open,
         place: place + 1,
-        siblings: group.length,
+        siblings,
         parentKind,
         entry,
         now,
       });
-      if (open) walk(level.path, below + 1);
+      if (open) walk(level.path, below + 1, level.evicted_levels);
     });
+    const key = `${run}\u0000${parent}\u0000more`;
+    if (text) rows.push({ kind: "more", key, text, depth: below, height, open: null, place: siblings, siblings });
   };
-  walk("", depth);
+  walk("", depth, evicted);
   return rows;
 }
 

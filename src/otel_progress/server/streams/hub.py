@@ -321,7 +321,7 @@ class Hub:
         if self._maintenance is not None:
             self._maintenance.cancel()
             self._maintenance = None
-        self._wake_all()
+        self.wake_all()
 
     def _notify(self) -> None:
         self._call_on_loop(self._drain)
@@ -346,7 +346,7 @@ class Hub:
                 # Operations may have ended or been deleted while the watch was down.
                 self._poller.reconcile_soon()
             self._watch_starts, self.primed = watch_starts, True
-        self._wake_all()
+        self.wake_all()
 
     async def _run_maintenance_loop(self) -> None:
         while True:
@@ -381,7 +381,8 @@ class Hub:
             message.assign_number(self.epoch, self._backlog.next_number(), subscription.tree_message)
             subscription.tree_message = message
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """Let all clients check their state, such as their access."""
         _set_all(subscriber.wake for subscriber in self.subscribers)
 
     def _wake_global(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl
@@ -18,8 +18,8 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from otel_progress.server import security
+from otel_progress.server.access import AccessControl
 from otel_progress.server.problems import Problem
-from otel_progress.server.settings import ServerSettings
 from otel_progress.server.streams.hub import Hub
 from otel_progress.server.streams.messages import encode_text
 from otel_progress.server.streams.subscriber import Selection, Subscriber
@@ -41,17 +41,20 @@ _HEADERS: Final = [
 ]
 
 
+_FIELDS: Final = ("operation", "type", "batch", "levels", "all")
+
+
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
-def stream_routes(hub: Hub, settings: ServerSettings) -> Sequence[BaseRoute]:
+def stream_routes(hub: Hub, access: AccessControl) -> Sequence[BaseRoute]:
     """Return the routes of both streams.
 
     They come before the other routes of the application.
     """
     return (
-        Route("/api/v1/stream", SseEndpoint(hub, settings), methods=["GET"], name="stream"),
-        WebSocketRoute("/api/v1/ws", WebSocketEndpoint(hub, settings), name="ws"),
+        Route("/api/v1/stream", SseEndpoint(hub, access), methods=["GET"], name="stream"),
+        WebSocketRoute("/api/v1/ws", WebSocketEndpoint(hub, access), name="ws"),
         Route("/api/v1/ws", _require_upgrade, methods=["GET"], name="no-ws"),
     )
 
@@ -66,9 +69,9 @@ async def _require_upgrade(request: Request) -> Response:
 class SseEndpoint:
     """ASGI application of the event stream, for any number of clients."""
 
-    def __init__(self, hub: Hub, settings: ServerSettings) -> None:
+    def __init__(self, hub: Hub, access: AccessControl) -> None:
         self._hub = hub
-        self._settings = settings
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it disconnects, blocks, or the server closes."""
@@ -84,7 +87,8 @@ class SseEndpoint:
         disconnect = asyncio.get_running_loop().create_task(_wait_for_disconnect(receive, subscriber))
         try:
             last_event_id = security.get_header(scope, "last-event-id")
-            await _SseSession(hub, subscriber, send).run(query, last_event_id)
+            session = _SseSession(hub, subscriber, send, self._access.watch(scope))
+            await session.run(query, last_event_id)
         except asyncio.CancelledError:
             if not subscriber.evicted:
                 # The server closes without waiting.
@@ -94,7 +98,7 @@ class SseEndpoint:
             hub.detach(subscriber)
 
     def _check_access(self, scope: Scope) -> None:
-        if not security.is_authorised(scope, self._settings):
+        if not self._access.is_valid(scope):
             msg = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN."
             raise Problem(401, msg, headers={"WWW-Authenticate": "Bearer"})
         if self._hub.closed:
@@ -113,11 +117,15 @@ class SseEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class StreamQuery:
-    """Query of a stream: operations by id, and a selection by type or batch."""
+    """Query of a stream: operations by id, and a selection by type or batch.
+
+    With ``all`` the stream sends all selected operations, in addition to those named by id.
+    """
 
     ids: Sequence[str]
     levels: bool
     selection: Selection
+    all: bool = False
 
 
 def parse_stream_query(scope: Scope, max_values: int) -> StreamQuery:
@@ -136,19 +144,25 @@ def parse_stream_query(scope: Scope, max_values: int) -> StreamQuery:
         )
     if len(batches) > 1:
         raise Problem(422, "Too many batches: expected one id. Open a stream for each batch.")
-    levels = _BOOLEANS.get((fields["levels"] or ["false"])[-1].lower())
-    if levels is None:
-        raise Problem(422, "Invalid levels: expected true or false.")
+    levels, includes_all = _parse_boolean(fields, "levels"), _parse_boolean(fields, "all")
     if levels and not ids:
         raise Problem(
             422, "Invalid levels true: expected operation=ID with it. Name the operations to follow."
         )
-    return StreamQuery(ids, levels, Selection(frozenset(types), batches[0] if batches else None))
+    selection = Selection(frozenset(types), batches[0] if batches else None)
+    return StreamQuery(ids, levels, selection, includes_all)
+
+
+def _parse_boolean(fields: Mapping[str, list[str]], name: str) -> bool:
+    value = _BOOLEANS.get((fields[name] or ["false"])[-1].lower())
+    if value is None:
+        raise Problem(422, f"Invalid {name}: expected true or false.")
+    return value
 
 
 def _parse_fields(scope: Scope) -> Mapping[str, list[str]]:
     """Return the values of the known fields of a query string."""
-    fields: dict[str, list[str]] = {"operation": [], "type": [], "batch": [], "levels": []}
+    fields: dict[str, list[str]] = {name: [] for name in _FIELDS}
     try:
         pairs = parse_qsl(
             scope.get("query_string", b"").decode("latin-1"),
@@ -169,24 +183,37 @@ def _parse_fields(scope: Scope) -> Mapping[str, list[str]]:
 class _SseSession:
     """Connection of one client."""
 
-    def __init__(self, hub: Hub, subscriber: Subscriber, send: Send) -> None:
+    def __init__(self, hub: Hub, subscriber: Subscriber, send: Send, has_access: Callable[[], bool]) -> None:
         self._hub = hub
         self._subscriber = subscriber
         self._send = send
+        self._has_access = has_access
         self._reported_error: str | None = None
         self._is_ready = False
 
     async def run(self, query: StreamQuery, last_event_id: str | None) -> None:
         hub, subscriber = self._hub, self._subscriber
-        cursor = None if not last_event_id else hub.find_cursor(last_event_id, query.ids)
-        if query.ids:
+        merges = query.all and bool(query.ids)
+        # Why: all other operations are resumed, and the full set is not sent for a further id.
+        required_ids = () if merges else query.ids
+        cursor = None if not last_event_id else hub.find_cursor(last_event_id, required_ids)
+        if merges:
+            subscriber.start(
+                query.selection,
+                query.ids,
+                levels=query.levels,
+                id_selection=query.selection,
+                includes_all=True,
+            )
+        elif query.ids:
             subscriber.start(None, query.ids, levels=query.levels, id_selection=query.selection)
         else:
             subscriber.start(query.selection, (), levels=False)
         await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         first = b"retry: %d\n\n" % RETRY_MS
         if cursor is not None:
-            subscriber.resume(cursor)
+            # The client may not have the state of an id that it names only now.
+            subscriber.resume_with(cursor, query.ids if merges else ())
         elif last_event_id:
             first += self._encode_reset(
                 "The missed messages are no longer stored. A full set of snapshots follows."
@@ -199,7 +226,8 @@ class _SseSession:
         await self._write(b"", more=False)
 
     def _has_ended(self) -> bool:
-        return self._hub.closed or self._subscriber.disconnected
+        # A log-out ends the stream at its next message or heartbeat.
+        return self._hub.closed or self._subscriber.disconnected or not self._has_access()
 
     async def _send_updates(self) -> None:
         """Send all messages in bounded pieces.
@@ -237,6 +265,8 @@ class _SseSession:
             await asyncio.sleep(hub.pause_s)
         while not subscriber.wake.is_set():
             if not await wait_for_event(subscriber.wake, hub.limits.heartbeat_s):
+                if not self._has_access():
+                    return
                 await self._write(HEARTBEAT)
 
     def _encode_reset(self, reason: str) -> bytes:

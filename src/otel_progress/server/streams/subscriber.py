@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 
 from otel_progress.semconv import Transport
@@ -86,6 +87,7 @@ class Subscriber:
         self.evicted = False
         self.task = asyncio.current_task()
         self._id_selection: Selection | None = None
+        self._includes_all = False
         self._global_cursor = 0
         self._id_cursor = 0
         self._start_number = 0
@@ -98,18 +100,26 @@ class Subscriber:
         *,
         levels: bool,
         id_selection: Selection | None = None,
+        includes_all: bool = False,
     ) -> None:
         """Start with the full set of messages.
 
-        ``id_selection`` filters the operations named by id.
+        ``id_selection`` filters the operations named by id. With ``includes_all`` the global
+        selection also includes the operations named by id, and all messages are in one order.
         """
         self.global_selection, self._id_selection = global_selection, id_selection
+        self._includes_all = includes_all
         self.follow(ids, levels=levels)
         self.restart()
 
     def resume(self, cursor: int) -> None:
         """Continue after ``cursor``, which :meth:`Hub.find_cursor` returned."""
         self._global_cursor = self._id_cursor = self._start_number = cursor
+
+    def resume_with(self, cursor: int, ids: Iterable[str]) -> None:
+        """Continue after ``cursor``. The current state of each of ``ids`` comes first."""
+        self.resume(cursor)
+        self._initial.update(dict.fromkeys(ids))
 
     def restart(self) -> None:
         """Start again with the full set of messages."""
@@ -191,6 +201,8 @@ class Subscriber:
 
         The list is empty when there is nothing new.
         """
+        if self._includes_all:
+            return self._next_initial_messages() or self._next_merged_messages()
         return self._next_initial_messages() or self._next_id_messages() or self._next_global_messages()
 
     def _next_initial_messages(self) -> list[Message]:
@@ -235,6 +247,25 @@ class Subscriber:
                     break
         self._global_cursor = self._cursor_after(messages)
         return self._count_piece(messages, cursor)
+
+    def _next_merged_messages(self) -> list[Message]:
+        """Return the messages of both selections in one order.
+
+        A client can therefore resume after any of them.
+        """
+        selection, cursor = self.global_selection, self._global_cursor
+        last_number = self.hub.last_number
+        if selection is None or cursor >= last_number:
+            self._global_cursor = self._id_cursor = last_number
+            return []
+        selected = (message for message in self.hub.messages_after(cursor) if selection.matches(message))
+        messages = {message.number: message for message in islice(selected, PIECE_MESSAGES + 1)}
+        for id_ in self.hub.changed_ids(self.operation_ids, cursor):
+            for message in self._select_messages(id_, cursor):
+                messages[message.number] = message
+        ordered = [messages[number] for number in sorted(messages)]
+        self._global_cursor = self._id_cursor = self._cursor_after(ordered)
+        return self._count_piece(ordered, cursor)
 
     def _cursor_after(self, messages: list[Message]) -> int:
         """Return the cursor after the first ``PIECE_MESSAGES`` of all messages."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from otel_progress.semconv import RefusalReason
 from otel_progress.server import security
-from otel_progress.server.settings import ServerSettings
+from otel_progress.server.access import AccessControl
 from otel_progress.server.streams.hub import Hub
 from otel_progress.server.streams.messages import encode_text
 from otel_progress.server.streams.subscriber import Selection, Subscriber
+from otel_progress.server.streams.waiting import wait_for_event
 from otel_progress.text import MAX_ID, escape_controls, truncate
 
 MAX_MESSAGE: Final = 64 * 1024
@@ -52,9 +54,9 @@ class SubscriptionError(Exception):
 class WebSocketEndpoint:
     """ASGI application of the WebSocket, for any number of clients."""
 
-    def __init__(self, hub: Hub, settings: ServerSettings) -> None:
+    def __init__(self, hub: Hub, access: AccessControl) -> None:
         self._hub = hub
-        self._settings = settings
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it disconnects, blocks, or the server closes."""
@@ -69,13 +71,13 @@ class WebSocketEndpoint:
                 self._hub.counts.count_refusal(reason)
                 await send({"type": "websocket.close", "code": code, "reason": reason})
                 return
-            await self._serve(receive, send)
+            await self._serve(scope, receive, send)
 
-    async def _serve(self, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         hub = self._hub
         subscriber = hub.attach("ws")
         subscriber.start(None, (), levels=False)
-        session = _WebSocketSession(hub, subscriber, receive, send)
+        session = _WebSocketSession(hub, subscriber, receive, send, self._access.watch(scope))
         receiver = asyncio.get_running_loop().create_task(session.receive_messages())
         try:
             await session.send_updates()
@@ -91,9 +93,9 @@ class WebSocketEndpoint:
         """Return the close code and reason of a refused client."""
         # Why: the connection closes after the handshake. A browser reports the code of a close to
         # its page, but nothing about a rejected handshake.
-        if not security.is_origin_allowed(scope, self._settings):
+        if not security.is_origin_allowed(scope, self._access.settings):
             return NO_ORIGIN, "origin"
-        if not security.is_authorised(scope, self._settings):
+        if not self._access.is_valid(scope):
             return NO_TOKEN, "token"
         if self._hub.closed:
             return GOING_AWAY, "closing"
@@ -103,8 +105,16 @@ class WebSocketEndpoint:
 class _WebSocketSession:
     """Connection of one client: one task receives messages, and one sends updates."""
 
-    def __init__(self, hub: Hub, subscriber: Subscriber, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        subscriber: Subscriber,
+        receive: Receive,
+        send: Send,
+        has_access: Callable[[], bool],
+    ) -> None:
         self._hub = hub
+        self._has_access = has_access
         self._subscriber = subscriber
         self._receive = receive
         self._send_event = send
@@ -136,14 +146,15 @@ class _WebSocketSession:
             await self._send_messages()
             if not self._has_ended():
                 await asyncio.sleep(hub.pause_s)
-            await subscriber.wake.wait()
+            await wait_for_event(subscriber.wake, hub.limits.heartbeat_s)
         if not subscriber.disconnected:
-            await self._send_event(
-                {"type": "websocket.close", "code": GOING_AWAY, "reason": "The server is going away."}
-            )
+            code, reason = GOING_AWAY, "The server is going away."
+            if not self._has_access():
+                code, reason = NO_TOKEN, "The session has ended."
+            await self._send_event({"type": "websocket.close", "code": code, "reason": reason})
 
     def _has_ended(self) -> bool:
-        return self._hub.closed or self._subscriber.disconnected
+        return self._hub.closed or self._subscriber.disconnected or not self._has_access()
 
     async def _send_messages(self) -> None:
         hub, subscriber = self._hub, self._subscriber

@@ -1,4 +1,4 @@
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 PRAGMA application_id = 1869901938;
 PRAGMA journal_mode = wal;
 PRAGMA auto_vacuum = 2;
@@ -14,6 +14,7 @@ CREATE INDEX previews_by_location ON previews (location);
 -- index sqlite_autoindex_levels_1;
 -- index sqlite_autoindex_logs_1;
 -- index sqlite_autoindex_operations_1;
+-- index sqlite_autoindex_path_prefixes_1;
 -- index sqlite_autoindex_trajectories_1;
 CREATE INDEX trajectories_by_operation ON trajectories (operation_id);
 CREATE TABLE batches (
@@ -48,6 +49,9 @@ CREATE TABLE operations (
             operation_id TEXT NOT NULL, operation_type TEXT NOT NULL, instance TEXT NOT NULL,
             recorded_at REAL NOT NULL, finished_at REAL
         , batch TEXT, status TEXT);
+CREATE TABLE path_prefixes (
+            key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, path TEXT NOT NULL, UNIQUE (operation, path)
+        );
 CREATE TABLE previews (
             operation INTEGER NOT NULL, number INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL, at REAL NOT NULL,
             name TEXT NOT NULL, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, digest TEXT NOT NULL, location TEXT NOT NULL,
