@@ -80,7 +80,7 @@ class CallerLock:
     deferred calls at the release. ``on_dropped`` is called for each call beyond ``max_calls``.
     """
 
-    __slots__ = ("__weakref__", "_calls", "_max_calls", "_on_dropped", "_runner", "is_owned", "lock")
+    __slots__ = ("__weakref__", "_max_calls", "_on_dropped", "_runner", "calls", "is_owned", "lock")
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class CallerLock:
         self.lock: RLock = lock or RLock()
         self.is_owned: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         """True while this thread holds the lock. A C function, for hot paths."""
-        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...], int]] = deque()
+        self.calls: deque[tuple[Callable[..., object], tuple[Any, ...], int]] = deque()
+        """Deferred calls: function, arguments and number of attempts. True while some wait."""
         self._runner = Lock()
         """Held while a deferred call runs, so that they run in order. No thread waits for it."""
         self._max_calls = max_calls
@@ -100,14 +101,14 @@ class CallerLock:
 
     def __bool__(self) -> bool:
         """True while deferred calls wait."""
-        return bool(self._calls)
+        return bool(self.calls)
 
     def __enter__(self) -> None:
         self.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
-        if self._calls:
+        if self.calls:
             self.run_deferred()
 
     def is_interrupting(self) -> bool:
@@ -133,10 +134,10 @@ class CallerLock:
 
         The function must be idempotent, because it is repeated when an exception interrupts it.
         """
-        if len(self._calls) >= self._max_calls:
+        if len(self.calls) >= self._max_calls:
             self._on_dropped()
             return False
-        self._calls.append((function, arguments, 0))
+        self.calls.append((function, arguments, 0))
         return True
 
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
@@ -150,7 +151,7 @@ class CallerLock:
         except BaseException:
             self.release_all()
             raise
-        if self._calls:
+        if self.calls:
             self.run_deferred()
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
@@ -159,7 +160,7 @@ class CallerLock:
 
     def run_deferred(self) -> None:
         """Run the deferred calls without the lock, unless this thread holds it."""
-        while self._calls and not self.is_owned() and self._runner.acquire(blocking=False):
+        while self.calls and not self.is_owned() and self._runner.acquire(blocking=False):
             try:
                 self._run_next()
             finally:
@@ -167,14 +168,14 @@ class CallerLock:
 
     def _run_next(self) -> None:
         try:
-            function, arguments, attempts = call = self._calls.popleft()
+            function, arguments, attempts = call = self.calls.popleft()
         except IndexError:  # another thread runs it
             return
         try:
             function(*arguments)
         except BaseException:
             if attempts + 1 < _MAX_ATTEMPTS:
-                self._calls.appendleft((*call[:2], attempts + 1))
+                self.calls.appendleft((*call[:2], attempts + 1))
             raise
 
 

@@ -315,6 +315,8 @@ def normalize_arguments(
 
 def _accept_id(backend: RecordingBackend, id_: object) -> str | None:
     """Return a normalised id. Reject an empty one, which a generated id replaces."""
+    if type(id_) is int and -_MAX_INT < id_ < _MAX_INT:
+        return str(id_)
     normalized_id = normalize_id(id_)
     if not normalized_id:
         text = "Invalid id '': expected at least one character. A generated id is used."

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
@@ -18,6 +17,14 @@ if TYPE_CHECKING:
 
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Context())))
 """Key of the span in a context. With it a level's context needs one copy instead of two."""
+
+
+_CONTEXT: Final = 1
+"""Index of the context inside the block in its entry."""
+
+
+_TOKEN: Final = 2
+"""Index of the token in the entry of a block."""
 
 
 def get_current_level() -> LevelHandle | None:
@@ -63,47 +70,49 @@ def build_level_context(
     return context_api.Context(entries)
 
 
-class BlockEntry:
-    """One entry of a block: the contexts before and inside it, and a token.
+BlockEntry: TypeAlias = "list[Any]"
+"""One entry of a block: the contexts before and inside it, and the token that leaves it.
 
-    The token leaves the block. It is None if the block did not change the context.
-    """
-
-    __slots__ = ("before", "context", "token")
-
-    def __init__(self, before: context_api.Context) -> None:
-        self.before = self.context = before
-        self.token: object = None
+The token is None if the block did not change the context. A list, because each start of a block
+creates one.
+"""
 
 
 def enter_level_context(level: LevelHandle, entries: list[BlockEntry]) -> None:
     """Make a level current, unless it is current already. Add the entry of its block."""
-    current = restore_context()
-    entry = BlockEntry(current)
-    # Why first: an exception that interrupts the change finds the entry.
-    entries.append(entry)
-    if current.get(LEVEL_KEY) is not level:
-        entry.context = build_level_context(level, current)
-        entry.token = context_api.attach(entry.context)
+    current = context_api.get_current()
+    parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
+    if parent is not None and not _is_entered(parent):
+        current = restore_context()
+        parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
+    if parent is level:
+        entries.append([current, current, None])
+    else:
+        _attach(current, build_level_context(level, current), entries)
 
 
 def enter_batch_context(batch_id: str, entries: list[BlockEntry]) -> None:
     """Make a batch current. Add the entry of its block."""
-    entry = BlockEntry(context_api.get_current())
+    current = context_api.get_current()
+    _attach(current, context_api.set_value(BATCH_KEY, batch_id, current), entries)
+
+
+def _attach(before: context_api.Context, context: context_api.Context, entries: list[BlockEntry]) -> None:
+    entry: BlockEntry = [before, context, None]
+    # Why first: an exception that interrupts the change finds the entry.
     entries.append(entry)
-    entry.context = context_api.set_value(BATCH_KEY, batch_id, entry.before)
-    entry.token = context_api.attach(entry.context)
+    entry[_TOKEN] = context_api.attach(context)
 
 
 def cancel_entry(entries: list[BlockEntry]) -> None:
     """Undo the newest entry, which an exception interrupted."""
-    entry = entries[-1]
-    if context_api.get_current() is entry.context and entry.context is not entry.before:
-        if entry.token is None:
-            context_api.attach(entry.before)
+    before, context, token = entry = entries[-1]
+    if context is not before and context_api.get_current() is context:
+        if token is None:
+            context_api.attach(before)
         else:
-            detach(entry.token)
-    entries.remove(entry)
+            detach(token)
+    _remove(entries, entry)
 
 
 def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
@@ -113,14 +122,28 @@ def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
     context. If the block left another context behind, the newest entry is removed.
     """
     current = context_api.get_current()
-    entry = entries[-1]
-    if entry.context is not current:
-        entry = next((entry for entry in reversed(entries) if entry.context is current), entry)
+    try:
+        entry = entries[-1]
+    except IndexError:  # another thread removed the last one
+        return
+    if entry[_CONTEXT] is not current:
+        entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), entry)
+    token = entry[_TOKEN]
     # Why first: the call is repeated when an exception interrupts it.
-    if entry.token is not None:
-        detach_if_current(entry.token, key, value)
-    with suppress(ValueError):  # another thread removed it
-        entries.remove(entry)
+    if token is not None:
+        if entry[_CONTEXT] is current:
+            detach(token)
+        else:
+            detach_if_current(token, key, value)
+    _remove(entries, entry)
+
+
+def _remove(entries: list[BlockEntry], entry: BlockEntry) -> None:
+    """Remove an entry by its identity. Another thread may have removed it."""
+    for index, other in enumerate(entries):
+        if other is entry:
+            del entries[index]
+            return
 
 
 def restore_context() -> context_api.Context:
@@ -129,11 +152,11 @@ def restore_context() -> context_api.Context:
     level = cast("LevelHandle | None", current.get(LEVEL_KEY))
     while level is not None and not _is_entered(level):
         entries = level._entries or []
-        entry = next((entry for entry in reversed(entries) if entry.context is current), None)
-        if entry is None or entry.token is None:
+        entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), None)
+        if entry is None or entry[_TOKEN] is None:
             break
-        detach(entry.token)
-        entries.remove(entry)
+        detach(entry[_TOKEN])
+        _remove(entries, entry)
         left, current = current, context_api.get_current()
         if current is left:
             break

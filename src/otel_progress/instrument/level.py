@@ -434,7 +434,7 @@ class Level(SharedHandle):
     # --- with, async with, decorator -------------------------------------------------------------
 
     def __enter__(self) -> Level:
-        number = len(self._entries or ())
+        number = len(self._entries) if self._entries else 0
         try:
             if self._node is not UNSTARTED_NODE and self._node.status.finished and not self._entries:
                 self._node, self._backend = UNSTARTED_NODE, None
@@ -463,10 +463,13 @@ class Level(SharedHandle):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        number = len(self._entries or ())
+        number = len(self._entries) if self._entries else 0
         try:
             self._leave(error, number)
-            self._release_guard()
+            if self._entries:
+                self._release_guard()
+            else:
+                self._guard = None
         except ProgressError:
             raise
         except BaseException:

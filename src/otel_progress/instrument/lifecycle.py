@@ -17,7 +17,6 @@ from otel_progress.instrument.rejections import Rejection, StrictCounter, captur
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import HandleReference, Node, Operation, Spec, add_orphan
 from otel_progress.live.snapshots import build_snapshot
-from otel_progress.locking import create_once
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
 from otel_progress.stages import to_stage_name
 
@@ -110,13 +109,18 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
             spec = _to_operation_spec(spec)
         new_node = backend.store.create_node(parent_node, spec)
         level._backend = backend
-        # Why: a signal handler or another thread may start the same handle at the same time.
-        node = create_once(level, "_node", lambda: new_node, UNSTARTED_NODE)
+        # Why in one statement: a signal handler or another thread may start the same handle at the
+        # same time, and neither runs before the statement has ended.
+        node = level._node = new_node if level._node is UNSTARTED_NODE else level._node
         if node is new_node:
             if node.total is not None:
                 node.call_site = capture_call_site()
-            watch_handle(level, node)
-        if backend.store.start_level(parent_node, spec, node) is None:
+            guard = level._guard
+            # Why not watch_handle: each start of a level calls this.
+            if guard is None or guard() is None:
+                guard = HandleReference(level, add_orphan)
+            guard.node, node.handle = node, guard
+        if not backend.store.start_node(node):
             _ignore(level)
             return
         if node is not new_node:

@@ -144,7 +144,11 @@ class StoreState:
             return self._defer_start(node)
         try:
             try:
-                is_started = self._add_node(node)
+                # Why not _add_node: each start of a level calls this.
+                with self.lock:
+                    is_started = self.tree.start_level_locked(node)
+                    if node.spec.batch is not None and node.parent is None:
+                        self.batches.add_operation_locked(node.spec.batch, node)
             except OpenRejected as rejection:
                 self.listener.on_rejection(rejection.reason, rejection.text)
                 if not rejection.can_rename:
@@ -153,7 +157,7 @@ class StoreState:
             if is_started and node.parent is None:
                 self.listener.on_operation_started(node)
             self.notify_change()
-            if guard:
+            if guard.calls:
                 guard.run_deferred()
         except BaseException as error:
             self.cancel_start(node, error)
@@ -224,7 +228,7 @@ class StoreState:
             for each in ended:
                 self.listener.on_level_ended(each)
             self.notify_change()
-            if self.guard:
+            if self.guard.calls:
                 self.guard.run_deferred()
         except BaseException as error:
             self.was_interrupted = True
@@ -279,14 +283,17 @@ class StoreState:
             with self.lock:
                 if node not in self.tree.active:
                     return False
-                self._end_level_locked(node, status, error, message, ended)
+                if error is None and message is None and node.parent is not None:
+                    self.tree.end_level_locked(node, status, ended)
+                else:
+                    self._end_level_locked(node, status, error, message, ended)
             for each in ended:
                 self.listener.on_level_ended(each)
             if node.parent is None and len(self.tree.closed) > self.limits.waiting_operations:
                 self._reduce_ended_safely(node)
             if self.tree.late_rejections:
                 self.report_late_rejections()
-            if guard:
+            if guard.calls:
                 guard.run_deferred()
         except BaseException:
             self._repeat_end(node, status, error, message, ended)
@@ -367,7 +374,7 @@ class StoreState:
         """Run deferred calls, and cancel the levels whose handles were garbage-collected."""
         if self.is_interrupting():
             return
-        if self.guard:
+        if self.guard.calls:
             self.guard.run_deferred()
         # Why bounded: the end of a level may collect further handles.
         for _ in range(len(orphans)):

@@ -82,6 +82,8 @@ class LiveStore:
         """Ends a level, see ``StoreState.end_level``. Bound once because every end of a level calls
         it.
         """
+        self.start_node = self._state.start_level
+        """Starts a pending node, see ``StoreState.start_level``."""
         self.reader = LiveReader(self._state)
         """Reader of the current state. Stays valid after ``restart``."""
         self._interruptions = Interruptions(self._state)
@@ -148,7 +150,7 @@ class LiveStore:
         ``node`` is its pending node, by default a new one. Return None when it was rejected.
         """
         node = self.create_node(parent, spec) if node is None else node
-        return node if self._state.start_level(node) else None
+        return node if self.start_node(node) else None
 
     def start_stage(self, parent: Node, spec: Spec) -> Node | None:
         """Start a stage of ``parent``. Return None when it was rejected."""

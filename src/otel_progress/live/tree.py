@@ -153,10 +153,18 @@ class Tree:
         """
         if node in self.active and node.counted_status is not Status.PENDING:
             return False
-        if node.parent is None:
+        parent = node.parent
+        if parent is None:
             self._place_operation_locked(node, rename)
-        elif node.parent in self.active:
-            self._place_child_locked(node, node.parent, rename)
+        elif parent in self.active:
+            children = parent.children
+            if children is None or node.path_segment in children.nodes:
+                self._place_child_locked(node, parent, rename)
+            else:
+                # Why not _place_child_locked: most starts of levels end here.
+                node.order = children.created
+                children.created += 1
+                children.nodes[node.path_segment] = node
         else:
             raise _reject_ended_parent(node.spec.type)
         self._activate_locked(node)
@@ -292,9 +300,8 @@ class Tree:
         else:
             siblings = parent.children
             if siblings is not None and node.counted_status is not Status.RUNNING:
-                store_together(
-                    (siblings, node), ("running", "counted_status"), (siblings.running + 1, Status.RUNNING)
-                )
+                # Why this order: a number that is too high changes nothing.
+                siblings.running, node.counted_status = siblings.running + 1, Status.RUNNING
             parent.dirty = parent.has_advanced = True
         if node.declared:
             self.closed.pop(node, None)
@@ -536,6 +543,25 @@ def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> Non
         siblings.stage = None
     if node.counted_status.finished:
         return
+    if status is Status.COMPLETED and not (node.failed or node.skipped or node.declared):
+        # Why one statement without a call: no signal handler, finalizer or other thread can run
+        # within it. A tracer can raise within it, and leaves a number of running levels that is too
+        # high, which changes nothing.
+        node.counted_status, siblings.done_weight, siblings.ended_completed, siblings.running = (
+            status,
+            siblings.done_weight + node.spec.weight,
+            siblings.ended_completed + 1,
+            siblings.running - 1,
+        )
+        if siblings.running == 0:
+            # Why: it removes the rounding errors of the additions and subtractions.
+            siblings.partial_weight = siblings.cancelled_weight
+        return
+    _add_other_to_parent_locked(node, status, siblings)
+
+
+def _add_other_to_parent_locked(node: Node, status: Status, siblings: Children) -> None:
+    """Add an ended stage, or a level that did not complete all its units."""
     running = siblings.running - (1 if node.counted_status is Status.RUNNING else 0)
     cancelled_weight, done_weight = siblings.cancelled_weight, siblings.done_weight
     failed, skipped = siblings.failed, siblings.skipped

@@ -29,8 +29,8 @@ _SHORTEST_SECRET: Final = 15
 """Characters of the shortest secret that the patterns find without a key before it."""
 
 
-_MARKS: Final = re.compile(r"[=:@<]|--|\s-")
-"""Characters before a secret in a short text."""
+_find_mark: Final = re.compile(r"[=:@<]|--|\s-").search
+"""Finds characters before a secret in a short text."""
 
 
 MAX_CACHED_MESSAGES: Final = 2_048
@@ -145,7 +145,8 @@ def redact_message(text: str) -> str:
 def redact_name(text: str) -> str:
     """Return a redacted name of an operation, level, item or batch, or a unit."""
     active = redactor_slot.current
-    if active is None or (active.has_no_hook and is_harmless(text)):
+    # Why not is_harmless: every item calls this.
+    if active is None or (len(text) < _SHORTEST_SECRET and _find_mark(text) is None and active.has_no_hook):
         return text
     return active.redact_text("name", text, MAX_NAME)
 
@@ -156,12 +157,15 @@ def redact_id(text: str) -> str:
     The hook is not called, because different ids must stay different.
     """
     active = redactor_slot.current
-    return text if active is None or is_harmless(text) else active.redact_by_patterns(text)
+    # Why not is_harmless: every start of a level calls this.
+    if active is None or (len(text) < _SHORTEST_SECRET and _find_mark(text) is None):
+        return text
+    return active.redact_by_patterns(text)
 
 
 def is_harmless(text: str) -> bool:
     """Return whether a short text cannot contain a secret. Takes about 100 ns."""
-    return len(text) < _SHORTEST_SECRET and _MARKS.search(text) is None
+    return len(text) < _SHORTEST_SECRET and _find_mark(text) is None
 
 
 def redact_snapshot(snapshot: LevelSnapshot) -> LevelSnapshot:
