@@ -82,25 +82,23 @@ def enter_level_context(level: LevelHandle, entries: list[BlockEntry]) -> None:
     """Make a level current, unless it is current already. Add the entry of its block."""
     current = context_api.get_current()
     parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
-    if parent is not None and not _is_entered(parent):
+    if parent is not None and parent._guard is not None and parent._guard() is None:
         current = restore_context()
         parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
-    if parent is level:
-        entries.append([current, current, None])
-    else:
-        _attach(current, build_level_context(level, current), entries)
+    entry: BlockEntry = [current, current, None]
+    # Why first: an exception that interrupts the change finds the entry.
+    entries.append(entry)
+    if parent is not level:
+        entry[_CONTEXT] = context = build_level_context(level, current)
+        entry[_TOKEN] = context_api.attach(context)
 
 
 def enter_batch_context(batch_id: str, entries: list[BlockEntry]) -> None:
     """Make a batch current. Add the entry of its block."""
     current = context_api.get_current()
-    _attach(current, context_api.set_value(BATCH_KEY, batch_id, current), entries)
-
-
-def _attach(before: context_api.Context, context: context_api.Context, entries: list[BlockEntry]) -> None:
-    entry: BlockEntry = [before, context, None]
-    # Why first: an exception that interrupts the change finds the entry.
+    entry: BlockEntry = [current, current, None]
     entries.append(entry)
+    entry[_CONTEXT] = context = context_api.set_value(BATCH_KEY, batch_id, current)
     entry[_TOKEN] = context_api.attach(context)
 
 
@@ -135,6 +133,13 @@ def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
             detach(token)
         else:
             detach_if_current(token, key, value)
+    try:
+        # Why without a call in between: another thread may add and remove entries.
+        if entries[-1] is entry:
+            del entries[-1]
+            return
+    except IndexError:
+        return
     _remove(entries, entry)
 
 

@@ -438,13 +438,16 @@ class Level(SharedHandle):
         try:
             if self._node is not UNSTARTED_NODE and self._node.status.finished and not self._entries:
                 self._node, self._backend = UNSTARTED_NODE, None
-            self.start()
+            if self._parent is not None and self._node is UNSTARTED_NODE:
+                start_level(self)
+            else:
+                self.start()
             if self._backend is not None:
                 if self._entries is None:
                     self._entries = []
                 enter_level_context(self, self._entries)
                 guard = self._guard
-                if guard is not None and guard.node is not self._node:
+                if guard is not None and self._node.handle is not guard:
                     guard.node, self._node.handle = self._node, guard
             return self
         except ProgressError:
@@ -465,7 +468,14 @@ class Level(SharedHandle):
     ) -> None:
         number = len(self._entries) if self._entries else 0
         try:
-            self._leave(error, number)
+            if number:
+                leave_context(self._entries, LEVEL_KEY, self)  # type: ignore[arg-type]
+            node, backend = self._node, self._backend
+            # Why not _leave: most blocks end here.
+            if error is None and backend is not None and node.status is Status.RUNNING and not self._entries:
+                backend.store.end_level(node, Status.COMPLETED)
+            else:
+                self._leave(error, number)
             if self._entries:
                 self._release_guard()
             else:

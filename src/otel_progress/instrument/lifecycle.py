@@ -217,8 +217,7 @@ class GuardedExit:
         if level is None:
             return self._function
         method = MethodType(self._function, level)
-        if backend_slot.current is not None and (level._guard is None or level._guard() is None):
-            guard = HandleReference(method, add_orphan)
-            guard.node = None
-            level._guard = guard
+        guard = level._guard
+        if (guard is None or guard() is None) and backend_slot.current is not None:
+            level._guard = HandleReference(method, add_orphan)
         return method

@@ -82,6 +82,8 @@ class LiveStore:
         """Ends a level, see ``StoreState.end_level``. Bound once because every end of a level calls
         it.
         """
+        self.create_node = self._state.tree.create_node
+        """Returns a pending node for ``start_node``, without a lock. See ``Tree.create_node``."""
         self.start_node = self._state.start_level
         """Starts a pending node, see ``StoreState.start_level``."""
         self.reader = LiveReader(self._state)
@@ -136,13 +138,10 @@ class LiveStore:
         A forked child calls it.
         """
         self._state.restart(instance)
+        self.create_node = self._state.tree.create_node
         self._collector = ChangeCollector(self._state)
 
     # --- levels ----------------------------------------------------------------------------------
-
-    def create_node(self, parent: Node | None, spec: Spec) -> Node:
-        """Return a pending node for :meth:`start_level`, without a lock."""
-        return self._state.tree.create_node(parent, spec)
 
     def start_level(self, parent: Node | None, spec: Spec, node: Node | None = None) -> Node | None:
         """Start a level below ``parent``, or an operation without a parent.

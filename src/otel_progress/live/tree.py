@@ -405,14 +405,11 @@ class Tree:
         if node.parent.children is not None:
             _add_to_parent_locked(node, status, node.parent.children)
         if not node.declared:
-            self._store_ended_locked(node, operation)
+            if operation.ended is None:
+                operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
+            operation.ended.add(node, self._evict_locked)
         # Why last: an end that an exception interrupts is repeated while the level is active.
         self.active.pop(node, None)
-
-    def _store_ended_locked(self, node: Node, operation: Operation) -> None:
-        if operation.ended is None:
-            operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
-        operation.ended.add(node, self._evict_locked)
 
     def _drop_oldest_closed_locked(self) -> None:
         """Drop the level that has waited longest for a tick, but no operation.
