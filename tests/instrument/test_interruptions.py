@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections import Counter
@@ -245,12 +246,27 @@ def test_exception_in_a_start_or_an_end_reaches_the_caller_and_leaves_nothing_ru
     lenient: Recorder, scenario: Callable[[], None], event: str
 ) -> None:
     """The next operation works. The kinds of exceptions alternate."""
+    raise_at_places(lenient, scenario, event, MAX_POINTS_PER_TEST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["line", "opcode"])
+@pytest.mark.parametrize("scenario", [enter_levels, fail_in_stage, track, enter_batch])
+def test_exception_at_every_place_reaches_the_caller_and_leaves_nothing_running(
+    lenient: Recorder, scenario: Callable[[], None], event: str
+) -> None:
+    """All places of the test above."""
+    raise_at_places(lenient, scenario, event, 100_000)
+
+
+def raise_at_places(lenient: Recorder, scenario: Callable[[], None], event: str, max_points: int) -> None:
+    """Raise at no more than about ``max_points`` places of a scenario, and check the state after."""
     files = CORE if event == "opcode" else frozenset()
     points = count_points(scenario, event, files)
     state = lenient.runtime._store._state
     initial = context_api.get_current()
     before = initial.get(LEVEL_KEY)
-    step = max(1, points // MAX_POINTS_PER_TEST)
+    step = max(1, points // max_points)
     for target in range(1 + len(scenario.__name__) % step, points + 1, step):
         error = (TimeoutError, MemoryError, KeyboardInterrupt)[target % 3]("interrupt")
         raiser = Raiser(target, error, event=event, files=files)
@@ -303,7 +319,14 @@ def test_end_after_an_interrupted_start_raises_nothing(lenient: Recorder) -> Non
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Return a function that sets the handler of SIGALRM. The test restores it."""
+    """Return a function that sets the handler of SIGALRM. The test restores it.
+
+    Test tools add Python callbacks to the garbage collector. These catch the exceptions of signal
+    handlers, and Python 3.11 can crash when a handler that they run changes the context. So they
+    are removed during the test.
+    """
+    callbacks = gc.callbacks.copy()
+    gc.callbacks.clear()
     before = signal.getsignal(signal.SIGALRM)
 
     def set_handler(handle: Callable[[], None]) -> None:
@@ -312,6 +335,7 @@ def alarm() -> Iterator[Callable[[Callable[[], None]], None]]:
     yield set_handler
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+    gc.callbacks.extend(callbacks)
 
 
 @pytest.fixture
