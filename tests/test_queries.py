@@ -39,7 +39,7 @@ def test_query_without_tick_returns_own_writes() -> None:
             ]
         assert progress.get_history() == []
     overall = progress.get_history("job")[0].get_overall_progress()
-    assert (overall.percentage, overall.completed, overall.failed, overall.total) == (100.0, 3, 0, 4)
+    assert (overall.percentage, overall.completed, overall.failed, overall.total) == (75.0, 3, 1, 4)
     assert progress.get_active_operations() == []
 
 

@@ -53,12 +53,12 @@ def test_rate_excludes_pauses() -> None:
 
 
 @pytest.mark.parametrize("seconds", [60.0, 61.0, 9_000.0])
-def test_rate_of_level_excludes_pauses_of_operation(seconds: float) -> None:
-    """A finished level keeps its rate. The others have none during the pause."""
+def test_paused_operation_shows_no_rates_and_counts_active_time(seconds: float) -> None:
+    """Its levels show none either. Their active time excludes the pause."""
     root = snapshot(current=60, total=100, ratio=0.6, paused_clock=CLOCK + 60.0, paused_s=30.0)
     song = snapshot("song:1", current=10, total=20, ratio=0.5, started_clock=CLOCK + 20.0, paused_s=20.0)
     read = operation(root, [song, ended("song:2", current=30, paused_s=30.0)], clock=CLOCK + seconds)
-    assert find_rates(read) == ["2.0/s"]
+    assert find_rates(read) == []
     assert [read.active_seconds_of(level) for level in (read.root, *read.levels)] == [30.0, 20.0, 30.0]
 
 

@@ -97,6 +97,7 @@ def test_react_component_with_running_operation_shows_each_change(
         job.increment(message="half")
         page.wait_for_selector("progress[value='50'][title='half']")
         with page.expect_console_message(lambda message: message.text == "ended: completed"):
+            job.increment(2)
             job.complete()
         page.wait_for_selector("progress[value='100']")
         assert page.evaluate("window.reactVersion") == PACKAGES[0].partition("@")[2]

@@ -163,7 +163,7 @@ def test_operation_states_match_the_scenario(stage: Stage) -> None:
     from grafana.states import NUMBERS
 
     (target,) = [one for one in ASKED if one.panel["title"] == "Operations" and one.json["refId"] == "A"]
-    words = {str(number): state.value for state, number in NUMBERS.items()}
+    words = {str(number): str(getattr(state, "value", state)) for state, number in NUMBERS.items()}
     found = {
         one["metric"]["operation_id"]: words[one["value"][1]]
         for one in stage.answer(target, choices(BOARDS[target.board]))

@@ -62,7 +62,7 @@ def work(site: str) -> Iterator[str]:
         "setlist", "Reachable setlist", id="reach", total=2, unit="song", stages={"load": 1, "mix": 2}
     ) as op:
         with op.stage("load") as stage:
-            stage.set_total(5)
+            stage.set_total(2)
             stage.item("a.wav")
             stage.item("b.wav", outcome="failed", error="clipped")
             with stage.level("song", "s1", "First song", total=3) as song:

@@ -308,19 +308,21 @@ def test_logs_batches_and_history_are_shown(site: str, tab: Tab) -> None:
 
 def test_early_end_and_failures_below_are_shown(site: str, tab: Tab) -> None:
     """In the list, the details and the history, with the given plural."""
-    with progress.operation("load", "Early", id="early-1", total=1000, unit=("child", "children")) as op:
+    with progress.operation(
+        "load", "Half import", id="early-1", total=1000, unit=("child", "children")
+    ) as op:
         op.increment(5)
         with op.level("table") as table:
             for number in range(39):
                 table.item(f"{number}", outcome="failed")
     tab.page.goto(f"{site}#/operations/early-1")
-    row = tab.page.get_by_role("treeitem", name="Early, Ended early, 0.5")
+    row = tab.page.get_by_role("treeitem", name="Half import, Ended early, 0.5")
     expect(row).to_contain_text("5 of 1,000 children, 39 failed")
     details = tab.page.get_by_role("complementary")
     expect(details.locator(".hero .count")).to_have_text("5 of 1,000 children, 39 failed")
     expect(details.locator(".chip").first).to_have_text("Ended early")
     tab.page.goto(f"{site}#/history")
-    line = tab.page.locator("tr", has_text="Early")
+    line = tab.page.locator("tr", has_text="Half import")
     expect(line).to_contain_text("Ended early")
     expect(line).to_contain_text("5 of 1,000 children, 39 failed")
 

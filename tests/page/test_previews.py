@@ -126,6 +126,7 @@ def test_preview_after_the_end_is_shown(working: progress.Runtime, shared: Servi
         page.goto(f"{shared.url}#/operations/late")
         expect(page.get_by_role("heading", name="render")).to_be_visible()
         op.preview(lambda: create_grey_image(9) if gate.wait(10 * PATIENCE_S) else "", "result")
+        op.increment()
     expect(page.locator(".details .word")).to_have_text("Completed")
     gate.set()
     assert working._previews is not None

@@ -56,7 +56,7 @@ def test_span_of_a_level_has_an_event_per_preview_up_to_a_limit() -> None:
             semconv.PREVIEW_NAME: "latent",
             semconv.PREVIEW_NUMBER: 1,
             semconv.PREVIEW_MEDIA_TYPE: "text/plain; charset=utf-8",
-            semconv.PREVIEW_URL: "https://progress.example.org/p/api/v1/operations/a%2Fb/previews/1",
+            semconv.PREVIEW_URL: "https://progress.example.org/p/api/v1/operations/~/previews/1?id=a%2Fb",
         },
     )
 

@@ -11,7 +11,7 @@ NOW_WALL = WALL + 120.0
 """Unix time at which the journals are read, and the monotonic clock at that time."""
 NOW_CLOCK = CLOCK + 120.0
 
-EVIL_ID = "a/b%c?d#e&f=g \"'<script>alert(1)</script>\x1b[31m\r\nSet-Cookie: x=1 ..\\é😀"
+EVIL_ID = "a/b%c?d#e&f=g \"'<script>alert(1)</script>\x1b[31m\r\nX-Injected: x=1 ..\\é😀"
 """An id with every character that is special in a URL, a header, a page or a terminal."""
 EVIL_TEXT = "<img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028 \x00 =cmd|' /C calc'!A0"
 

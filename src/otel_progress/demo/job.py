@@ -273,7 +273,8 @@ def _build_command(settings: Settings) -> str:
 def _configure_runtime(settings: Settings, store: str | None, console: ConsoleMode | None) -> Runtime:
     """Configure with the ports of the settings or the default ports.
 
-    If another process uses a default port, a free port is used.
+    If another process uses a default port, a free port is used. A port of the settings that is in
+    use is left out with a warning.
     """
     serves = _can_serve_page(settings)
     metrics = _choose_port(settings.prometheus_port, settings.prometheus_host, PORT)
@@ -281,15 +282,14 @@ def _configure_runtime(settings: Settings, store: str | None, console: ConsoleMo
     configure = partial(
         progress.configure, service_name=SERVICE, store=store, capture_logs=True, console=console
     )
-    try:
-        return configure(prometheus_port=metrics, server_port=page)
-    except ConfigurationError:
-        # Why: two demos may start at the same time, so a port can be in use since it was checked.
-        free_metrics = settings.prometheus_port or 0
-        free_page = (settings.server_port or 0) if serves else None
-        if (free_metrics, free_page) == (metrics, page):
-            raise
-    return configure(prometheus_port=free_metrics, server_port=free_page)
+    runtime = configure(prometheus_port=metrics, server_port=page)
+    # Why: two demos may start at the same time, so a port can be in use since it was checked.
+    lost_metrics = runtime.metrics_url is None and settings.prometheus_port is None
+    lost_page = serves and runtime.server_url is None and settings.server_port is None
+    if not (lost_metrics or lost_page):
+        return runtime
+    runtime.shutdown()
+    return configure(prometheus_port=0 if lost_metrics else metrics, server_port=0 if lost_page else page)
 
 
 def _can_serve_page(settings: Settings) -> bool:

@@ -86,6 +86,9 @@ def _assert_consistent(recorder: Recorder) -> tuple[Eta | None, list[Eta]]:
     found = []
     for level in levels:
         eta = seen.eta_of(level)
+        if seen.is_paused:
+            assert eta is None
+            continue
         if level is seen.root or level.eta is None or level.eta.low_s is None:
             continue
         assert eta is not None
