@@ -260,8 +260,9 @@ def test_exception_at_every_place_reaches_the_caller_and_leaves_nothing_running(
 
 
 def raise_at_places(lenient: Recorder, scenario: Callable[[], None], event: str, max_points: int) -> None:
-    """Raise at no more than about ``max_points`` places of a scenario, and check the state after."""
+    """Raise at about ``max_points`` places of a scenario at most, and check the state after."""
     files = CORE if event == "opcode" else frozenset()
+    scenario()  # fills the caches, which the first use of each place does
     points = count_points(scenario, event, files)
     state = lenient.runtime._store._state
     initial = context_api.get_current()
@@ -312,6 +313,34 @@ def test_end_after_an_interrupted_start_raises_nothing(lenient: Recorder) -> Non
             assert not raiser.has_raised
         operation.complete()
         assert lenient.runtime.get_active_operations() == [], raiser.place
+
+
+def test_interrupted_collection_is_repeated_with_all_ended_operations(
+    lenient: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress.operation("job", id="job"):
+        pass
+    store = lenient.runtime._store
+
+    def interrupt() -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._state.estimates.trajectories, "drain_locked", interrupt)
+        with pytest.raises(TimeoutError):
+            store.collect()
+    (snapshot,) = store.collect().snapshots
+    assert (snapshot.info.operation_id, snapshot.status) == ("job", progress.Status.COMPLETED)
+
+
+def test_shutdown_that_interrupts_a_change_follows_it(lenient: Recorder) -> None:
+    """It cancels the running operation."""
+    operation = progress.operation("job").start()
+    results: list[bool] = []
+    lenient.runtime._store._state.guard.run(lambda: results.append(lenient.runtime.shutdown()))
+    assert results == [False]
+    assert not operation.recording
+    assert lenient.runtime.shutdown()
 
 
 # --- real signals --------------------------------------------------------------------------------

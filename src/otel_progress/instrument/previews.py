@@ -110,4 +110,6 @@ def _on_preview_stored(
     try:
         spans.add_preview_event(node, preview, previewer.address(preview.operation_id, preview.number))
     except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "Adding the event of a preview to a span failed.", error=error)

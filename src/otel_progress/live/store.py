@@ -339,7 +339,16 @@ class LiveStore:
         """
         if self._state.is_interrupting():
             return ChangeSet(self._state.instance, self.now(), self.clock())
-        return self._collector.collect()
+        try:
+            return self._collector.collect()
+        except BaseException:
+            # Why: what was collected is lost, such as after an exception of a signal handler.
+            self._collector.request_resend(ended=True)
+            raise
+
+    def run_after_interrupted_call(self, function: Callable[[], object]) -> bool:
+        """Defer a call if the caller interrupts this thread inside the lock. Else return False."""
+        return self._state.is_interrupting() and self._state.guard.defer(function)
 
     def resend(self, *, ended: bool = False) -> None:
         """Include all levels of active operations and all batches in the next change set.

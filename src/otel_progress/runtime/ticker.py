@@ -129,9 +129,14 @@ class Ticker:
             is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
             if is_due:
                 self._heartbeat_at = change_set.clock
-            for worker in self._sink_workers:
-                if is_due or worker.every_tick:
-                    worker.submit(change_set)
+            try:
+                for worker in self._sink_workers:
+                    if is_due or worker.every_tick:
+                        worker.submit(change_set)
+            except BaseException:
+                # Why: a signal handler raised, and some sinks have not received it.
+                self._get_store().resend(ended=True)
+                raise
             seconds = time.perf_counter() - started
             self._after(change_set, seconds)
         return seconds
@@ -147,6 +152,8 @@ class Ticker:
     def drain(self, timeout: float) -> bool:
         """Tick until no ended operation waits. Return False after an error or the timeout."""
         deadline = time.monotonic() + timeout
+        if self._tick_lock.is_interrupting():
+            return False
         is_complete = self._tick_safely() is not None
         store = self._get_store()
         while is_complete and store.waiting_ends:
