@@ -260,7 +260,10 @@ def test_exception_at_every_place_reaches_the_caller_and_leaves_nothing_running(
 
 
 def raise_at_places(lenient: Recorder, scenario: Callable[[], None], event: str, max_points: int) -> None:
-    """Raise at about ``max_points`` places of a scenario at most, and check the state after."""
+    """Raise at places of a scenario, and check the state after each.
+
+    There are about ``max_points`` places at most.
+    """
     files = CORE if event == "opcode" else frozenset()
     scenario()  # fills the caches, which the first use of each place does
     points = count_points(scenario, event, files)

@@ -347,7 +347,10 @@ class LiveStore:
             raise
 
     def run_after_interrupted_call(self, function: Callable[[], object]) -> bool:
-        """Defer a call if the caller interrupts this thread inside the lock. Else return False."""
+        """Defer a call if the caller interrupts this thread inside the lock.
+
+        Otherwise return False.
+        """
         return self._state.is_interrupting() and self._state.guard.defer(function)
 
     def resend(self, *, ended: bool = False) -> None:

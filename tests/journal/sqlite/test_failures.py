@@ -299,7 +299,7 @@ def _check_integrity(path: Path) -> None:
 
 
 def test_use_within_a_use_of_the_same_thread_raises(tmp_path: Path) -> None:
-    """A signal handler that queries gets an error instead of waiting for its own thread."""
+    """A signal handler that queries does not wait for its own thread."""
     connection = ManagedConnection(tmp_path / "journal.db")
     with connection.acquire() as outer:
         with pytest.raises(JournalError, match="of the same thread"), connection.acquire():
