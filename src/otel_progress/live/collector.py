@@ -69,7 +69,7 @@ class ChangeCollector:
             self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
-        snapshots = reduced + self._take_snapshots([*changed, *estimated, *ended])
+        snapshots = reduced + self._take_snapshots([*changed, *estimated, *ended], ended)
         if stored:
             snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
@@ -161,12 +161,19 @@ class ChangeCollector:
                 state.estimates.finish_locked(node)
         return ended
 
-    def _take_snapshots(self, nodes: Iterable[Node]) -> list[LevelSnapshot]:
-        """Return the snapshots of the nodes, parents before children."""
+    def _take_snapshots(self, nodes: Iterable[Node], ended: Iterable[Node]) -> list[LevelSnapshot]:
+        """Return the snapshots of the nodes, parents before children.
+
+        ``ended`` are the levels whose end this tick reports. An operation that ended since is left
+        out, because a later tick reports it, possibly in its smallest form.
+        """
+        ended_roots = {node for node in ended if node.parent is None}
         lock, report = self._state.lock, self._state.listener.on_level_collected
         snapshots = []
         for node in sorted(dict.fromkeys(nodes), key=lambda node: node.depth):
             with lock:
+                if node.parent is None and node.status.finished and node not in ended_roots:
+                    continue
                 if _is_evicted(node):
                     continue
                 node.sent_sequence = node.sequence
