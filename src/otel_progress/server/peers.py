@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from starlette.types import Scope
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 UNKNOWN_PEER: Final = "unknown"
 """Peer of a connection without an IP address, such as one over a Unix socket."""

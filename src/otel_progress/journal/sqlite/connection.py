@@ -575,9 +575,21 @@ class ManagedConnection:
         """
         identity = _get_identity(self.path)
         peers = [peer for peer in list(_peers) if peer is not self and peer._identity == identity]
-        if any(peer._find_problem() not in {None, FileProblem.REPLACED} for peer in peers):
+        if any(peer._has_problem_while_idle() for peer in peers):
             self._identity = identity
             self._abandon()
+
+    def _has_problem_while_idle(self) -> bool:
+        """Return True if the files of an idle connection have a problem.
+
+        A busy one may be opening or closing them. Its own next use checks them.
+        """
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            return self._find_problem() not in {None, FileProblem.REPLACED}
+        finally:
+            self.lock.release()
 
     def _abandon(self) -> None:
         """Close all connections of this process to the journal.
