@@ -16,7 +16,7 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import LevelSnapshot, OperationCancelledError
-from otel_progress.instrument.exits import MAX_GROUP_NODES, classify_exception
+from otel_progress.instrument.exits import MAX_GROUP_NODES, classify_exception, get_qualified_type_name
 from otel_progress.testing import Recorder
 
 BaseGroup: Any = getattr(__import__("builtins"), "BaseExceptionGroup", None)
@@ -135,7 +135,7 @@ def test_failed_group_describes_leaf_errors(
     root = leave(recorder, raise_error(group))
     assert root.status is progress.Status.FAILED
     assert root.error is not None
-    assert root.error.type == kind.format(group=type(group).__qualname__)
+    assert root.error.type == kind.format(group=get_qualified_type_name(group))
     assert root.error.message == message
     assert root.error.details is not None
     assert len(root.error.details) <= 8192

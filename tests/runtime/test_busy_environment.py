@@ -244,7 +244,9 @@ def test_without_threads_work_is_recorded_and_written_by_a_flush(
     with progress.operation("job", id="later"):
         wait_until(lambda: "started" in events[2:], PATIENCE_S)
     assert runtime.shutdown(PATIENCE_S)
-    assert events == ["started", "completed", "started", "completed"]
+    # A slow machine sends an update in between.
+    ends = [event for event in events if event != "updated"]
+    assert ends == ["started", "completed", "started", "completed"]
 
 
 def test_strict_configure_without_threads_raises(threads: Threads) -> None:

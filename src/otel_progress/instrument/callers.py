@@ -5,15 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from os.path import dirname, sep
 from types import FrameType
 from typing import Any, Final, NamedTuple, cast
 
 from otel_progress.instrument.backend import backend_slot
-
-# Why os.path: importing pathlib takes a third of the import time of this package.
-_PACKAGE_PATH: Final = dirname(dirname(__file__)) + sep  # noqa: PTH120
-
+from otel_progress.instrument.rejections import find_outer_frame
 
 _MODULE: Final = "<module>"
 """Name of the code of a module."""
@@ -38,20 +34,10 @@ _make_caller: Final = cast("Callable[[tuple[str, str]], Caller]", partial(tuple.
 
 
 def find_caller() -> Caller | None:
-    """Return the first caller of the calling function outside of this package.
-
-    Return None if nothing is recorded, or if the interpreter has no frames.
-    """
+    """Return the first caller outside of this package. None if nothing is recorded."""
     if backend_slot.current is None:
         return None
-    try:
-        frame: FrameType | None = sys._getframe(2)
-    except (AttributeError, ValueError):
-        return None
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
-        frame = frame.f_back
-    if frame is None:
-        return None
+    frame = find_outer_frame()
     return _make_caller((frame.f_globals.get("__name__") or "", _get_qualified_name(frame)))
 
 

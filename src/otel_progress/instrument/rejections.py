@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import dirname, sep
+from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from otel_progress.diagnostics import log_warning
@@ -70,14 +71,20 @@ class CallSiteWarnings:
             log_warning("%s (further ones are only counted)", text)
 
 
+def find_outer_frame() -> FrameType:
+    """Return the first frame outside this package, or the outermost frame."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
+        frame = frame.f_back
+    return frame
+
+
 def capture_call_site() -> CallSite:
     """Return the call site: the first frame outside this package.
 
     It takes a fraction of a microsecond, because the line is not computed.
     """
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
-        frame = frame.f_back
+    frame = find_outer_frame()
     return frame.f_code, frame.f_lasti
 
 

@@ -99,9 +99,8 @@ class ChangeCollector:
         if overflow is None:
             return
         with state.lock:
-            surplus = (
-                state.ends.take_locked(len(state.ends)) if everything else (state.ends.take_surplus_locked())
-            )
+            count = len(state.ends)
+            surplus = state.ends.take_locked(count) if everything else state.ends.take_surplus_locked()
         if not surplus:
             return
         stored = overflow.append(surplus)

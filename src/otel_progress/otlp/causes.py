@@ -56,6 +56,7 @@ def describe_cause(message: str, environ: Mapping[str, str] = os.environ) -> str
     An unreadable TLS file of the environment comes first, because exporters continue without it.
     An unknown message is returned without credentials. An empty one stays empty.
     """
+    message = message.removeprefix("InvalidAnswerError: ")  # of exporters that raise it
     unreadable = find_unreadable_file(environ)
     if unreadable is not None:
         return unreadable

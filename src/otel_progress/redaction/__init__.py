@@ -145,7 +145,7 @@ def redact_message(text: str) -> str:
 def redact_name(text: str) -> str:
     """Return a redacted name of an operation, level, item or batch, or a unit."""
     active = redactor_slot.current
-    # Why not is_harmless: every item calls this.
+    # Why this check: every item calls this. A short text without a mark contains no secret.
     if active is None or (len(text) < _SHORTEST_SECRET and _find_mark(text) is None and active.has_no_hook):
         return text
     return active.redact_text("name", text, MAX_NAME)
@@ -157,15 +157,10 @@ def redact_id(text: str) -> str:
     The hook is not called, because different ids must stay different.
     """
     active = redactor_slot.current
-    # Why not is_harmless: every start of a level calls this.
+    # Why this check: every start of a level calls this.
     if active is None or (len(text) < _SHORTEST_SECRET and _find_mark(text) is None):
         return text
     return active.redact_by_patterns(text)
-
-
-def is_harmless(text: str) -> bool:
-    """Return whether a short text cannot contain a secret. Takes about 100 ns."""
-    return len(text) < _SHORTEST_SECRET and _find_mark(text) is None
 
 
 def redact_snapshot(snapshot: LevelSnapshot) -> LevelSnapshot:

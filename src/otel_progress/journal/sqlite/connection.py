@@ -26,6 +26,7 @@ from otel_progress.journal.sqlite.open_files import (
     OpenFiles,
     capture_files,
     close_unusable,
+    get_identity,
     leak,
     list_descriptors,
 )
@@ -473,7 +474,7 @@ class ManagedConnection:
 
     def _open(self) -> None:
         with _open_lock:
-            identity = _get_identity(self.path)
+            identity = get_identity(self.path)
             if identity in _unusable:
                 fix = "Do not close descriptors that the program did not open, as os.closerange does."
                 msg = f"{self.path} cannot be used by this process any more, because {_DESCRIPTORS}."
@@ -485,7 +486,7 @@ class ManagedConnection:
             open_file = open_to_read if self._read_only else open_to_write
             self._opened = open_file(self.path, lambda uri: connect(uri, self.fork, self._busy_timeout_s))
             self._connection = self._opened.connection
-            self._identity = _get_identity(self.path)
+            self._identity = get_identity(self.path)
             if known is not None and self._opened.copy is None:
                 taken = {number for peer in peers if peer._files for number in peer._files.descriptors}
                 self._files = capture_files(self.path, known, taken, _released)
@@ -527,7 +528,7 @@ class ManagedConnection:
             return FileProblem.REPLACED
         if self._files is not None:
             return self._files.find_problem()
-        return None if _get_identity(self.path) == self._identity else FileProblem.REPLACED
+        return None if get_identity(self.path) == self._identity else FileProblem.REPLACED
 
     def _handle_problem(self, problem: FileProblem) -> None:
         """Close the connection so that it can be opened again. Restore files if possible."""
@@ -573,7 +574,7 @@ class ManagedConnection:
 
         Why: a new connection would share their index and locks.
         """
-        identity = _get_identity(self.path)
+        identity = get_identity(self.path)
         peers = [peer for peer in list(_peers) if peer is not self and peer._identity == identity]
         if any(peer._has_problem_while_idle() for peer in peers):
             self._identity = identity
@@ -711,7 +712,7 @@ class ManagedConnection:
         """
         if self._files is None or not self._files.has_own_descriptors():
             return True
-        current = _get_identity(Path(f"{os.path.realpath(self.path)}-wal"))
+        current = get_identity(Path(f"{os.path.realpath(self.path)}-wal"))
         return current is not None and current not in self._files.log.values()
 
     def _reset(self) -> None:
@@ -744,15 +745,6 @@ def _build_loss_error(message: str) -> JournalError:
 
 def _is_temporary(exc: sqlite3.Error) -> bool:
     return is_locked_error(exc) or is_full_error(exc)
-
-
-def _get_identity(path: Path) -> Identity | None:
-    try:
-        # Why not Path.stat: it takes twice the time, and this runs on every tick.
-        found = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def read_free_bytes(path: Path) -> int | None:

@@ -112,7 +112,7 @@ class OpenFiles:
         states = self._read_states()
         if states is None:
             return FileProblem.DESCRIPTORS
-        if _get_identity(self.path) != self.identity:
+        if get_identity(self.path) != self.identity:
             return FileProblem.REPLACED
         for number in self.index:
             state = states[number]
@@ -224,7 +224,8 @@ def _decode_index(data: bytes) -> _Index | None:
     return _Index(data[:96], page_bytes, last_frame, salt)
 
 
-def _get_identity(path: Path) -> Identity | None:
+def get_identity(path: Path) -> Identity | None:
+    """Return the device and inode of a file, or None if it cannot be read."""
     try:
         # Why not Path.stat: it takes twice the time, and this runs on every tick.
         found = os.stat(path)  # noqa: PTH116
@@ -244,7 +245,7 @@ def list_descriptors(path: Path) -> dict[int, tuple[str, Identity]] | None:
     real = os.path.realpath(path)
     suffixes = {}
     for suffix in ("", "-wal", "-shm"):
-        identity = _get_identity(Path(real + suffix))
+        identity = get_identity(Path(real + suffix))
         if identity is not None:
             suffixes[identity] = suffix
     numbers = _list_numbers()
@@ -278,7 +279,7 @@ def capture_files(
     connections, and ``released`` those of closed connections, which SQLite may use again. Return
     None if the system has no list of descriptors.
     """
-    found, identity = list_descriptors(path), _get_identity(path)
+    found, identity = list_descriptors(path), get_identity(path)
     if found is None or identity is None:
         return None
     foreign = (set(before) - set(released)) | set(taken)

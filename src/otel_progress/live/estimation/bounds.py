@@ -34,7 +34,10 @@ def raise_eta(eta: Eta, below: Eta, clock: float) -> Eta:
     aged, minimum = eta.at(clock), below.low_s + ROUNDING_MARGIN_S
     low_s = None if aged.low_s is None else max(aged.low_s, minimum)
     if aged.remaining_s is None:  # stalled: there is only a lower bound
-        return eta if low_s is None or low_s == aged.low_s else replace(aged, low_s=low_s)
+        if low_s is None or (low_s == aged.low_s and eta.remaining_s is None):
+            return eta
+        # Why also without a change: an estimate that has just stalled would count down further.
+        return replace(aged, low_s=low_s)
     remaining_s = max(aged.remaining_s, minimum)
     high_s = None if aged.high_s is None else max(aged.high_s, remaining_s)
     counts_down_s = aged.counts_down_s
