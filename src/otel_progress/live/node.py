@@ -83,6 +83,16 @@ class Spec(NamedTuple):
     unit_plural: str | None = None
 
 
+REASON_COLLECTED: Final = (
+    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
+)
+"""Message of a level whose handle, or whose exit, was collected."""
+
+
+STOPPED_EARLY: Final = "stopped before the end"
+"""Message of a level whose loop ended before its last element."""
+
+
 class HandleReference(weakref.ref[Any]):
     """Weak reference to the handle of a level, or to the exit of its ``with`` block.
 
@@ -92,15 +102,41 @@ class HandleReference(weakref.ref[Any]):
 
     __slots__ = ("node",)
 
+    reason = REASON_COLLECTED
+    """Message of the level that ends."""
     node: Node | None
 
 
-orphans: Final[deque[HandleReference]] = deque()
-"""References whose handles were collected. The next tick or query ends their levels."""
+class LoopReference(HandleReference):
+    """Weak reference to the guard of a loop.
+
+    The level was left early if it still runs.
+    """
+
+    __slots__ = ()
+
+    reason = STOPPED_EARLY
+
+
+class BlockReference(weakref.ref[Any]):
+    """Weak reference to the exit of a block of a pause, an opaque step or a batch.
+
+    If the exit is collected before it ran, the next tick or query calls ``leave``, which must be
+    idempotent. ``thread`` is the identifier of the thread that requested the exit.
+    """
+
+    __slots__ = ("leave", "thread")
+
+    leave: Callable[[], object] | None
+    thread: int
+
+
+orphans: Final[deque[HandleReference | BlockReference]] = deque()
+"""References whose objects were collected. The next tick or query ends their levels and blocks."""
 
 
 add_orphan: Final = orphans.append
-"""Callback of every :class:`HandleReference`."""
+"""Callback of every :class:`HandleReference` and :class:`BlockReference`."""
 
 
 _DEEP: Final = 3

@@ -348,7 +348,11 @@ class Tree:
                 if child.status.finished:  # an exception interrupted its end
                     self._deactivate_locked(child, child.status, ended)
                     continue
-                child.message = REASON_PARENT_ENDED
+                handle = child.handle
+                if handle is None or handle() is not None:
+                    child.message = REASON_PARENT_ENDED
+                else:
+                    child.message = handle.reason
                 self._deactivate_locked(child, Status.CANCELLED, ended)
         self._deactivate_locked(node, status, ended)
 

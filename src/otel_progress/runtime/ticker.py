@@ -123,7 +123,7 @@ class Ticker:
         # Why: a signal handler that flushes may interrupt a tick of its own thread.
         if self._tick_lock.is_interrupting():
             return 0.0
-        with self._tick_lock:
+        with self._tick_lock.lock:
             self._before()
             change_set = self._get_store().collect()
             is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
