@@ -125,7 +125,8 @@ def test_create_once_interrupted_by_itself_returns_one_object() -> None:
         interrupter = Interrupter(interrupt, event="opcode")
         interrupter.run(create)
         assert interrupter.errors == []
-        assert interrupter.calls > 5
+        # Why: Python 3.13.0 reports no bytecodes of the first call of a function.
+        assert interrupter.calls > 5 or sys.version_info >= (3, 13)
         assert len(set(map(id, found))) == 1
 
 

@@ -49,8 +49,6 @@ class Interrupter:
     def run(self, work: Callable[[], object]) -> None:
         """Run ``work`` and interrupt it."""
         before = sys.gettrace()
-        # Why: Python 3.13 reports bytecodes only if a frame requested it before the tracer is set.
-        sys._getframe().f_trace_opcodes = self._event == "opcode"
         sys.settrace(self._trace)
         try:
             work()
