@@ -208,9 +208,9 @@ def test_failed_reporter_stops_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fork_safe_lock_is_free_in_the_child() -> None:
-    """The fork waits for its release, and it is a plain lock."""
+    """The fork waits for its release, and a signal handler may enter it again."""
     lock = fork_safe_lock()
-    assert type(lock) is type(threading.Lock())
+    assert type(lock) is type(threading.RLock())
     held, release, order = threading.Event(), threading.Event(), []
 
     def hold() -> None:
@@ -225,7 +225,8 @@ def test_fork_safe_lock_is_free_in_the_child() -> None:
     threading.Timer(0.05, release.set).start()
     assert fork_and_get(lambda: [lock.acquire(timeout=PATIENCE_S), *order]) == [True, "released"]
     thread.join()
-    assert not lock.locked()
+    assert lock.acquire(blocking=False)
+    lock.release()
 
 
 def test_forks_of_two_threads_wait_for_one_another() -> None:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any, Final, TypeVar, overload
 
 IMPORT_WAIT_S: Final = 5.0
@@ -84,9 +84,9 @@ _guard: Final = RLock()
 _hooks: list[_Hook] = []
 
 
-_running: list[tuple[_Hook, tuple[Any, ...]]] = []
-"""Hooks of the current fork with their arguments, in the order after the fork. References their
-owners.
+_forks: list[list[tuple[_Hook, tuple[Any, ...]]]] = []
+"""Hooks of each current fork with their arguments, in the order after the fork. References their
+owners. There are several when a hook is interrupted by a signal handler that forks.
 """
 
 
@@ -143,13 +143,13 @@ def report_hook_errors(reporter: Callable[[BaseException], object]) -> None:
     _reporters.append(reporter)
 
 
-def fork_safe_lock() -> Lock:
-    """Return a plain lock that each fork acquires, so that it is free in the child.
+def fork_safe_lock() -> Any:
+    """Return a reentrant lock that each fork acquires. It is free in the child.
 
     A fork waits for the lock without a limit. So hold it only for a few instructions, and call no
-    foreign code.
+    foreign code. A signal handler may enter it while its thread holds it.
     """
-    lock = Lock()
+    lock = RLock()
     lock_type = type(lock)
     on_fork(
         phase=ForkPhase.LOCKS,
@@ -212,17 +212,19 @@ on_fork(
 
 def _run_before() -> None:
     _guard.acquire()
+    running: list[tuple[_Hook, tuple[Any, ...]]] = []
+    _forks.append(running)
     for hook in sorted(_hooks, key=lambda hook: hook.phase):
         if hook.owner is None:
-            _running.append((hook, ()))
+            running.append((hook, ()))
         elif (owner := hook.owner()) is not None:
-            _running.append((hook, (owner,)))
-    for hook, arguments in reversed(_running):
+            running.append((hook, (owner,)))
+    for hook, arguments in reversed(running):
         _call_hook(hook.before, arguments)
 
 
 def _run_after_in_parent() -> None:
-    for hook, arguments in _running:
+    for hook, arguments in _forks[-1]:
         _call_hook(hook.after_in_parent, arguments)
     _finish_fork()
 
@@ -230,7 +232,7 @@ def _run_after_in_parent() -> None:
 def _run_after_in_child() -> None:
     # Why: the parent reports the errors of the hooks before the fork.
     _errors.clear()
-    for hook, arguments in _running:
+    for hook, arguments in _forks[-1]:
         _call_hook(hook.after_in_child, arguments)
     _finish_fork()
 
@@ -238,7 +240,7 @@ def _run_after_in_child() -> None:
 def _finish_fork() -> None:
     errors = _errors.copy()
     _errors.clear()
-    _running.clear()
+    _forks.pop()
     _guard.release()
     for error in errors:
         for reporter in _reporters:

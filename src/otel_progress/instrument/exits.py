@@ -15,6 +15,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from otel_progress.errors import OperationCancelledError
+from otel_progress.interrupts import is_interrupt
 
 TypeName: TypeAlias = "tuple[str, str]"
 """Module and qualified name of a class."""
@@ -113,7 +114,10 @@ FAILED_EXIT: Final = LevelExit("failed", "")
 
 
 def classify_exception(error: BaseException) -> LevelExit:
-    """Return the effect of an exception on the level that it leaves. Never raises."""
+    """Return the effect of an exception on the level that it leaves.
+
+    Raises only an exception that interrupts it.
+    """
     try:
         leaves = find_leaves(error)
         if leaves.failures:
@@ -122,7 +126,9 @@ def classify_exception(error: BaseException) -> LevelExit:
             is_signal = any(_is_raised_by_signal(part) for part in (error, *leaves.exits))
             return LevelExit("cancelled", REASON_SIGNAL) if is_signal else LevelExit("exited", REASON_EXITED)
         return LevelExit("cancelled", _get_cancel_reason(leaves.cancellations))
-    except Exception:  # An attribute of a foreign exception may raise any exception.
+    except Exception as failure:  # An attribute of a foreign exception may raise any exception.
+        if is_interrupt(failure):
+            raise
         return FAILED_EXIT
 
 

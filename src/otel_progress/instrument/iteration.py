@@ -16,18 +16,15 @@ from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from otel_progress.errors import OperationCancelledError
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.counter import GilCounter
-from otel_progress.live.node import Node
+from otel_progress.live.node import STOPPED_EARLY, LoopReference, Node, add_orphan
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
 
 
 T = TypeVar("T")
-
-
-STOPPED_EARLY: Final = "stopped before the end"
-"""Message of a level whose loop ended before its last element."""
 
 
 _GET_ITER: Final = opmap["GET_ITER"]
@@ -78,7 +75,9 @@ def get_length(iterable: Sized) -> int | None:
     """Return the length of an iterable, or None if its ``__len__`` raises."""
     try:
         return len(iterable)
-    except Exception:  # A foreign __len__ may raise any exception. The total stays unknown.
+    except Exception as failure:  # A foreign __len__ may raise any exception. The total stays unknown.
+        if is_interrupt(failure):
+            raise
         return None
 
 
@@ -86,13 +85,15 @@ def iterate(
     iterator: Iterator[T],
     level: LevelHandle,
     node: Node,
+    guard: LoopGuard,  # noqa: ARG001 - its lifetime is that of the generator
     counted: Iterator[T] | None = None,
     is_exhausted: Callable[[], object] = bool,
 ) -> Generator[T, None, None]:
     """Yield the elements of ``iterator``, count them on the node, and end the level.
 
-    ``counted`` is an iterator over the same elements that counts them on the node. When the
-    generator is closed, ``is_exhausted`` returns whether all elements were yielded.
+    ``guard`` is that of :func:`watch_loop`. ``counted`` is an iterator over the same elements that
+    counts them on the node. When the generator is closed, ``is_exhausted`` returns whether all
+    elements were yielded.
     """
     # The loop requests an element before it processes it, but the element is done only when the
     # loop requests the next one. So the count is one lower while the loop runs.
@@ -151,41 +152,39 @@ def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Itera
     # A request to cancel clears the flags, which ends this iterator before the next element.
     while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
     elements = map(_get_element, while_running, counter.count(iterator))
-    return cast("Iterator[T]", chain(elements, _end_loop(_LoopEnd(level, node))))
+    return cast("Iterator[T]", chain(elements, _end_loop(level, node, watch_loop(node))))
 
 
-def _end_loop(loop: _LoopEnd) -> Iterator[Any]:
-    """End the level after the last element. Yields nothing."""
-    loop.end()
+def _end_loop(level: LevelHandle, node: Node, guard: LoopGuard) -> Iterator[Any]:  # noqa: ARG001
+    """End the level after the last element. Yields nothing.
+
+    Raises OperationCancelledError if cancellation was requested.
+    """
+    node.ensure_counter().shift(1)
+    if node.operation.cancel_requested_at is not None:
+        error = make_cancelled_error(node)
+        level.__exit__(type(error), error, None)
+        raise error
+    level.__exit__(None, None, None)
     return
     yield
 
 
-class _LoopEnd:
-    """End of a level whose loop runs in C. A loop that was left early drops it."""
+class LoopGuard:
+    """Object that only the iterator of a loop references.
 
-    __slots__ = ("_has_ended", "_level", "_node")
+    If it is collected before the level ended, the next tick or query cancels the level.
+    """
 
-    def __init__(self, level: LevelHandle, node: Node) -> None:
-        self._level = level
-        self._node = node
-        self._has_ended = False
+    __slots__ = ("__weakref__",)
 
-    def end(self) -> None:
-        """End the level. Raises OperationCancelledError if cancellation was requested."""
-        self._has_ended = True
-        node, level = self._node, self._level
-        node.ensure_counter().shift(1)
-        if node.operation.cancel_requested_at is None:
-            level.__exit__(None, None, None)
-            return
-        error = make_cancelled_error(node)
-        level.__exit__(type(error), error, None)
-        raise error
 
-    def __del__(self) -> None:
-        if not self._has_ended:
-            _cancel_early(self._level)
+def watch_loop(node: Node) -> LoopGuard:
+    """Cancel the level when its loop was left without an end."""
+    guard = LoopGuard()
+    reference = LoopReference(guard, add_orphan)
+    reference.node, node.handle = node, reference
+    return guard
 
 
 class SharedIterator(Generic[T]):
@@ -204,7 +203,7 @@ class SharedIterator(Generic[T]):
         counted = None if _is_strict(level) else node.ensure_counter().count(iterator)
         self._exhausted: list[bool] = []
         """Not empty after a thread received the end directly."""
-        self._generator = iterate(iterator, level, node, counted, self._exhausted.__len__)
+        self._generator = iterate(iterator, level, node, watch_loop(node), counted, self._exhausted.__len__)
         self._next = self._generator.__next__
         self._next_directly: Callable[[], T] = (
             partial(_count_strictly, iterator, node) if counted is None else counted.__next__
@@ -248,7 +247,9 @@ class SharedAsyncIterator(Generic[T]):
     def __init__(self, iterator: AsyncIterator[T], level: LevelHandle) -> None:
         self._iterator = iterator
         self._node = level._node
-        self._generator = cast("AsyncGeneratorType[T, None]", iterate_async(iterator, level))
+        self._generator = cast(
+            "AsyncGeneratorType[T, None]", iterate_async(iterator, level, watch_loop(self._node))
+        )
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -265,7 +266,11 @@ class SharedAsyncIterator(Generic[T]):
         await self._generator.aclose()
 
 
-async def iterate_async(iterator: AsyncIterator[T], level: LevelHandle) -> AsyncGenerator[T, None]:
+async def iterate_async(
+    iterator: AsyncIterator[T],
+    level: LevelHandle,
+    guard: LoopGuard,  # noqa: ARG001 - its lifetime is that of the generator
+) -> AsyncGenerator[T, None]:
     """Yield the elements of an async iterator, count them, and end the level."""
     node = level._node
     node.ensure_counter()

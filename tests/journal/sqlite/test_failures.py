@@ -16,6 +16,7 @@ import pytest
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite.connection import ManagedConnection
 from otel_progress.journal.sqlite.limits import JournalLimits
 from tests.support.factories import WALL, event, make_change_set, snapshot
 from tests.support.fake_time import FakeTime
@@ -176,6 +177,7 @@ from pathlib import Path
 from tests.support.factories import WALL, make_change_set, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite.connection import ManagedConnection
 from tests.support.journal_processes import PATIENT
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
@@ -243,6 +245,7 @@ from pathlib import Path
 from tests.support.factories import WALL, make_change_set, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite.connection import ManagedConnection
 
 path = Path(sys.argv[1])
 ballast = path.parent / "ballast"
@@ -292,4 +295,16 @@ def test_full_disk_of_one_megabyte_recovers(tmp_path: Path) -> None:
 def _check_integrity(path: Path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_use_within_a_use_of_the_same_thread_raises(tmp_path: Path) -> None:
+    """A signal handler that queries does not wait for its own thread."""
+    connection = ManagedConnection(tmp_path / "journal.db")
+    with connection.acquire() as outer:
+        with pytest.raises(JournalError, match="of the same thread"), connection.acquire():
+            pass
+        assert outer.execute("SELECT 1").fetchone()[0] == 1
+    with connection.acquire() as again:
+        assert again.execute("SELECT 1").fetchone()[0] == 1
     connection.close()

@@ -97,17 +97,17 @@ class Interleaving:
             case "end" if len(self.nodes) > 1:
                 store._state.end_level(self.nodes.pop(), Status.COMPLETED)
             case "pause":
-                store.start_pause(operation, None)
                 self.pauses += 1
+                store.start_pause(operation, self.pauses, None)
             case "unpause" if self.pauses:
-                store.end_pause(operation, None, None)
+                store.end_pause(operation, self.pauses, None)
                 self.pauses -= 1
             case "resume":
                 store.resume_from(newest, 3)
             case "opaque":
-                store.start_opaque(newest, 20.0, is_whole_level=False)
+                store.start_opaque(newest, "step", 20.0, is_whole_level=False)
             case "measured":
-                store.end_opaque(newest)
+                store.end_opaque(newest, "step")
             case "tick":  # of another thread, between two counts of the work
                 waiting, self.interruptions = self.interruptions, []
                 for part in ("count", "collect", "count"):

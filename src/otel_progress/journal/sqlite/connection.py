@@ -339,6 +339,8 @@ class ManagedConnection:
         self.is_held_by_fork = False
         self.user: int | None = None
         """Identifier of the thread that uses the connection."""
+        self._callers: set[int] = set()
+        """Identifiers of the threads that use the connection or wait for it."""
         self._is_query = False
         self._read_only = read_only
         self._detect_replacement = detect_replacement
@@ -389,14 +391,24 @@ class ManagedConnection:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.fork.wait()
-        with self.lock:
-            self.user = threading.get_ident()
-            try:
-                yield
-            finally:
-                self.user = None
-                self._is_query = False
+        caller = threading.get_ident()
+        # Why: a signal handler that queries must not wait for its own thread.
+        if caller in self._callers:
+            msg = f"Invalid query of {self.path}: expected no other query of the same thread."
+            raise JournalError(f"{msg} It interrupted one. Repeat it after that has ended.")
+        try:
+            # Why before the lock: a signal handler may run as soon as it is acquired.
+            self._callers.add(caller)
+            self.fork.wait()
+            with self.lock:
+                self.user = caller
+                try:
+                    yield
+                finally:
+                    self.user = None
+                    self._is_query = False
+        finally:
+            self._callers.discard(caller)
 
     @contextlib.contextmanager
     def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
@@ -454,6 +466,7 @@ class ManagedConnection:
         """
         self.lock = threading.Lock()
         self.user = None
+        self._callers.clear()
         self._inherited = True
         _peers.discard(self)
         if self._connection is not None:
