@@ -223,6 +223,7 @@ class Tree:
             siblings.failures -= before.reported_failures
             siblings.skipped -= skipped
             siblings.add_ended(before.status, -1)
+            siblings.ended_early -= before.ended_early
             siblings.nodes[before.path_segment] = node
         return node
 
@@ -463,6 +464,7 @@ def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> Non
     siblings.running -= 1
     if status is Status.COMPLETED:
         siblings.ended_completed += 1
+        siblings.ended_early += node.ended_early
     else:
         siblings.add_ended(status)
     if status is Status.CANCELLED and not node.declared:

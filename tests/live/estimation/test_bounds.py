@@ -303,7 +303,9 @@ def test_no_tree_of_running_levels_contradicts_itself(
             elif action == "end" and level is not op:
                 level.complete()
                 path = level.snapshot().info.path
-                running = [each for each in running if not f"{each.snapshot().info.path}/".startswith(f"{path}/")]
+                running = [
+                    each for each in running if not f"{each.snapshot().info.path}/".startswith(f"{path}/")
+                ]
             elif action == "opaque" and level is not op:
                 with level.opaque(expected=float(1 + number)):
                     recorder.clock.advance(seconds)
