@@ -16,7 +16,8 @@ from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from otel_progress.errors import OperationCancelledError
-from otel_progress.live.counter import GilCounter
+from otel_progress.instrument.rejections import Rejection, reject_excess
+from otel_progress.live.counter import GilCounter, LockCounter
 from otel_progress.live.node import Node
 
 if TYPE_CHECKING:
@@ -88,22 +89,29 @@ def iterate(
     node: Node,
     counted: Iterator[T] | None = None,
     is_exhausted: Callable[[], object] = bool,
+    check: TotalCheck | None = None,
 ) -> Generator[T, None, None]:
     """Yield the elements of ``iterator``, count them on the node, and end the level.
 
     ``counted`` is an iterator over the same elements that counts them on the node. When the
     generator is closed, ``is_exhausted`` returns whether all elements were yielded.
+    ``check`` is called after each counted element. It raises if the total is exceeded.
     """
     # The loop requests an element before it processes it, but the element is done only when the
     # loop requests the next one. So the count is one lower while the loop runs.
-    ahead = 0 if _is_strict(level) else 1
+    ahead = 0 if counted is None and _is_strict(level) else 1
     counter = node.ensure_counter()
     counter.shift(-ahead)
     node.tracked = True
     operation = node.operation
     try:
         _check_cancelled(node)
-        if ahead:
+        if counted is not None and check is not None:
+            for element in counted:
+                yield element
+                check()
+                _check_cancelled(node)
+        elif ahead:
             # Why: one line of Python per element costs less than one more iterator in C that
             # checks for cancellation.
             for element in counter.count(iterator) if counted is None else counted:
@@ -114,17 +122,47 @@ def iterate(
             yield from _iterate_strict(iterator, node)
     except GeneratorExit:
         if is_exhausted():
-            counter.shift(ahead)
+            _end_count(counter, ahead, check)
             level.__exit__(None, None, None)
         else:
             _cancel_early(level)
         raise
     except BaseException as error:
-        counter.shift(ahead)
+        _end_count(counter, ahead, check)
         level.__exit__(type(error), error, error.__traceback__)
         raise
-    counter.shift(ahead)
+    _end_count(counter, ahead, check)
     level.__exit__(None, None, None)
+
+
+def _end_count(counter: GilCounter | LockCounter, ahead: int, check: TotalCheck | None) -> None:
+    """Count the last element, which the loop has done."""
+    if check is not None:
+        check.ahead = 0
+    counter.shift(ahead)
+
+
+class TotalCheck:
+    """Rejects the last counted element of a loop in strict mode if it exceeds the total.
+
+    Then it does not count. The count of the loop is ``ahead`` lower than that of its elements.
+    """
+
+    __slots__ = ("_node", "_reject", "ahead")
+
+    def __init__(self, node: Node, reject: Callable[[Rejection], None]) -> None:
+        self._node = node
+        self._reject = reject
+        self.ahead = 1
+
+    def __call__(self) -> None:
+        """Raise RejectedValueError if the total is exceeded."""
+        node, counter = self._node, self._node.ensure_counter()
+        # Why this order: another thread may end the loop, which changes ``ahead`` first.
+        current = counter.value() + self.ahead
+        if node.total is not None and current > node.total:
+            counter.shift(-1)
+            self._reject(reject_excess(node, current))
 
 
 def can_iterate_in_c(iterator: object, level: LevelHandle) -> bool:
@@ -151,32 +189,36 @@ def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Itera
     # A request to cancel clears the flags, which ends this iterator before the next element.
     while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
     elements = map(_get_element, while_running, counter.count(iterator))
-    return cast("Iterator[T]", chain(elements, _end_loop(_LoopEnd(level, node))))
-
-
-def _end_loop(loop: _LoopEnd) -> Iterator[Any]:
-    """End the level after the last element. Yields nothing."""
-    loop.end()
-    return
-    yield
+    # Why not a generator: several threads may receive the end at the same time.
+    return cast("Iterator[T]", chain(elements, iter(_LoopEnd(level, node).end, None)))
 
 
 class _LoopEnd:
     """End of a level whose loop runs in C. A loop that was left early drops it."""
 
-    __slots__ = ("_has_ended", "_level", "_node")
+    __slots__ = ("_level", "_node", "_unended")
 
     def __init__(self, level: LevelHandle, node: Node) -> None:
         self._level = level
         self._node = node
-        self._has_ended = False
+        self._unended = [True]
+        """Empty after the first call of :meth:`end`. Removing its element is atomic."""
 
     def end(self) -> None:
-        """End the level. Raises OperationCancelledError if cancellation was requested."""
-        self._has_ended = True
+        """End the level. Raises OperationCancelledError if cancellation was requested.
+
+        Several threads may call it. The first call ends the level.
+        """
         node, level = self._node, self._level
+        is_cancelled = node.operation.cancel_requested_at is not None
+        try:
+            self._unended.pop()
+        except IndexError:
+            if is_cancelled:
+                raise make_cancelled_error(node) from None
+            return
         node.ensure_counter().shift(1)
-        if node.operation.cancel_requested_at is None:
+        if not is_cancelled:
             level.__exit__(None, None, None)
             return
         error = make_cancelled_error(node)
@@ -184,7 +226,7 @@ class _LoopEnd:
         raise error
 
     def __del__(self) -> None:
-        if not self._has_ended:
+        if self._unended:
             _cancel_early(self._level)
 
 
@@ -201,13 +243,17 @@ class SharedIterator(Generic[T]):
     __slots__ = ("_exhausted", "_generator", "_next", "_next_directly")
 
     def __init__(self, iterator: Iterator[T], level: LevelHandle, node: Node) -> None:
-        counted = None if _is_strict(level) else node.ensure_counter().count(iterator)
+        # Why also in strict mode: an element that is received and counted by one call of a C
+        # function cannot be counted after another thread has ended the level.
+        counted = node.ensure_counter().count(iterator)
         self._exhausted: list[bool] = []
         """Not empty after a thread received the end directly."""
-        self._generator = iterate(iterator, level, node, counted, self._exhausted.__len__)
+        backend = level._backend
+        check = None if backend is None or not backend.strict else TotalCheck(node, backend.reject)
+        self._generator = iterate(iterator, level, node, counted, self._exhausted.__len__, check)
         self._next = self._generator.__next__
         self._next_directly: Callable[[], T] = (
-            partial(_count_strictly, iterator, node) if counted is None else counted.__next__
+            counted.__next__ if check is None else partial(_get_checked, counted, check)
         )
 
     def __iter__(self) -> Iterator[T]:
@@ -231,9 +277,9 @@ class SharedIterator(Generic[T]):
         self._generator.close()
 
 
-def _count_strictly(iterator: Iterator[T], node: Node) -> T:
-    element = next(iterator)
-    node.count_one()
+def _get_checked(counted: Iterator[T], check: TotalCheck) -> T:
+    element = next(counted)
+    check()
     return element
 
 
