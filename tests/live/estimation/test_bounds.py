@@ -271,6 +271,29 @@ def test_operation_that_counts_itself_is_not_due_before_its_running_level(record
         assert (op.eta.remaining_s or op.eta.low_s or 0.0) < 1.0, "the bound ended with the level"
 
 
+def test_early_rate_of_a_level_does_not_refute_the_history_of_its_operation(recorder: Recorder) -> None:
+    """A slow first unit of 1,000 would predict an hour for an operation of 100 s."""
+    with progress.operation("job", id="o", total=4) as op:
+        recorder.tick()
+        _load_history(recorder, {"": 100.0})
+        recorder.clock.advance(25.0)
+        op.increment()
+        recorder.tick()
+        slow = op.level("index", total=1_000).start()
+        estimates: list[Eta | None] = []
+        for count in (1, 1, 8, 40, 50, 100):
+            recorder.clock.advance(2.0)
+            slow.increment(count)
+            recorder.tick()
+            _assert_no_contradiction(recorder, "o")
+            estimates.append(slow.eta)
+        assert estimates[0] is None
+        assert estimates[-1] is not None
+        assert op.eta is not None
+        assert op.eta.remaining_s is not None
+        assert op.eta.remaining_s < 200.0
+
+
 ACTIONS = st.tuples(
     st.sampled_from(["start", "start", "count", "count", "count", "own", "end", "opaque", "pause", "wait"]),
     st.integers(0, 30),

@@ -27,6 +27,11 @@ TOLERANCE_S: Final = 1e-9
 """Seconds by which an estimate may be below its bound. Such a difference is a rounding error."""
 
 
+MAX_EARLY_RATIO: Final = 0.1
+"""Ratio up to which the rate of a level is uncertain. Beyond it, its estimate bounds those above.
+"""
+
+
 class Bounds(NamedTuple):
     """Lower bounds in seconds that running levels imply for a level above, at one time.
 
@@ -135,3 +140,24 @@ def find_bounds_locked(node: Node, clock: float) -> Bounds:
             if left <= 0:
                 break
     return bounds
+
+
+def is_refuted_locked(node: Node, eta: Eta, clock: float) -> bool:
+    """Return True if an early estimate exceeds the interval of a level above.
+
+    It is early if it is based on the rate of less than ``MAX_EARLY_RATIO``.
+    """
+    # Why: the interval is based on past runs, which predict better than such a rate. The estimate
+    # would raise those of the levels above.
+    if eta.low_s is not None or eta.remaining_s is None or eta.basis != "rate":
+        return False
+    if node.ratio is None or node.ratio >= MAX_EARLY_RATIO:
+        return False
+    here = node.parent
+    while here is not None:
+        above = None if here.estimation is None else here.estimation.eta
+        high_s = None if above is None else above.at(clock).high_s
+        if high_s is not None and eta.remaining_s > high_s:
+            return True
+        here = here.parent
+    return False

@@ -15,6 +15,7 @@ from otel_progress.live.estimation.bounds import (
     NO_BOUNDS,
     find_bounds_locked,
     is_bound_lower,
+    is_refuted_locked,
     raise_eta,
 )
 from otel_progress.live.estimation.levels import get_level_shape, is_estimable
@@ -324,6 +325,8 @@ class EstimateTracker:
                 clock += max(0.0, pauses.seconds_between(clock, self._clock()))
                 eta = eta if clock == eta.clock else replace(eta, clock=clock)
             eta = raise_eta(eta, find_bounds_locked(node, clock), clock)
+            if is_refuted_locked(node, eta, clock):
+                eta = None
         if is_bound_lower(estimation.eta, eta, clock):
             self._request_parents_locked(node)
         changed = []
