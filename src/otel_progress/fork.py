@@ -181,10 +181,10 @@ class ImportGuard:
 
     @contextmanager
     def defer_fork(self) -> Iterator[None]:
-        """Delay forks by other threads while importing. The block must contain only imports.
+        """Delay forks by other threads while importing.
 
-        A child that is forked during an import by another thread inherits an incomplete module and
-        its import lock.
+        The block must contain only imports. A child that is forked during an import by another
+        thread inherits an incomplete module and its import lock.
         """
         lock = self._importing
         with lock:
