@@ -401,7 +401,7 @@ def rapid_switches() -> Iterator[None]:
 def test_threads_that_share_an_iterator_count_all_elements_before_the_end(
     make: Callable[[range], Iterable[int]], is_strict: bool
 ) -> None:
-    """The last elements are not counted late, and each thread receives the end without an error."""
+    """No element is counted late, and no thread receives an error."""
     for _ in range(25):
         with recording(strict=is_strict) as recorder:
             assert _share(make(range(100)), 4, total=100) == list(range(100))

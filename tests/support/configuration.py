@@ -1,4 +1,4 @@
-"""Configuration of the test's process: variables, used ports and the active runtime."""
+"""Configuration of a test: variables, used ports and the active runtime."""
 
 from __future__ import annotations
 

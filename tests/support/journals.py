@@ -19,7 +19,7 @@ def make_journal(store: str) -> None:
 
 @contextmanager
 def open_written_journal(path: Path) -> Iterator[SqliteJournal]:
-    """Write an operation and a level at sequence 1. Yield the open journal, and close it."""
+    """Yield an open journal with an operation and a level at sequence 1."""
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(make_change_set(snapshot(), snapshot("song:1")))
     yield journal

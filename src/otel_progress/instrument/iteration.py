@@ -143,9 +143,9 @@ def _end_count(counter: GilCounter | LockCounter, ahead: int, check: TotalCheck 
 
 
 class TotalCheck:
-    """Rejects the last counted element of a loop in strict mode if it exceeds the total.
+    """Rejects an element of a strict loop that exceeds the total.
 
-    Then it does not count. The count of the loop is ``ahead`` lower than that of its elements.
+    It does not count then. The count of the loop is ``ahead`` lower than that of its elements.
     """
 
     __slots__ = ("_node", "_reject", "ahead")

@@ -68,7 +68,7 @@ def test_raised_estimate_is_never_below_its_levels_and_stays_ordered(
 def test_bounds_of_levels_are_the_highest_at_every_later_time(
     levels: list[Eta], clock: float, wait: float
 ) -> None:
-    """So the levels between an operation and a running level need no bounds of their own."""
+    """So the levels between need no bounds of their own."""
     bounds = _combine(levels, clock)
     known = max(bounds.remaining_s - wait, bounds.final_remaining_s)
     highest = 0.0
@@ -214,7 +214,7 @@ def test_nested_and_parallel_levels_bound_all_levels_above(recorder: Recorder) -
 
 
 def _assert_no_contradiction(recorder: Recorder, identifier: str) -> int:
-    """Assert that no level ends before a running level below it. Return the number of pairs."""
+    """Assert that no level ends before one below it. Return the number of pairs."""
     seen, pairs = recorder.operation(identifier), 0
     levels = [seen.root, *seen.levels]
     for below in levels:
@@ -235,7 +235,7 @@ def _assert_no_contradiction(recorder: Recorder, identifier: str) -> int:
 
 
 def test_operation_that_counts_itself_is_not_due_before_its_running_level(recorder: Recorder) -> None:
-    """The report: ``any moment`` for the operation, 16 s for its only level without an interval."""
+    """The report: ``any moment`` for the operation, 16 s for its only level."""
     with progress.operation("job", id="o", total=4) as op:
         recorder.tick()
         for _ in range(3):
@@ -306,7 +306,7 @@ ACTIONS = st.tuples(
 def test_no_tree_of_running_levels_contradicts_itself(
     actions: list[tuple[str, int, float]], has_history: bool, counts_itself: bool
 ) -> None:
-    """Parallel levels of several depths, with and without intervals, after and between ticks."""
+    """Parallel levels of several depths, after and between ticks."""
     with recording() as recorder:
         recorder.runtime._store._state.estimates.trajectories.has_backend = True
         op = progress.operation("job", id="o", total=8).start()

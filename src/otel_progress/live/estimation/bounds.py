@@ -33,7 +33,7 @@ MAX_EARLY_RATIO: Final = 0.1
 
 
 class Bounds(NamedTuple):
-    """Lower bounds in seconds that running levels imply for a level above, at one time.
+    """Lower bounds that running levels imply for a level above, in seconds.
 
     ``low_s`` is the bound of the levels with an interval. ``remaining_s`` is the bound of all. They
     count down to ``final_low_s`` and ``final_remaining_s`` while no level advances.
@@ -45,7 +45,7 @@ class Bounds(NamedTuple):
     final_remaining_s: float = 0.0
 
     def include(self, eta: Eta | None, clock: float) -> Bounds:
-        """Return the bounds with that of another level. ``clock`` is in monotonic seconds."""
+        """Include the bound of another level at ``clock``, in monotonic seconds."""
         # Why not Eta.at: there may be many levels, and this makes no copy of an estimate.
         if eta is None:
             return self
@@ -106,7 +106,7 @@ def _raise_seconds(seconds: float, bound: float) -> float:
 
 
 def _limit_count_down(counts_down_s: float | None, seconds: float, final: float) -> float | None:
-    """Return the time for which ``seconds`` may count down without falling below ``final``."""
+    """Return the time for which ``seconds`` may count down to ``final``."""
     limit = max(0.0, seconds - final)
     if not final or (counts_down_s is not None and counts_down_s <= limit + TOLERANCE_S):
         return counts_down_s
@@ -114,13 +114,16 @@ def _limit_count_down(counts_down_s: float | None, seconds: float, final: float)
 
 
 def is_bound_lower(before: Eta | None, after: Eta | None, clock: float) -> bool:
-    """Return True if the bound that an estimate implies is lower than before at ``clock``."""
+    """Return True if an estimate implies a lower bound than before at ``clock``."""
     old, new = NO_BOUNDS.include(before, clock), NO_BOUNDS.include(after, clock)
     return max(old.low_s - new.low_s, old.remaining_s - new.remaining_s) > ROUNDING_MARGIN_S
 
 
 def find_bounds_locked(node: Node, clock: float) -> Bounds:
-    """Return the bounds of the running levels below a level at ``clock``, in monotonic seconds."""
+    """Return the bounds of the running levels below a level.
+
+    ``clock`` is in monotonic seconds.
+    """
     bounds, count = NO_BOUNDS, 0
     parents = [node]
     for parent in parents:  # it grows: nearest levels first

@@ -108,7 +108,7 @@ class LocalStore:
                 self._mark(self.folder / get_run_folder(run))
 
     def _mark(self, path: Path) -> None:
-        """Set the time of a file or folder by the clock that :meth:`sweep` compares it with."""
+        """Set the time of a file or folder by the clock of :meth:`sweep`."""
         now = self._now()
         os.utime(path, (now, now))
 
@@ -132,7 +132,7 @@ class LocalStore:
         return sum(self._sweep_run(Path(entry.path), before) for entry in runs)
 
     def _read_file_time(self) -> float:
-        """Return the time that the file system gives to a new file, in Unix seconds."""
+        """Return the file system's time of a new file, in Unix seconds."""
         part = self.folder / f".{secrets.token_hex(8)}.part"
         try:
             part.touch(mode=0o600, exist_ok=False)
