@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from otel_progress.diagnostics import internal_error_counts
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite import connection, repair
 from otel_progress.journal.sqlite.open_files import list_descriptors
+from otel_progress.journal.sqlite.opening import Connect, OpenedFile, open_to_write
 from tests.support.factories import WALL, make_change_set, snapshot
-from tests.support.journal_processes import PATIENT, run
+from tests.support.journal_processes import PATIENT, read_line, run, running
 from tests.support.journals import open_written_journal, read_sequence
 
 pytestmark = pytest.mark.skipif(
@@ -322,3 +327,153 @@ def test_journal_at_device_or_pipe_raises_clear_error(tmp_path: Path) -> None:
             journal.write(make_change_set())
         with pytest.raises(JournalError, match="is a device, pipe or socket"):
             SqliteJournal(tmp_path / name, read_only=True).active()
+
+
+# --- files that other connections open and close at the same time --------------------------------
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("has_reserve", [True, False], ids=["reused descriptor", "new descriptor"])
+def test_connection_opened_by_the_program_at_the_same_time_may_be_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool, has_reserve: bool
+) -> None:
+    """Its descriptors are not those of the journal, although both are new."""
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as first:
+        first.write(make_change_set(snapshot()))
+        with ExitStack() as stack:
+            if has_reserve:
+                # SQLite keeps the descriptor of a closed connection next to this one.
+                stack.enter_context(closing(_open_raw(path)))
+                first.close()
+            opened: list[sqlite3.Connection] = []
+
+            def open_both(path: Path, connect: Connect) -> OpenedFile:
+                opened.extend([_open_raw(path)] if is_first else [])
+                file = open_to_write(path, connect)
+                opened.extend([] if is_first else [_open_raw(path)])
+                return file
+
+            monkeypatch.setattr(connection, "open_to_write", open_both)
+            errors = internal_error_counts.copy()
+            second = stack.enter_context(closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)))
+            second.write(make_change_set(snapshot(sequence=2)))
+            assert read_sequence(second) == 2
+            assert len(opened) == 2
+            for other in opened:
+                other.close()
+            second.write(make_change_set(snapshot(sequence=3)))
+            assert read_sequence(second) == 3
+    assert internal_error_counts == errors
+    assert list_descriptors(path) == {}
+
+
+def _open_raw(path: Path) -> sqlite3.Connection:
+    raw = sqlite3.connect(path)
+    raw.execute("SELECT count(*) FROM operations").fetchall()
+    return raw
+
+
+def test_index_that_remains_after_its_log_was_merged_is_no_loss(path: Path) -> None:
+    """A process was killed while it closed the journal as the last one."""
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+        journal.write(make_change_set(snapshot()))
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            index = Path(f"{path}-shm").read_bytes()
+    Path(f"{path}-shm").write_bytes(index)
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+        journal.write(make_change_set(snapshot("song:1")))
+        found = journal.get("friday-42")
+        assert found is not None
+        assert len(found.levels) == 1
+
+
+def _patch_sleep(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, wake: Callable[[float], object]
+) -> None:
+    """Let another process do something while a module waits."""
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=wake))
+
+
+def test_journal_that_grows_while_it_is_opened_is_not_set_aside(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that merges its log writes the header before the other pages."""
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+        journal.write(make_change_set(snapshot()))
+    content = path.read_bytes()
+    os.truncate(path, 20_000)
+    _patch_sleep(monkeypatch, repair, lambda _: path.write_bytes(content))
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+        journal.write(make_change_set(snapshot(sequence=2)))
+        assert read_sequence(journal) == 2
+    assert not path.with_name("progress.db.damaged").exists()
+
+
+def test_journal_that_grows_while_it_is_used_is_not_set_aside(
+    path: Path, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No error is reported, because the pages arrive a moment later."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    journal.write(make_change_set(snapshot(sequence=2)))
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        content = file.read()
+    os.truncate(path, size - 8192)
+
+    def grow(_: float) -> None:
+        with path.open("r+b") as file:
+            file.seek(size - 8192)
+            file.write(content[size - 8192 :])
+
+    _patch_sleep(monkeypatch, connection, grow)
+    errors = internal_error_counts.copy()
+    journal.write(make_change_set(snapshot(sequence=3)))
+    assert read_sequence(journal) == 3
+    assert internal_error_counts == errors
+    assert not path.with_name("progress.db.damaged").exists()
+
+
+_HOLD_MERGE_LOCK = """
+import fcntl, sys
+file = open(sys.argv[1] + "-shm", "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 121)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.process
+def test_incomplete_journal_is_not_set_aside_while_another_process_merges(
+    path: Path, journal: SqliteJournal
+) -> None:
+    """On a slow disk that takes longer than the time to wait."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    journal.write(make_change_set(snapshot(sequence=2)))
+    content = path.read_bytes()
+    with running(_HOLD_MERGE_LOCK, path) as process:
+        assert read_line(process) == "locked"
+        os.truncate(path, len(content) - 8192)
+        with pytest.raises(JournalError, match="merges its write-ahead log") as caught:
+            journal.write(make_change_set(snapshot(sequence=3)))
+        assert caught.value.is_temporary
+        path.write_bytes(content)
+    journal.write(make_change_set(snapshot(sequence=4)))
+    assert read_sequence(journal) == 4
+    assert not path.with_name("progress.db.damaged").exists()
+
+
+def test_error_of_a_file_during_the_opening_is_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported if it does not end."""
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+        journal.write(make_change_set(snapshot()))
+        log = Path(f"{path}-wal")
+        journal.close()
+        log.mkdir()
+        with pytest.raises(JournalError, match="unable to open"):
+            journal.write(make_change_set(snapshot(sequence=2)))
+        _patch_sleep(monkeypatch, connection, lambda _: log.rmdir())
+        journal.write(make_change_set(snapshot(sequence=3)))
+        assert read_sequence(journal) == 3
