@@ -41,13 +41,14 @@ class Work:
     def __init__(self) -> None:
         self.root = progress.operation("work", id="o").start()
         self.running = [self.root]
-        self.ended: dict[str, Counter[Status]] = {}
+        self.ended: dict[str, Counter[str]] = {}
         self.failed_by_depth: Counter[int] = Counter()
 
     def start(self, number: int, *, is_deep: bool) -> None:
         """Start a level below the last or another running level."""
         parent = self.running[-1 if is_deep else number % len(self.running)]
-        self.running.append(parent.level("part").start())
+        total = 1 if number % 3 == 0 else None  # it ends early without a level below
+        self.running.append(parent.level("part", total=total).start())
 
     def end(self, number: int, status: Status) -> None:
         """End a running level, which cancels the running ones below it."""
@@ -62,7 +63,10 @@ class Work:
         self._count(level, status)
 
     def _count(self, level: Level, status: Status) -> None:
-        self.ended.setdefault(level.path.rpartition("/")[0], Counter())[status] += 1
+        counts = self.ended.setdefault(level.path.rpartition("/")[0], Counter())
+        counts[status.value] += 1
+        if level.snapshot().ended_early:
+            counts["ended_early"] += 1
         if status is Status.FAILED:
             self.failed_by_depth[min(level.path.count("/") + 1, DEEP)] += 1
 
@@ -84,16 +88,14 @@ def assert_exact_counts(operation: OperationSnapshot, work: Work) -> None:
     for level in operation.levels:
         assert level.info.parent_path in paths
     for path in paths:
-        stored = Counter(
-            level.status
-            for level in operation.levels
-            if level.info.parent_path == path and level.status.finished
-        )
-        found = {**stored}
-        for name, number in evicted.get(path, LevelCounts())._asdict().items():
-            found[Status(name)] = found.get(Status(name), 0) + number
+        stored = [
+            level for level in operation.levels if level.info.parent_path == path and level.status.finished
+        ]
+        found = Counter(level.status.value for level in stored)
+        found["ended_early"] = sum(level.ended_early for level in stored)
+        found.update(evicted.get(path, LevelCounts())._asdict())
         expected = work.ended.get(path, Counter())
-        assert {status: number for status, number in found.items() if number} == dict(expected)
+        assert +found == expected
     sizes = Counter(
         (min(level.info.depth, DEEP), level.status is Status.FAILED)
         for level in operation.levels

@@ -16,8 +16,9 @@ from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from otel_progress.errors import OperationCancelledError
+from otel_progress.instrument.rejections import Rejection, reject_excess
 from otel_progress.interrupts import is_interrupt
-from otel_progress.live.counter import GilCounter
+from otel_progress.live.counter import GilCounter, LockCounter
 from otel_progress.live.node import STOPPED_EARLY, LoopReference, Node, add_orphan
 
 if TYPE_CHECKING:
@@ -88,23 +89,30 @@ def iterate(
     guard: LoopGuard,  # noqa: ARG001 - its lifetime is that of the generator
     counted: Iterator[T] | None = None,
     is_exhausted: Callable[[], object] = bool,
+    check: TotalCheck | None = None,
 ) -> Generator[T, None, None]:
     """Yield the elements of ``iterator``, count them on the node, and end the level.
 
     ``guard`` is that of :func:`watch_loop`. ``counted`` is an iterator over the same elements that
     counts them on the node. When the generator is closed, ``is_exhausted`` returns whether all
-    elements were yielded.
+    elements were yielded. ``check`` is called after each counted element. It raises if the total
+    is exceeded.
     """
     # The loop requests an element before it processes it, but the element is done only when the
     # loop requests the next one. So the count is one lower while the loop runs.
-    ahead = 0 if _is_strict(level) else 1
+    ahead = 0 if counted is None and _is_strict(level) else 1
     counter = node.ensure_counter()
     counter.shift(-ahead)
     node.tracked = True
     operation = node.operation
     try:
         _check_cancelled(node)
-        if ahead:
+        if counted is not None and check is not None:
+            for element in counted:
+                yield element
+                check()
+                _check_cancelled(node)
+        elif ahead:
             # Why: one line of Python per element costs less than one more iterator in C that
             # checks for cancellation.
             for element in counter.count(iterator) if counted is None else counted:
@@ -115,17 +123,47 @@ def iterate(
             yield from _iterate_strict(iterator, node)
     except GeneratorExit:
         if is_exhausted():
-            counter.shift(ahead)
+            _end_count(counter, ahead, check)
             level.__exit__(None, None, None)
         else:
             _cancel_early(level)
         raise
     except BaseException as error:
-        counter.shift(ahead)
+        _end_count(counter, ahead, check)
         level.__exit__(type(error), error, error.__traceback__)
         raise
-    counter.shift(ahead)
+    _end_count(counter, ahead, check)
     level.__exit__(None, None, None)
+
+
+def _end_count(counter: GilCounter | LockCounter, ahead: int, check: TotalCheck | None) -> None:
+    """Count the last element, which the loop has done."""
+    if check is not None:
+        check.ahead = 0
+    counter.shift(ahead)
+
+
+class TotalCheck:
+    """Rejects an element of a strict loop that exceeds the total.
+
+    It does not count then. The count of the loop is ``ahead`` lower than that of its elements.
+    """
+
+    __slots__ = ("_node", "_reject", "ahead")
+
+    def __init__(self, node: Node, reject: Callable[[Rejection], None]) -> None:
+        self._node = node
+        self._reject = reject
+        self.ahead = 1
+
+    def __call__(self) -> None:
+        """Raise RejectedValueError if the total is exceeded."""
+        node, counter = self._node, self._node.ensure_counter()
+        # Why this order: another thread may end the loop, which changes ``ahead`` first.
+        current = counter.value() + self.ahead
+        if node.total is not None and current > node.total:
+            counter.shift(-1)
+            self._reject(reject_excess(node, current))
 
 
 def can_iterate_in_c(iterator: object, level: LevelHandle) -> bool:
@@ -152,22 +190,8 @@ def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Itera
     # A request to cancel clears the flags, which ends this iterator before the next element.
     while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
     elements = map(_get_element, while_running, counter.count(iterator))
-    return cast("Iterator[T]", chain(elements, _end_loop(level, node, watch_loop(node))))
-
-
-def _end_loop(level: LevelHandle, node: Node, guard: LoopGuard) -> Iterator[Any]:  # noqa: ARG001
-    """End the level after the last element. Yields nothing.
-
-    Raises OperationCancelledError if cancellation was requested.
-    """
-    node.ensure_counter().shift(1)
-    if node.operation.cancel_requested_at is not None:
-        error = make_cancelled_error(node)
-        level.__exit__(type(error), error, None)
-        raise error
-    level.__exit__(None, None, None)
-    return
-    yield
+    # Why not a generator: several threads may receive the end at the same time.
+    return cast("Iterator[T]", chain(elements, iter(_LoopEnd(level, node, watch_loop(node)).end, None)))
 
 
 class LoopGuard:
@@ -187,6 +211,40 @@ def watch_loop(node: Node) -> LoopGuard:
     return guard
 
 
+class _LoopEnd:
+    """End of a level whose loop runs in C. ``guard`` is that of :func:`watch_loop`."""
+
+    __slots__ = ("_guard", "_level", "_node", "_unended")
+
+    def __init__(self, level: LevelHandle, node: Node, guard: LoopGuard) -> None:
+        self._level = level
+        self._node = node
+        self._guard = guard
+        self._unended = [True]
+        """Empty after the first call of :meth:`end`. Removing its element is atomic."""
+
+    def end(self) -> None:
+        """End the level. Raises OperationCancelledError if cancellation was requested.
+
+        Several threads may call it. The first call ends the level.
+        """
+        node, level = self._node, self._level
+        is_cancelled = node.operation.cancel_requested_at is not None
+        try:
+            self._unended.pop()
+        except IndexError:
+            if is_cancelled:
+                raise make_cancelled_error(node) from None
+            return
+        node.ensure_counter().shift(1)
+        if not is_cancelled:
+            level.__exit__(None, None, None)
+            return
+        error = make_cancelled_error(node)
+        level.__exit__(type(error), error, None)
+        raise error
+
+
 class SharedIterator(Generic[T]):
     """Iterator with progress that several threads may share.
 
@@ -200,13 +258,19 @@ class SharedIterator(Generic[T]):
     __slots__ = ("_exhausted", "_generator", "_next", "_next_directly")
 
     def __init__(self, iterator: Iterator[T], level: LevelHandle, node: Node) -> None:
-        counted = None if _is_strict(level) else node.ensure_counter().count(iterator)
+        # Why also in strict mode: an element that is received and counted by one call of a C
+        # function cannot be counted after another thread has ended the level.
+        counted = node.ensure_counter().count(iterator)
         self._exhausted: list[bool] = []
         """Not empty after a thread received the end directly."""
-        self._generator = iterate(iterator, level, node, watch_loop(node), counted, self._exhausted.__len__)
+        backend = level._backend
+        check = None if backend is None or not backend.strict else TotalCheck(node, backend.reject)
+        self._generator = iterate(
+            iterator, level, node, watch_loop(node), counted, self._exhausted.__len__, check
+        )
         self._next = self._generator.__next__
         self._next_directly: Callable[[], T] = (
-            partial(_count_strictly, iterator, node) if counted is None else counted.__next__
+            counted.__next__ if check is None else partial(_get_checked, counted, check)
         )
 
     def __iter__(self) -> Iterator[T]:
@@ -230,9 +294,9 @@ class SharedIterator(Generic[T]):
         self._generator.close()
 
 
-def _count_strictly(iterator: Iterator[T], node: Node) -> T:
-    element = next(iterator)
-    node.count_one()
+def _get_checked(counted: Iterator[T], check: TotalCheck) -> T:
+    element = next(counted)
+    check()
     return element
 
 

@@ -485,6 +485,7 @@ class Children:
         "done_weight",
         "ended_cancelled",
         "ended_completed",
+        "ended_early",
         "ended_failed",
         "ended_skipped",
         "estimated",
@@ -522,6 +523,8 @@ class Children:
         self.estimated = 0
         """Number of direct children whose ratio contains an estimate."""
         self.ended_completed = self.ended_failed = self.ended_cancelled = self.ended_skipped = 0
+        self.ended_early = 0
+        """Those of ``ended_completed`` that completed below their total."""
         self.stored_below = 0
         """Number of ended levels below in memory, without those below another such level."""
         self.stages: list[Node] | None = None
@@ -531,7 +534,13 @@ class Children:
 
     def count_ended(self) -> LevelCounts:
         """Return the number of ended levels, evicted ones included."""
-        return LevelCounts(self.ended_completed, self.ended_failed, self.ended_cancelled, self.ended_skipped)
+        return LevelCounts(
+            self.ended_completed,
+            self.ended_failed,
+            self.ended_cancelled,
+            self.ended_skipped,
+            self.ended_early,
+        )
 
 
 def _create_counter() -> GilCounter | LockCounter:
