@@ -94,15 +94,16 @@ def iterate(
     """Yield the elements of ``iterator``, count them on the node, and end the level.
 
     ``guard`` is that of :func:`watch_loop`. ``counted`` is an iterator over the same elements that
-    counts them on the node. When the generator is closed, ``is_exhausted`` returns whether all
-    elements were yielded. ``check`` is called after each counted element. It raises if the total
-    is exceeded.
+    counts them on the node. The count is one lower already then. When the generator is closed,
+    ``is_exhausted`` returns whether all elements were yielded. ``check`` is called after each
+    counted element. It raises if the total is exceeded.
     """
     # The loop requests an element before it processes it, but the element is done only when the
     # loop requests the next one. So the count is one lower while the loop runs.
     ahead = 0 if counted is None and _is_strict(level) else 1
     counter = node.ensure_counter()
-    counter.shift(-ahead)
+    if counted is None:
+        counter.shift(-ahead)
     node.tracked = True
     operation = node.operation
     try:
@@ -190,8 +191,7 @@ def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Itera
     # A request to cancel clears the flags, which ends this iterator before the next element.
     while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
     elements = map(_get_element, while_running, counter.count(iterator))
-    # Why not a generator: several threads may receive the end at the same time.
-    return cast("Iterator[T]", chain(elements, iter(_LoopEnd(level, node, watch_loop(node)).end, None)))
+    return cast("Iterator[T]", chain(elements, _LoopEnd(level, node, watch_loop(node))))
 
 
 class LoopGuard:
@@ -212,7 +212,12 @@ def watch_loop(node: Node) -> LoopGuard:
 
 
 class _LoopEnd:
-    """End of a level whose loop runs in C. ``guard`` is that of :func:`watch_loop`."""
+    """Iterator without elements that ends the level of a loop in C.
+
+    ``guard`` is that of :func:`watch_loop`. Why not a generator: several threads may receive the
+    end at the same time. Why not ``iter(function, None)``: if another thread drops it during the
+    call, CPython uses freed memory.
+    """
 
     __slots__ = ("_guard", "_level", "_node", "_unended")
 
@@ -221,12 +226,16 @@ class _LoopEnd:
         self._node = node
         self._guard = guard
         self._unended = [True]
-        """Empty after the first call of :meth:`end`. Removing its element is atomic."""
+        """Empty after the first call. Removing its element is atomic."""
 
-    def end(self) -> None:
-        """End the level. Raises OperationCancelledError if cancellation was requested.
+    def __iter__(self) -> _LoopEnd:
+        return self
 
-        Several threads may call it. The first call ends the level.
+    def __next__(self) -> Any:
+        """End the level. Raises StopIteration.
+
+        Raises OperationCancelledError if cancellation was requested. Several threads may call it.
+        The first call ends the level.
         """
         node, level = self._node, self._level
         is_cancelled = node.operation.cancel_requested_at is not None
@@ -235,11 +244,11 @@ class _LoopEnd:
         except IndexError:
             if is_cancelled:
                 raise make_cancelled_error(node) from None
-            return
+            raise StopIteration from None
         node.ensure_counter().shift(1)
         if not is_cancelled:
             level.__exit__(None, None, None)
-            return
+            raise StopIteration
         error = make_cancelled_error(node)
         level.__exit__(type(error), error, None)
         raise error
@@ -260,7 +269,10 @@ class SharedIterator(Generic[T]):
     def __init__(self, iterator: Iterator[T], level: LevelHandle, node: Node) -> None:
         # Why also in strict mode: an element that is received and counted by one call of a C
         # function cannot be counted after another thread has ended the level.
-        counted = node.ensure_counter().count(iterator)
+        counter = node.ensure_counter()
+        counted = counter.count(iterator)
+        # Why here: another thread may receive elements before the generator has started.
+        counter.shift(-1)
         self._exhausted: list[bool] = []
         """Not empty after a thread received the end directly."""
         backend = level._backend
