@@ -246,6 +246,9 @@ def _release_after_fork(handle: ManagedConnection) -> None:
 
 
 def _reset_in_child(handle: ManagedConnection) -> None:
+    # Why: threads of the parent waited for the end of the fork. A thread of the child may have the
+    # identifier of one of them.
+    handle.forget_callers()
     if not handle.is_held_by_fork:
         handle.disable_after_fork()
     _release_after_fork(handle)
@@ -459,6 +462,10 @@ class ManagedConnection:
             with contextlib.suppress(sqlite3.Error):
                 connection.interrupt()
 
+    def forget_callers(self) -> None:
+        """Forget the threads that use the connection or wait for it."""
+        self._callers.clear()
+
     def disable_after_fork(self) -> None:
         """Disable the journal in a child that was forked during a use.
 
@@ -466,7 +473,6 @@ class ManagedConnection:
         """
         self.lock = threading.Lock()
         self.user = None
-        self._callers.clear()
         self._inherited = True
         _peers.discard(self)
         if self._connection is not None:
