@@ -105,7 +105,7 @@ def test_subscription_receives_run_until_end(site: str, tab: Tab) -> None:
 
 
 def test_interrupted_poll_does_not_delay_the_stream(site: str, tab: Tab) -> None:
-    """A page that is shown while the poll of a hidden page runs opens a stream at once."""
+    """A page that is shown during the poll of a hidden page opens a stream at once."""
     page = open_bare_page(tab, site)
     polls: list[Route] = []
 
@@ -127,7 +127,7 @@ def test_interrupted_poll_does_not_delay_the_stream(site: str, tab: Tab) -> None
 
 
 def test_page_hidden_and_shown_quickly_ends_with_a_stream(site: str, tab: Tab) -> None:
-    """The end does not depend on what was interrupted: a connect, a stream, a poll or a pause."""
+    """The end is the same for an interrupted connect, stream, poll or pause."""
     page = open_bare_page(tab, site)
     with progress.operation("job", id="client-flips", total=3) as op:
         page.evaluate(START, {"id": "client-flips", "options": {}})
@@ -145,7 +145,7 @@ def test_page_hidden_and_shown_quickly_ends_with_a_stream(site: str, tab: Tab) -
 
 
 def test_failed_request_of_one_operation_does_not_delay_the_others(site: str, tab: Tab) -> None:
-    """The stream is ready without the state of an operation that could not be requested."""
+    """The stream is ready without an operation that could not be requested."""
     page = open_bare_page(tab, site)
     page.route("**/api/v1/operations/client-absent*", lambda route: route.fulfill(status=503, body="busy"))
     with progress.operation("job", id="client-there", total=3):
@@ -160,7 +160,7 @@ def test_failed_request_of_one_operation_does_not_delay_the_others(site: str, ta
 
 @pytest.mark.parametrize("change_s", [3_600, -3_600])
 def test_changed_clock_of_the_browser_does_not_change_ages(site: str, tab: Tab, change_s: int) -> None:
-    """The age of a document is that by the server's clock, before and after the next connection."""
+    """A document ages by the server's clock, before and after the next connection."""
     page = open_bare_page(tab, site)
     with progress.operation("job", id="client-clock", total=3) as op:
         page.evaluate(START, {"id": "client-clock", "options": {}})
