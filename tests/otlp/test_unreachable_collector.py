@@ -121,6 +121,7 @@ def test_process_with_a_dead_collector_ends_normally() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("dead_collector")
 @pytest.mark.parametrize("explicit", [True, False])
 def test_shutdown_with_a_dead_collector_ends_within_the_documented_time(explicit: bool) -> None:

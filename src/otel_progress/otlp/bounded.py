@@ -55,15 +55,18 @@ class ShutdownBudget:
         self._clock = clock
         self._grace_s = min(_GRACE_S, limit_s / (2 * _MAX_WAITS))
         self._left_s = limit_s - _MAX_WAITS * self._grace_s
-        self._lock = threading.Lock()
+        # Why reentrant: a signal handler may shut down while its thread does.
+        self._lock = threading.RLock()
 
     @contextmanager
     def wait(self) -> Iterator[float]:
         """Yield the seconds that the block may wait. Its duration reduces the budget."""
         started = self._clock()
         yield max(self._left_s, self._grace_s)
+        elapsed_s = self._clock() - started
         with self._lock:
-            self._left_s -= self._clock() - started
+            # Why without a call: no signal handler can run within the statement.
+            self._left_s -= elapsed_s
 
 
 class ExportMonitor(Generic[T]):

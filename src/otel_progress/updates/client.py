@@ -108,8 +108,11 @@ class UpdateClient:
 
     def request_end(self, environment: Mapping[str, str], status: str, message: str | None) -> None:
         """End a level. ``environment`` is that of the reply to its start."""
-        self._parent = environment.get(PARENT_VARIABLE, "")
-        self.request("end", status=status, message=message)
+        parent, self._parent = self._parent, environment.get(PARENT_VARIABLE, "")
+        try:
+            self.request("end", status=status, message=message)
+        finally:
+            self._parent = parent
 
     def _exchange(self, line: bytes, deadline: float) -> dict[str, Any]:
         if self._socket is None:

@@ -21,6 +21,7 @@ from otel_progress.journal.sqlite.open_files import list_descriptors
 from otel_progress.journal.sqlite.opening import Connect, OpenedFile, open_to_write
 from tests.support.factories import WALL, make_change_set, snapshot
 from tests.support.journal_processes import PATIENT, read_line, run, running
+from tests.support.journals import open_written_journal, read_sequence
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/proc/self/fd"),  # noqa: PTH112
@@ -31,17 +32,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def journal(path: Path) -> Iterator[SqliteJournal]:
     """A journal with an operation at sequence 1, opened for reading and writing."""
-    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-    journal.write(make_change_set(snapshot(), snapshot("song:1")))
-    assert _read_sequence(journal) == 1
-    yield journal
-    journal.close()
-
-
-def _read_sequence(journal: SqliteJournal) -> int:
-    found = journal.get("friday-42")
-    assert found is not None
-    return found.root.sequence
+    with open_written_journal(path) as journal:
+        assert read_sequence(journal) == 1
+        yield journal
 
 
 def _read_from_another_process(path: Path) -> str:
@@ -169,7 +162,7 @@ def test_close_releases_all_descriptors(path: Path, journal: SqliteJournal) -> N
     """A connection that was opened again after a problem leaks nothing."""
     assert len(list_descriptors(path) or {}) >= 3
     os.truncate(f"{path}-shm", 0)
-    assert _read_sequence(journal) == 1
+    assert read_sequence(journal) == 1
     journal.close()
     assert list_descriptors(path) == {}
 
@@ -188,7 +181,7 @@ def test_truncated_log_is_reset_and_live_state_written_again(
         journal.write(make_change_set(snapshot(sequence=2)))
     assert caught.value.has_lost_changes
     journal.write(make_change_set(snapshot(sequence=3), snapshot("song:1", sequence=3)))
-    assert _read_sequence(journal) == 3
+    assert read_sequence(journal) == 3
     assert _read_from_another_process(path) == "3 1"
     journal.close()
     _check_integrity(path)
@@ -210,14 +203,14 @@ def test_truncated_log_is_repaired_by_another_process(path: Path, journal: Sqlit
 def test_reader_of_truncated_log_does_not_raise(path: Path, journal: SqliteJournal) -> None:
     """A reading process repairs the index too."""
     reader = SqliteJournal(path, limits=PATIENT, read_only=True, now=lambda: WALL)
-    assert _read_sequence(reader) == 1
+    assert read_sequence(reader) == 1
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     journal.write(make_change_set(snapshot(sequence=2)))
     os.truncate(f"{path}-wal", 0)
-    assert _read_sequence(reader) == 1
+    assert read_sequence(reader) == 1
     _write_all(journal, 3)
-    assert _read_sequence(reader) == 3
+    assert read_sequence(reader) == 3
     reader.close()
 
 
@@ -228,7 +221,7 @@ def test_lost_index_is_recovered_without_a_loss(path: Path, change: Callable[[st
     journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     journal.write(make_change_set(snapshot(), snapshot("song:1")))
     change(f"{path}-shm")
-    assert _read_sequence(journal) == 1
+    assert read_sequence(journal) == 1
     change(f"{path}-shm")
     journal.write(make_change_set(snapshot(sequence=2)))
     assert _read_from_another_process(path) == "2 1"
@@ -286,7 +279,7 @@ def test_journal_truncated_while_closed_is_set_aside(path: Path) -> None:
         with pytest.raises(JournalError, match=r"is now .*progress\.db\.damaged"):
             journal.write(make_change_set(snapshot(sequence=2)))
         journal.write(make_change_set(snapshot(sequence=3)))
-        assert _read_sequence(journal) == 3
+        assert read_sequence(journal) == 3
 
 
 def test_replaced_journal_keeps_its_new_log(path: Path, journal: SqliteJournal) -> None:
@@ -295,7 +288,7 @@ def test_replaced_journal_keeps_its_new_log(path: Path, journal: SqliteJournal) 
         Path(f"{path}{suffix}").unlink()
     other = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
     other.write(make_change_set(snapshot(sequence=5)))
-    assert _read_sequence(journal) == 5
+    assert read_sequence(journal) == 5
     assert Path(f"{path}-wal").stat().st_size > 0
     other.close()
 
@@ -312,7 +305,7 @@ def test_repeated_growth_of_journal_is_no_problem(path: Path, journal: SqliteJou
             other.execute("DELETE FROM states WHERE level > 1")
             other.execute("DELETE FROM levels WHERE key > 1")
             other.executescript("PRAGMA incremental_vacuum(1000)")
-        assert _read_sequence(journal) == n
+        assert read_sequence(journal) == n
     other.close()
     assert not path.with_name("progress.db.damaged").exists()
 
@@ -364,12 +357,12 @@ def test_connection_opened_by_the_program_at_the_same_time_may_be_closed(
             errors = internal_error_counts.copy()
             second = stack.enter_context(closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)))
             second.write(make_change_set(snapshot(sequence=2)))
-            assert _read_sequence(second) == 2
+            assert read_sequence(second) == 2
             assert len(opened) == 2
             for other in opened:
                 other.close()
             second.write(make_change_set(snapshot(sequence=3)))
-            assert _read_sequence(second) == 3
+            assert read_sequence(second) == 3
     assert internal_error_counts == errors
     assert list_descriptors(path) == {}
 
@@ -413,7 +406,7 @@ def test_journal_that_grows_while_it_is_opened_is_not_set_aside(
     _patch_sleep(monkeypatch, repair, lambda _: path.write_bytes(content))
     with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
         journal.write(make_change_set(snapshot(sequence=2)))
-        assert _read_sequence(journal) == 2
+        assert read_sequence(journal) == 2
     assert not path.with_name("progress.db.damaged").exists()
 
 
@@ -437,7 +430,7 @@ def test_journal_that_grows_while_it_is_used_is_not_set_aside(
     _patch_sleep(monkeypatch, connection, grow)
     errors = internal_error_counts.copy()
     journal.write(make_change_set(snapshot(sequence=3)))
-    assert _read_sequence(journal) == 3
+    assert read_sequence(journal) == 3
     assert internal_error_counts == errors
     assert not path.with_name("progress.db.damaged").exists()
 
@@ -468,7 +461,7 @@ def test_incomplete_journal_is_not_set_aside_while_another_process_merges(
         assert caught.value.is_temporary
         path.write_bytes(content)
     journal.write(make_change_set(snapshot(sequence=4)))
-    assert _read_sequence(journal) == 4
+    assert read_sequence(journal) == 4
     assert not path.with_name("progress.db.damaged").exists()
 
 
@@ -483,4 +476,4 @@ def test_error_of_a_file_during_the_opening_is_repeated(path: Path, monkeypatch:
             journal.write(make_change_set(snapshot(sequence=2)))
         _patch_sleep(monkeypatch, connection, lambda _: log.rmdir())
         journal.write(make_change_set(snapshot(sequence=3)))
-        assert _read_sequence(journal) == 3
+        assert read_sequence(journal) == 3

@@ -246,6 +246,9 @@ def _release_after_fork(handle: ManagedConnection) -> None:
 
 
 def _reset_in_child(handle: ManagedConnection) -> None:
+    # Why: threads of the parent waited for the end of the fork. A thread of the child may have the
+    # identifier of one of them.
+    handle.forget_callers()
     if not handle.is_held_by_fork:
         handle.disable_after_fork()
     _release_after_fork(handle)
@@ -339,6 +342,8 @@ class ManagedConnection:
         self.is_held_by_fork = False
         self.user: int | None = None
         """Identifier of the thread that uses the connection."""
+        self._callers: set[int] = set()
+        """Identifiers of the threads that use the connection or wait for it."""
         self._is_query = False
         self._read_only = read_only
         self._detect_replacement = detect_replacement
@@ -389,14 +394,24 @@ class ManagedConnection:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.fork.wait()
-        with self.lock:
-            self.user = threading.get_ident()
-            try:
-                yield
-            finally:
-                self.user = None
-                self._is_query = False
+        caller = threading.get_ident()
+        # Why: a signal handler that queries must not wait for its own thread.
+        if caller in self._callers:
+            msg = f"Invalid query of {self.path}: expected no other query of the same thread."
+            raise JournalError(f"{msg} It interrupted one. Repeat it after that has ended.")
+        try:
+            # Why before the lock: a signal handler may run as soon as it is acquired.
+            self._callers.add(caller)
+            self.fork.wait()
+            with self.lock:
+                self.user = caller
+                try:
+                    yield
+                finally:
+                    self.user = None
+                    self._is_query = False
+        finally:
+            self._callers.discard(caller)
 
     @contextlib.contextmanager
     def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
@@ -446,6 +461,10 @@ class ManagedConnection:
             # It may have been closed in the meantime.
             with contextlib.suppress(sqlite3.Error):
                 connection.interrupt()
+
+    def forget_callers(self) -> None:
+        """Forget the threads that use the connection or wait for it."""
+        self._callers.clear()
 
     def disable_after_fork(self) -> None:
         """Disable the journal in a child that was forked during a use.
