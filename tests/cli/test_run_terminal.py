@@ -81,7 +81,7 @@ def test_command_on_terminal_shows_its_progress_unchanged(runs: CommandRuns) -> 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with job control")
 @pytest.mark.parametrize("format_name", ["auto", "none"])
 def test_ctrl_z_stops_the_job_until_fg(runs: CommandRuns, format_name: str) -> None:
-    script = "echo ready; sleep 1; read x"
+    script = "echo ready; read x"
     command = shlex.join(runs.build_command("--parse", format_name, "--", "sh", "-c", script))
     shell = TerminalProcess(
         ["bash", "--norc", "-i"], {**runs.environ, "PS1": "$ ", "TERM": "dumb"}, runs.folder
@@ -94,8 +94,9 @@ def test_ctrl_z_stops_the_job_until_fg(runs: CommandRuns, format_name: str) -> N
         terminal.wait_for("Stopped")
         terminal.wait_for("code=148")
         assert runs.get().root.paused_clock is not None
+        terminal.wait_for("$ ")
         terminal.press("fg\r")
-        terminal.wait_for("\r\n")
+        terminal.wait_for("read x'\r\n")
         terminal.press("\r")
         terminal.wait_for("$ ")
         terminal.press("echo still; exit 5\r")
