@@ -29,6 +29,7 @@ from otel_progress.journal.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from otel_progress.model import Eta
 from otel_progress.settings.fields import SETTINGS
 from otel_progress.testing import Recorder
+from otel_progress.updates.client import ADDRESS_VARIABLE, PARENT_VARIABLE
 from tests.support.documents import DOCUMENTS, PROJECT
 from tests.support.factories import log, resource_use, sample
 from tests.support.scripts import script
@@ -107,8 +108,9 @@ def test_standard_variables_that_code_reads_are_documented() -> None:
 
 
 def test_documents_with_variable_name_an_existing_setting() -> None:
-    """Every ``OTEL_PROGRESS_`` variable in a document is a setting."""
+    """Every ``OTEL_PROGRESS_`` variable in a document is a setting, or connects processes."""
     known = {variable for setting in SETTINGS for variable in setting.variables}
+    known |= {PARENT_VARIABLE, ADDRESS_VARIABLE}
     text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     assert set(re.findall(r"\bOTEL_PROGRESS_[A-Z_]+[A-Z]\b", text)) <= known
 
