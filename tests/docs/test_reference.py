@@ -108,7 +108,7 @@ def test_standard_variables_that_code_reads_are_documented() -> None:
 
 
 def test_documents_with_variable_name_an_existing_setting() -> None:
-    """Every ``OTEL_PROGRESS_`` variable in a document is a setting, or connects processes."""
+    """Every ``OTEL_PROGRESS_`` variable is a setting, or connects processes."""
     known = {variable for setting in SETTINGS for variable in setting.variables}
     known |= {PARENT_VARIABLE, ADDRESS_VARIABLE}
     text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)

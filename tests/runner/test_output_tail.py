@@ -19,6 +19,7 @@ def test_tail_has_the_newest_lines() -> None:
 def test_tail_without_lines_has_no_text() -> None:
     tail = OutputTail()
     tail.add(Line("50%", is_refreshed=True))
+    tail.add(Line("100%", is_refresh=True))
     assert (tail.text, tail.last_line) == (None, None)
 
 
@@ -29,3 +30,9 @@ def test_tail_is_bounded_and_drops_the_oldest_lines() -> None:
     assert tail.text is not None
     assert len(tail.text) <= MAX_DETAILS
     assert tail.text.splitlines()[-1].startswith(f"{MAX_LINES - 1} x")
+
+
+def test_tail_has_an_error_that_replaces_the_progress() -> None:
+    tail = OutputTail()
+    tail.add(Line("ERROR: disk full", is_refresh=True))
+    assert tail.last_line == "ERROR: disk full"

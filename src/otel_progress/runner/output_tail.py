@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from otel_progress.parsers.lines import Line
+from otel_progress.parsers.numbers import find_count, find_percentage
 from otel_progress.text import MAX_DETAILS, truncate
 
 MAX_LINES: Final = 40
@@ -17,7 +18,7 @@ MAX_LINE_CHARACTERS: Final = 1000
 
 
 class OutputTail:
-    """Last lines of an output. Lines that were refreshed in place are left out."""
+    """Last lines of an output, without those that show progress in place."""
 
     __slots__ = ("_lines",)
 
@@ -26,8 +27,9 @@ class OutputTail:
 
     def add(self, line: Line) -> None:
         """Add a line."""
-        if not line.is_refreshed:
-            self._lines.append(truncate(line.text, MAX_LINE_CHARACTERS))
+        if line.is_refreshed or (line.is_refresh and _has_progress(line.text)):
+            return
+        self._lines.append(truncate(line.text, MAX_LINE_CHARACTERS))
 
     @property
     def last_line(self) -> str | None:
@@ -44,3 +46,7 @@ class OutputTail:
                 break
             lines.appendleft(line)
         return "\n".join(lines) if lines else None
+
+
+def _has_progress(text: str) -> bool:
+    return find_count(text) is not None or find_percentage(text) is not None
