@@ -113,6 +113,8 @@ def test_run_forwards_signals_to_its_command(runs: CommandRuns, number: signal.S
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(number)
+    # Why first: communicate() closes the input, which ends the script as well.
+    process.wait(TIMEOUT_S)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     root = runs.get().root
     assert (process.returncode, output) == (7, f"caught {name}\n".encode())

@@ -51,6 +51,8 @@ class _Step:
 class BuildxParser:
     """Parser of ``--progress=rawjson``: a level per step, which counts in the build."""
 
+    is_stateless = False
+
     __slots__ = ("_steps",)
 
     def __init__(self) -> None:

@@ -37,6 +37,11 @@ class DetectingParser:
         self._detected: Parser | None = None
         self._candidate: tuple[Parser, Reading] | None = None
 
+    @property
+    def is_stateless(self) -> bool:
+        """True unless a format was detected whose lines depend on each other."""
+        return self._detected is None or self._detected.is_stateless
+
     def parse_line(self, line: Line) -> Iterable[Reading]:
         """Return the progress of a line, if its format was detected."""
         if self._detected is not None and self._detected not in self._loose:

@@ -30,6 +30,8 @@ _MICROSECONDS: Final = 1e6
 class FfmpegParser:
     """Parser of ``ffmpeg -progress pipe:1``: seconds of the output that are written."""
 
+    is_stateless = False
+
     __slots__ = ("_block", "_total_s")
 
     def __init__(self) -> None:

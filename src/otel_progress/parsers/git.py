@@ -36,6 +36,8 @@ class GitParser:
     A phase with a total is recognised by its percentage, which has to agree with its count.
     """
 
+    is_stateless = False
+
     __slots__ = ("_phases",)
 
     def __init__(self) -> None:

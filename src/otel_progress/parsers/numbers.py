@@ -41,6 +41,8 @@ _PERCENTAGE: Final = re.compile(r"(?<![\w.,%-])(\d{1,3}(?:[.,]\d{1,6})?)\s?%(?![
 class CountParser:
     """Parser of ``12/500``: the first pair of a line that is a count and its total."""
 
+    is_stateless = True
+
     def parse_line(self, line: Line) -> Iterable[Reading]:
         """Return the count of a line."""
         count = find_count(line.text)
@@ -49,6 +51,8 @@ class CountParser:
 
 class PercentParser:
     """Parser of ``37%``: the first percentage of a line."""
+
+    is_stateless = True
 
     def parse_line(self, line: Line) -> Iterable[Reading]:
         """Return the percentage of a line."""

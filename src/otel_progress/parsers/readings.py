@@ -39,5 +39,9 @@ class Parser(Protocol):
     It keeps a bounded state between lines. It never raises.
     """
 
+    @property
+    def is_stateless(self) -> bool:
+        """True if each line has the whole progress, so earlier lines can be left out."""
+
     def parse_line(self, line: Line) -> Iterable[Reading]:
         """Return the progress that a line reports."""

@@ -22,6 +22,8 @@ _PROGRESS: Final = re.compile(
 class RsyncParser:
     """Parser of ``rsync --info=progress2``: the percentage of all files."""
 
+    is_stateless = True
+
     def parse_line(self, line: Line) -> Iterable[Reading]:
         """Return the progress of a line."""
         match = _PROGRESS.fullmatch(line.text)

@@ -12,7 +12,7 @@ from otel_progress.parsers.lines import Line, LineSplitter
 from otel_progress.runner.output_tail import OutputTail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from otel_progress.instrument.level import Level
     from otel_progress.parsers.readings import LevelKey, Parser, Reading
@@ -28,7 +28,11 @@ MAX_TAIL_BYTES: Final = 16_384
 """Bytes at the end of a chunk that are read for the tail only. Bytes before are not read."""
 
 
-_MAY_HAVE_PROGRESS: Final = re.compile(rb"\d\s?[%/]|=|\{\"|objects")
+MAX_LATEST_BYTES: Final = 4096
+"""Bytes at the end of a chunk that are read if only the latest progress is needed."""
+
+
+_MAY_HAVE_PROGRESS: Final = re.compile(rb"\d[kKMGTiB]{0,3}\s?[%/]|=|\{\"|objects|Duration: ")
 """Bytes without which a chunk cannot contain progress in any format."""
 
 
@@ -61,9 +65,16 @@ class OutputRecorder:
         if self._is_automatic:
             self._parser = None
 
+    @property
+    def needs_all_lines(self) -> bool:
+        """False if the last lines of a chunk are enough."""
+        return self._parser is not None and not self._parser.is_stateless
+
     def may_have_progress(self, chunk: bytes) -> bool:
         """Return False if a chunk needs no parsing."""
         if self._parser is None:
+            return False
+        if _MAY_HAVE_PROGRESS.search(chunk) is None:
             return False
         if not self._is_automatic or self._found:
             return True
@@ -71,18 +82,23 @@ class OutputRecorder:
         if self._observed_bytes > MAX_UNDETECTED_BYTES:
             self._parser = None
             return False
-        return _MAY_HAVE_PROGRESS.search(chunk) is not None
+        return True
 
-    def parse_lines(self, lines: Iterable[Line]) -> None:
+    def parse_lines(self, lines: Sequence[Line]) -> None:
         """Apply the progress of lines to the operation."""
         with self._lock:
             parser = self._parser
             if parser is None:
                 return
+            if parser.is_stateless and self._found:
+                lines = self._find_last_progress(parser, lines)
             for line in lines:
                 for reading in parser.parse_line(line):
                     self._found = True
                     self._apply(reading)
+
+    def _find_last_progress(self, parser: Parser, lines: Sequence[Line]) -> Sequence[Line]:
+        return next(([line] for line in reversed(lines) if any(True for _ in parser.parse_line(line))), ())
 
     def _apply(self, reading: Reading) -> None:
         if reading.level is not None:
@@ -128,6 +144,8 @@ class StreamObserver:
         try:
             may_have_progress = self._recorder.may_have_progress(chunk)
             if may_have_progress:
+                if len(chunk) > MAX_LATEST_BYTES and not self._recorder.needs_all_lines:
+                    chunk = _cut_lines(chunk, MAX_LATEST_BYTES)
                 self._read(self._splitter.feed(chunk), True)
             elif self._has_errors:
                 self._read(self._splitter.feed(chunk[-MAX_TAIL_BYTES:]), False)
@@ -147,3 +165,10 @@ class StreamObserver:
                 self._recorder.tail.add(line)
         if may_have_progress:
             self._recorder.parse_lines(lines)
+
+
+def _cut_lines(chunk: bytes, limit: int) -> bytes:
+    """Return the lines at the end of a chunk, without a part of a line before them."""
+    end = chunk[-limit:]
+    starts = [index for index in (end.find(b"\n"), end.find(b"\r")) if index >= 0]
+    return end[min(starts) :] if starts else b""
