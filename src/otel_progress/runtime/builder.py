@@ -318,9 +318,12 @@ class _RuntimeBuilder:
         style = PreviewSettings(
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
+        journal = self._journal
+        store = open_store(settings.previews, None if journal is None else journal.location)
         self._components.previews = self._components.recording.previewer = PreviewService(
-            open_store(settings.previews, None if self._journal is None else self._journal.location),
+            store,
             style,
+            notice=None if journal is None else _build_preview_notice(journal, store.base),
             count=self._totals.count_preview,
             base=self._components.read_public_url,
             now=self._store.now,
@@ -375,6 +378,16 @@ def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None
                 journal.close()
                 raise
     return journal
+
+
+def _build_preview_notice(journal: Journal, base: str) -> str | None:
+    """Return a warning if other machines read the journal, but not the content of previews."""
+    if journal.location is not None or not base.lower().startswith(("file:", "memory:")):
+        return None
+    return (
+        f"Previews are stored at {base}, which other machines cannot read, although the journal is shared. "
+        "Set previews to a URL that all machines reach, such as s3://bucket/previews."
+    )
 
 
 def _is_sampling(settings: Settings) -> bool:
