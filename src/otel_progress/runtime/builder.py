@@ -384,9 +384,10 @@ def _build_preview_notice(journal: Journal, base: str) -> str | None:
     """Return a warning if other machines read the journal, but not the content of previews."""
     if journal.location is not None or not base.lower().startswith(("file:", "memory:")):
         return None
+    place = "in the memory of this process" if base.startswith("memory:") else f"in a folder, {base}"
     return (
-        f"Previews are stored at {base}, which other machines cannot read, although the journal is shared. "
-        "Set previews to a URL that all machines reach, such as s3://bucket/previews."
+        f"Previews are stored {place}, but the journal is shared by several machines. Set previews to a URL "
+        "that all of them reach, such as s3://bucket/previews, unless all of them mount this folder."
     )
 
 

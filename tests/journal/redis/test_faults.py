@@ -128,6 +128,12 @@ def _read(journal: Journal) -> OperationSnapshot | None:
     return None
 
 
+def _read_from(journal: Journal, count: int) -> OperationSnapshot | None:
+    """Return the operation if its level has at least this count."""
+    found = _read(journal)
+    return found if found is not None and found.levels and found.levels[0].current >= count else None
+
+
 @pytest.mark.parametrize(
     ("inject", "options", "is_outage"),
     [

@@ -52,6 +52,10 @@ MIN_VERSION: Final = (7, 0)
 """Oldest supported version of the server."""
 
 
+_connections_of_parents: Final[list[Any]] = []
+"""Clients of the processes from which this one was forked, so that they are not deleted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """Lua script of the server."""
@@ -103,7 +107,7 @@ class RedisClient:
         self.address = address
         self._clock = clock
         self._reset()
-        on_fork(phase=ForkPhase.JOURNAL, owner=self, after_in_child=RedisClient._reset)
+        on_fork(phase=ForkPhase.JOURNAL, owner=self, after_in_child=RedisClient._leave_parent)
 
     def __repr__(self) -> str:
         return f"RedisClient({self.address})"
@@ -112,8 +116,13 @@ class RedisClient:
         msg = "A Redis client has credentials and cannot be pickled."
         raise TypeError(msg)
 
+    def _leave_parent(self) -> None:
+        """Start without connections in a forked child, which must not use those of its parent."""
+        # Why kept: closing them waits for locks that a thread of the parent may have had.
+        _connections_of_parents.extend((self._redis, self._blocking))
+        self._reset()
+
     def _reset(self) -> None:
-        """Forget the connections, as a forked child does. It must not use those of its parent."""
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._redis: Any = None
@@ -244,7 +253,7 @@ class RedisClient:
     def _connect(self) -> Any:
         """Return the connected client. Raises JournalError."""
         if self._pid != os.getpid():
-            self._reset()
+            self._leave_parent()
         with self._lock:
             connected, rejected = self._redis, self._rejected
             if rejected is not None:

@@ -263,8 +263,17 @@ class RedisJournal:
         return count
 
     def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
-        """Return the requests to cancel active operations of a process."""
-        return reader.read_requests(self._open(), sanitize_text(instance_id))
+        """Return the requests to cancel active operations of a process.
+
+        While the server is not reachable there are none, and the next call reads them.
+        """
+        try:
+            return reader.read_requests(self._open(), sanitize_text(instance_id))
+        except JournalError as error:
+            # Why: the next write reports the outage, so it is not reported twice.
+            if not error.is_temporary:
+                raise
+            return ()
 
     def size_bytes(self) -> int | None:
         """None: the journal is not in a file."""

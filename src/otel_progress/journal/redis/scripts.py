@@ -21,6 +21,10 @@ MAX_CALL_LEVELS: Final = 1_000
 """Levels of one call of ``WRITE_RUN``. More are split, because a script stops the whole server."""
 
 
+MAX_CALL_RUNS: Final = 500
+"""Runs of one call of ``FEED``. More are split."""
+
+
 MAX_CALL_RECORDS: Final = 1_000
 """Records of one call of a script. More are split."""
 

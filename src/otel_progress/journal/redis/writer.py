@@ -179,19 +179,20 @@ class Writer:
         first += self._build_log_calls(change_set, is_sanitized)
         first += self._build_value_calls(change_set)
         feed = self._build_feed(change_set, runs)
-        last = [feed, *self._build_trajectory_calls(change_set)]
+        last = [*feed, *self._build_trajectory_calls(change_set)]
         last += self._build_reference_calls(change_set, is_sanitized)
         if self._client.get_server().is_cluster:
             # Why separately: a reader of the feed finds the changes of all nodes.
             answers = self._client.execute(first)
-            answer = self._client.execute(last)[0]
+            indexed = self._client.execute(last)[: len(feed)]
         else:
             answers = self._client.execute([*first, *last])
-            answer = answers[len(first)]
+            indexed = answers[len(first) : len(first) + len(feed)]
         lost = {run for run, index in written if _to_texts(answers[index])[0] == "lost"}
         if lost:
             self._write_lost(runs, lost, feed)
-        self._check_feed(_to_texts(answer))
+        for answer in indexed:
+            self._check_feed(_to_texts(answer))
         self._check_heartbeat(change_set.instance.id, answers[0], is_lost=bool(lost))
         self._acknowledge(runs)
         for dropped in answers[records_start:previews_start]:
@@ -200,13 +201,13 @@ class Writer:
         self._write_batches(change_set)
         self._refresh_idle_runs()
 
-    def _write_lost(self, runs: dict[str, _RunChanges], lost: set[str], feed: Command) -> None:
+    def _write_lost(self, runs: dict[str, _RunChanges], lost: set[str], feed: list[Command]) -> None:
         """Write the changes of runs that the server lost with all constant values."""
         for run in lost:
             self._drop_run(run)
         calls = [each for run in lost for each in self._build_run_calls(run, runs[run], expected=False)]
         self._client.execute(calls)
-        self._client.execute([feed])
+        self._client.execute(feed)
 
     def _acknowledge(self, runs: dict[str, _RunChanges]) -> None:
         """Add what was written to the cache, and drop ended levels and runs from it."""
@@ -301,7 +302,8 @@ class Writer:
         if is_lost:
             self._report_loss()
 
-    def _build_feed(self, change_set: ChangeSet, runs: dict[str, _RunChanges]) -> Command:
+    def _build_feed(self, change_set: ChangeSet, runs: dict[str, _RunChanges]) -> list[Command]:
+        """Return the calls that register runs. The last one adds an entry to the feed."""
         entries: dict[str, tuple[str, str, str]] = {}
         for snapshot in change_set.snapshots:
             info = snapshot.info
@@ -319,7 +321,11 @@ class Writer:
                     record.run, record.operation_id, record.operation_type, change_set.instance.id
                 )
         changed = dict.fromkeys((*runs, *(request.run for request in change_set.cancel_requests)))
-        return build_feed_call(self._keys, entries.values(), changed, self._read_server_time())
+        now, values = self._read_server_time(), list(entries.values())
+        step = scripts.MAX_CALL_RUNS
+        parts = [values[start : start + step] for start in range(0, len(values), step)] or [[]]
+        calls = [build_feed_call(self._keys, part, (), now) for part in parts[:-1]]
+        return [*calls, build_feed_call(self._keys, parts[-1], changed, now)]
 
     def _check_feed(self, answer: Sequence[str]) -> None:
         """Check the schema, and detect that the server lost the indexes."""
