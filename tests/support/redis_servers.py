@@ -86,7 +86,7 @@ class RedisServer:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Stop the server, whatever its state."""
+        """Stop the server, also a suspended one."""
         if self.process is None:
             return
         with suppress(ProcessLookupError):

@@ -228,7 +228,7 @@ def test_unreachable_server_leaves_operations_live(caplog: pytest.LogCaptureFixt
     ],
     ids=["wrong password", "no password", "not permitted", "TLS to a plain port"],
 )
-def test_rejected_client_is_told_the_fix_once(tmp_path: Path, url: str, message: str) -> None:
+def test_rejected_client_receives_the_fix_once(tmp_path: Path, url: str, message: str) -> None:
     """Within the interval no further attempt reaches the server. The message has no password."""
     with running_redis(tmp_path / "redis", "--requirepass", "right") as server:
         with server.connect(password="right") as admin:

@@ -25,6 +25,10 @@ _MAX_REMEMBERED_RUNS: Final = 1000
 """Finished runs remembered, so that a run the reader yields again is shown only once."""
 
 
+_RETRY_S: Final = 0.5
+"""Time between two attempts to read a journal that is not reachable, in seconds."""
+
+
 @click.command(
     epilog="""\b
 Ends with Ctrl-C, or with IDs when all of them have finished. Ctrl-C exits with 0; with
@@ -103,6 +107,29 @@ def _wait_for_journal(reader: Reader, interval: float) -> None:
         time.sleep(interval)
 
 
+def _follow_changes(reader: Reader, interval: float) -> Iterator[Sequence[OperationSnapshot]]:
+    """Yield the changes of a reader. After a temporary error, watch again and report it once."""
+    is_reported = False
+    while True:
+        watch = reader.watch(interval)
+        try:
+            for changes in watch:
+                is_reported = False
+                yield changes
+            return
+        except JournalError as error:
+            if not error.is_temporary:
+                raise
+            if not is_reported:
+                click.echo(f"{escape_controls(str(error))} Trying again.", err=True)
+            is_reported = True
+        finally:
+            if isinstance(watch, Generator):
+                watch.close()
+        yield ()
+        time.sleep(_RETRY_S)
+
+
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     """Ignore Ctrl-C while the session is closed."""
@@ -143,7 +170,7 @@ class _WatchSession:
 
         Without wanted operations, run until Ctrl-C.
         """
-        changes = self._reader.watch(interval)
+        changes = _follow_changes(self._reader, interval)
         try:
             self._write((), list(self._finished.values()))
             for changed in changes:

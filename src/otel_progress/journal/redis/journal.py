@@ -149,7 +149,12 @@ class RedisJournal:
         """
         self._check_writable()
         self.check()
-        self._writer.write(change_set)
+        try:
+            self._writer.write(change_set)
+        except JournalError:
+            # Why: another process may migrate the journal, or it may have been replaced.
+            self._checked = None
+            raise
         self._notify_deleted(self._writer.unreferenced)
         self._delete_expired()
 
@@ -265,7 +270,7 @@ class RedisJournal:
     def cancel_requests(self, instance_id: str) -> Sequence[CancelRequest]:
         """Return the requests to cancel active operations of a process.
 
-        While the server is not reachable there are none, and the next call reads them.
+        While the server is not reachable the result is empty. The next call reads them.
         """
         try:
             return reader.read_requests(self._open(), sanitize_text(instance_id))

@@ -80,14 +80,15 @@ index = index + evicted + 1
 local states, texts = {}, {}
 for i = index, #ARGV, 3 do
   local path, state = ARGV[i], ARGV[i + 1]
-  local stored = redis.call('HGET', levels, path)
-  if not stored or string.sub(stored, 1, 16) < string.sub(state, 1, 16) then
+  local stored, sequence = redis.call('HGET', levels, path), string.sub(state, 1, 16)
+  local stored_sequence = stored and string.sub(stored, 1, 16) or ''
+  if stored_sequence < sequence then
     states[#states + 1] = path
     states[#states + 1] = state
-    if ARGV[i + 2] ~= '' then
-      texts[#texts + 1] = path
-      texts[#texts + 1] = ARGV[i + 2]
-    end
+  end
+  if stored_sequence <= sequence and ARGV[i + 2] ~= '' then
+    texts[#texts + 1] = path
+    texts[#texts + 1] = ARGV[i + 2]
   end
 end
 if #states > 0 then redis.call('HSET', levels, unpack(states)) end
@@ -95,6 +96,7 @@ if #texts > 0 then redis.call('HSET', infos, unpack(texts)) end
 if ttl > 0 then
   for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ttl) end
 end
+if redis.call('HLEN', levels) ~= redis.call('HLEN', infos) then return {'incomplete'} end
 return {'ok'}
 """)
 """Writes levels of a run, and evicts others.
@@ -102,8 +104,8 @@ return {'ok'}
 Keys: levels, infos, meta, and the other keys of the run. Arguments: writer and its number,
 the number that the run must have at least ('' for any), time to live in milliseconds (0 for none),
 number of evicted paths, these paths, and for each level its path, its state, and its constant
-values ('' if they are stored). Answers 'lost' without a change if the run was lost, and 'late' if a
-later call of the writer ran already.
+values ('' if they are stored). Answers 'lost' without a change if the run was lost, 'late' without
+a change if a later call of the writer ran already, and 'incomplete' if constant values are missing.
 """
 
 
@@ -403,9 +405,9 @@ for i = 3, #ARGV, 4 do
     local owner = '                    '
     if entry then owner = cjson.decode(string.sub(entry, 49)).id end
     local place = redis.call('INCR', number)
-    local begin = key .. string.format('%016d', place)
-    redis.call('ZADD', data, 0, begin .. identity .. owner .. text)
-    redis.call('ZADD', owners, 0, owner .. begin)
+    local head = key .. string.format('%016d', place)
+    redis.call('ZADD', data, 0, head .. identity .. owner .. text)
+    redis.call('ZADD', owners, 0, owner .. head)
     redis.call('ZADD', keys, place, key)
     for j = 1, #stored + 1 - key_limit do drop(stored[j]) end
   end
@@ -428,8 +430,8 @@ A stored identity is kept. Arguments: trajectories that are kept per key, and of
 DELETE_TRAJECTORIES: Final = _script("""#!lua flags=allow-oom
 local data, owners, owner = KEYS[1], KEYS[2], ARGV[1]
 for _, found in ipairs(redis.call('ZRANGEBYLEX', owners, '[' .. owner, '[' .. owner .. '\\255')) do
-  local begin = string.sub(found, 21)
-  redis.call('ZREMRANGEBYLEX', data, '[' .. begin, '[' .. begin .. '\\255')
+  local head = string.sub(found, 21)
+  redis.call('ZREMRANGEBYLEX', data, '[' .. head, '[' .. head .. '\\255')
   redis.call('ZREM', owners, found)
 end
 return 0

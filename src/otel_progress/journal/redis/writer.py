@@ -129,6 +129,7 @@ class Writer:
     def reset_cache(self) -> None:
         """Drop the cache, so that constant values are written again."""
         self._runs: dict[str, _RunCache] = {}
+        self._encoded: dict[tuple[str, str], tuple[LevelInfo, str]] = {}
         self._cached_count = 0
         self._batches: dict[str, float] = {}
 
@@ -150,6 +151,7 @@ class Writer:
 
     def _write(self, change_set: ChangeSet, *, is_sanitized: bool) -> None:
         runs = _group_by_run(change_set)
+        self._encoded.clear()
         first = [self._build_heartbeat(change_set)]
         written: list[tuple[str, int]] = []
         for run, changes in runs.items():
@@ -188,12 +190,13 @@ class Writer:
         else:
             answers = self._client.execute([*first, *last])
             indexed = answers[len(first) : len(first) + len(feed)]
-        lost = {run for run, index in written if _to_texts(answers[index])[0] == "lost"}
-        if lost:
-            self._write_lost(runs, lost, feed)
+        states = {run: _to_texts(answers[index])[0] for run, index in written}
+        repeated = [run for run, state in states.items() if state in {"lost", "incomplete"}]
+        if repeated:
+            self._write_again(runs, repeated, feed)
         for answer in indexed:
             self._check_feed(_to_texts(answer))
-        self._check_heartbeat(change_set.instance.id, answers[0], is_lost=bool(lost))
+        self._check_heartbeat(change_set.instance.id, answers[0], is_lost="lost" in states.values())
         self._acknowledge(runs)
         for dropped in answers[records_start:previews_start]:
             self.dropped_events += len(dropped[1])
@@ -201,11 +204,16 @@ class Writer:
         self._write_batches(change_set)
         self._refresh_idle_runs()
 
-    def _write_lost(self, runs: dict[str, _RunChanges], lost: set[str], feed: list[Command]) -> None:
-        """Write the changes of runs that the server lost with all constant values."""
-        for run in lost:
+    def _write_again(
+        self, runs: dict[str, _RunChanges], repeated: Sequence[str], feed: list[Command]
+    ) -> None:
+        """Write the changes of runs again with all constant values.
+
+        The server lost them, or another process evicted a level above.
+        """
+        for run in repeated:
             self._drop_run(run)
-        calls = [each for run in lost for each in self._build_run_calls(run, runs[run], expected=False)]
+        calls = [each for run in repeated for each in self._build_run_calls(run, runs[run], expected=False)]
         self._client.execute(calls)
         self._client.execute(feed)
 
@@ -223,9 +231,9 @@ class Writer:
                 known = cache.infos.get(info.path)
                 if snapshot.status.finished:
                     self._cached_count -= cache.infos.pop(info.path, None) is not None
-                elif known is None or known[0] is not info:
+                elif (run, info.path) in self._encoded:
                     self._cached_count += known is None
-                    cache.infos[info.path] = (info, encode_info(info)[1])
+                    cache.infos[info.path] = self._encoded[run, info.path]
             if any(not snapshot.info.path and snapshot.status.finished for snapshot in changes.snapshots):
                 self._drop_run(run)
 
@@ -240,23 +248,25 @@ class Writer:
         """Return the calls that write the levels of a run."""
         cache = self._runs.get(run)
         infos = {} if cache is None else cache.infos
+        evicted = frozenset(changes.evicted)
         arguments: list[tuple[str, str, str]] = []
         for snapshot in changes.snapshots:
             info = snapshot.info
             known = infos.get(info.path)
-            if known is not None and known[0] is info:
+            if known is not None and known[0] is info and not _is_evicted(info.path, evicted):
                 text, info_digest = "", known[1]
             else:
                 text, info_digest = encode_info(info)
+                self._encoded[run, info.path] = (info, info_digest)
             arguments.append((info.path, encode_state(snapshot, info_digest), text))
         keys = self._keys.list_run_keys(run)
         common = (self._token, self._get_number(), cache.number if cache is not None and expected else "")
         calls = []
         for start in range(0, max(1, len(arguments)), scripts.MAX_CALL_LEVELS):
             part = arguments[start : start + scripts.MAX_CALL_LEVELS]
-            evicted = changes.evicted if start == 0 else []
+            removed = changes.evicted if start == 0 else []
             is_refreshed = start == 0 and self._is_refresh_due(cache)
-            head = (*common, self.ttl_ms if is_refreshed else 0, len(evicted), *evicted)
+            head = (*common, self.ttl_ms if is_refreshed else 0, len(removed), *removed)
             calls.append(call(scripts.WRITE_RUN, keys, *head, *chain.from_iterable(part)))
         return calls
 
@@ -343,6 +353,7 @@ class Writer:
             self._report_loss()
 
     def _report_loss(self) -> None:
+        """Report that the server lost data, and request that everything live is written again."""
         if not self.needs_resend:
             msg = (
                 f"The Redis server {self._client.address} lost changes that it had stored. "
@@ -350,7 +361,9 @@ class Writer:
             )
             report_internal_error("journal", msg)
         self.needs_resend = True
-        self.reset_cache()
+        self._runs.clear()
+        self._batches.clear()
+        self._cached_count = 0
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -543,6 +556,15 @@ def parse_reference(run: str, member: str) -> tuple[str | None, str]:
 
 def _identify(entry: TrajectoryEntry, number: int) -> str:
     return digest(f"{entry.run}\0{number}")
+
+
+def _is_evicted(path: str, evicted: frozenset[str]) -> bool:
+    """Return True if a level or a level above it is evicted by the same call."""
+    while evicted and path:
+        if path in evicted:
+            return True
+        path = path.rpartition("/")[0]
+    return False
 
 
 def _group_by_run(change_set: ChangeSet) -> dict[str, _RunChanges]:
