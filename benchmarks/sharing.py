@@ -1,4 +1,4 @@
-"""A journal in Redis: 1,000 operations of 20 processes, three readers, a hundred stream clients.
+"""A journal in Redis: 20 processes, three readers, a hundred stream clients.
 
     python -m benchmarks.sharing [--seconds 15] [--processes 20] [--operations 1000] [--outage 30]
 
@@ -39,7 +39,10 @@ WARM_S: Final = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and print its table. The exit code is 1 if a target was missed."""
+    """Run the benchmark and print its table.
+
+    The exit code is 1 if a target was missed.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sharing", description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--processes", type=int, default=20)
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(store: str, first: int, count: int, seconds: float) -> None:
-    """Update operations until the end of stdin, then print the seconds of processor time."""
+    """Update operations until the end of stdin. Print the processor share."""
     with configured(store=store), ExitStack() as stack:
         operations = [
             stack.enter_context(
@@ -171,7 +174,7 @@ def _measure_outage(
     store: str,
     options: argparse.Namespace,
 ) -> Row:
-    """Kill the server, start it again, and wait for the current state of all operations."""
+    """Kill and restart the server, and wait for the state of all operations."""
     from otel_progress.errors import JournalError
     from otel_progress.journal import open_journal
 

@@ -28,7 +28,10 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One Redis server for the tests that do not change it. Each test uses another journal."""
+    """One Redis server for the tests that do not change it.
+
+    Each test uses another journal.
+    """
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 

@@ -150,7 +150,7 @@ def _check_pod(pod: dict[str, Any], claims: Sequence[dict[str, Any]]) -> None:
 
 
 def test_pods_use_the_redis_of_the_manifests() -> None:
-    """Address, password file and secret are those of the server, as is its image in compose."""
+    """Address, password file, secret and image are those of the server."""
     (deployment,), (server,) = of_kind("Deployment"), of_kind("StatefulSet")
     service = DOCUMENTS["redis-service.yaml"]
     pod = deployment["spec"]["template"]["spec"]

@@ -24,7 +24,10 @@ class Opener(Protocol):
     """Opens journals over one store, as several processes would."""
 
     def __call__(self, **options: Any) -> Journal:
-        """Return a journal. ``limits`` are the common ones of JournalLimits and RedisLimits."""
+        """Return a journal.
+
+        ``limits`` are the common ones of JournalLimits and RedisLimits.
+        """
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ..
 def end_abandoned_level(
     level: LevelSnapshot, operation: OperationSnapshot, reason: str, moment: ReadTime
 ) -> LevelSnapshot:
-    """Return a level of an abandoned operation with its end at the time of the request."""
+    """Return a level of an abandoned operation that ends now."""
     started_at = level.info.started_at
     ended = replace(
         level,

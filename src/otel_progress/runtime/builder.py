@@ -381,7 +381,7 @@ def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None
 
 
 def _build_preview_notice(journal: Journal, base: str) -> str | None:
-    """Return a warning if other machines read the journal, but not the content of previews."""
+    """Return a warning if other machines cannot read the content of previews."""
     if journal.location is not None or not base.lower().startswith(("file:", "memory:")):
         return None
     place = "in the memory of this process" if base.startswith("memory:") else f"in a folder, {base}"

@@ -198,7 +198,10 @@ def test_sentinels_find_the_new_master(tmp_path: Path) -> None:
 
 
 def test_tls_server_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the certificate of its authority it is rejected, with the fix in the message."""
+    """Without the certificate of its authority it is rejected.
+
+    The error names the fix.
+    """
     monkeypatch.setattr(client, "TIMEOUT_S", 10.0)
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(

@@ -204,7 +204,10 @@ def test_fault_of_server_delays_no_caller_and_loses_no_state(
 
 
 def test_unreachable_server_leaves_operations_live(caplog: pytest.LogCaptureFixture) -> None:
-    """The program works as with the journal in memory. Its end is not delayed by retries."""
+    """The program works as with the journal in memory.
+
+    Its end is not delayed by retries.
+    """
     caplog.set_level(logging.WARNING, logger="otel_progress")
     runtime = progress.configure(store="redis://:S3cret-p4ss@127.0.0.1:1/0", console=False)
     with progress.operation("job", id="job", total=2) as operation:
@@ -229,7 +232,10 @@ def test_unreachable_server_leaves_operations_live(caplog: pytest.LogCaptureFixt
     ids=["wrong password", "no password", "not permitted", "TLS to a plain port"],
 )
 def test_rejected_client_receives_the_fix_once(tmp_path: Path, url: str, message: str) -> None:
-    """Within the interval no further attempt reaches the server. The message has no password."""
+    """Within the interval no further attempt reaches the server.
+
+    The message has no password.
+    """
     with running_redis(tmp_path / "redis", "--requirepass", "right") as server:
         with server.connect(password="right") as admin:
             admin.execute_command("ACL", "SETUSER", "limited", "on", ">limited-pw", "~other:*", "+@all")

@@ -25,7 +25,7 @@ def test_texts_of_times_sort_like_the_times(one: float, other: float) -> None:
 
 @given(st.text(), st.sampled_from(["levels", "infos", "events", "logs", "previews", "run_meta"]))
 def test_keys_of_a_run_have_one_hash_tag(run: str, kind: str) -> None:
-    """Braces in an id do not change the tag, so a cluster stores all keys of a run in one slot."""
+    """Braces in an id do not change the tag."""
     keys = JournalKeys("default")
 
     def get_tag(key: str) -> str:

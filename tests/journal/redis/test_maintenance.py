@@ -60,7 +60,10 @@ def test_deletion_with_an_old_fence_changes_nothing(open_another: Opener) -> Non
 def test_expired_runs_are_deleted_by_one_process(
     open_another: Opener, fake_time: FakeTime, redis_server: RedisServer
 ) -> None:
-    """Ended and abandoned runs expire. Their batch keeps its counts until it expires too."""
+    """Ended and abandoned runs expire.
+
+    Their batch keeps its counts until it expires too.
+    """
     one, other = open_another(retention_s=600.0), open_another(retention_s=600.0)
     one.write(
         make_change_set(

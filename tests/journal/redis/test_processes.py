@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 import pytest
@@ -87,15 +88,11 @@ def test_operations_of_several_processes_are_all_complete(redis_server: RedisSer
     from otel_progress.journal import open_journal
 
     url = f"{redis_server.url}?name={create_name()}"
-    programs = [running(TREE, url, f"p{number}", 5) for number in range(4)]
-    processes = [program.__enter__() for program in programs]
-    try:
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(TREE, url, f"p{number}", 5)) for number in range(4)]
         for process in processes:
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
-    finally:
-        for program in programs:
-            program.__exit__(None, None, None)
     journal = open_journal(url)
     found = journal.history(HistoryQuery(limit=100))
     assert {operation.operation_id for operation in found} == {

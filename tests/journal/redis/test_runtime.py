@@ -33,7 +33,7 @@ def test_previews_that_other_machines_cannot_read_are_reported_once(
     caplog.set_level(logging.WARNING, logger="otel_progress")
     setting = previews if previews == "auto" else str(tmp_path / "previews")
     for store in (f"sqlite:///{tmp_path}/p.db", url):
-        with recording(store=store, previews=setting) as recorder:
+        with recording(store=store, previews=setting, preview_at="always") as recorder:
             for name in ("one", "two"):
                 with progress.operation("job", id=name) as operation:
                     operation.preview(f"text of {name}")
@@ -113,6 +113,8 @@ def test_watch_command_survives_a_restart_of_the_server(own_server: RedisServer)
             # The second time, everything is written again, because the server lost its data.
             assert recorder.runtime.force_flush(60.0)
         output, errors = finish(command)
+    for pipe in (command.stdout, command.stderr):
+        pipe.close()
     assert command.returncode == 0, errors
     assert '"completed"' in output
     assert "Trying again" not in errors

@@ -48,7 +48,10 @@ def test_change_sets_in_any_repetition_have_one_result(open_another: Opener) -> 
 
 
 def test_late_call_of_a_writer_changes_nothing(open_another: Opener, redis_server: RedisServer) -> None:
-    """A call that timed out may run after later ones. Its evictions must not delete new levels."""
+    """A call that timed out may run after later ones.
+
+    Its evictions must not delete new levels.
+    """
     journal = open_another()
     journal.write(make_change_set(snapshot(), snapshot("song:1")))
     journal.write(make_change_set(snapshot("song:1", sequence=5, attempt=2)))
@@ -153,7 +156,7 @@ def test_lost_keys_request_a_resend(open_another: Opener, redis_server: RedisSer
 def test_earlier_state_of_the_server_requests_a_resend(
     open_another: Opener, redis_server: RedisServer
 ) -> None:
-    """A server that was started from an old dump has fewer writes than it acknowledged."""
+    """A server with an old dump has fewer writes than it acknowledged."""
     journal = open_another()
     root = snapshot()
     journal.write(make_change_set(root))

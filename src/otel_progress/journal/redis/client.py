@@ -117,7 +117,7 @@ class RedisClient:
         raise TypeError(msg)
 
     def _leave_parent(self) -> None:
-        """Start without connections in a forked child, which must not use those of its parent."""
+        """Start without the connections of the parent, in a forked child."""
         # Why kept: closing them waits for locks that a thread of the parent may have had.
         _connections_of_parents.extend((self._redis, self._blocking))
         self._reset()
@@ -161,7 +161,7 @@ class RedisClient:
         return self.execute([call(script, keys, *arguments)])[0]
 
     def read_info(self, section: str) -> dict[str, Any]:
-        """Return a section of the properties of the server, or nothing if it is not permitted."""
+        """Return properties of the server, or nothing if that is not permitted."""
         connected = self._connect()
         try:
             server = self._server
@@ -175,7 +175,7 @@ class RedisClient:
         return info
 
     def wait_for_entry(self, stream: str, cursor: str, timeout_s: float) -> None:
-        """Wait until a stream has an entry behind ``cursor``, at most ``timeout_s`` seconds."""
+        """Wait for an entry behind ``cursor``, at most ``timeout_s`` seconds."""
         connected = self._connect()
         try:
             with self._lock:
@@ -344,7 +344,7 @@ class RedisClient:
         return sentinel.master_for(address.service)  # type: ignore[no-untyped-call]
 
     def _fail(self, error: BaseException, connected: Any) -> NoReturn:
-        """Raise the JournalError of an error, and close connections that cannot be used again."""
+        """Raise the JournalError of an error, and close lost connections."""
         if not isinstance(error, (JournalError, MissingExtraError)) and not is_redis_error(error):
             raise error
         answered_at = self._answered_at
@@ -375,7 +375,7 @@ class RedisClient:
 
 
 def _copy_error(error: JournalError) -> JournalError:
-    """Return an equal error without a traceback, which would reference the frames of callers."""
+    """Return an equal error without a traceback and its frames."""
     copied = type(error)(str(error))
     copied.is_temporary = error.is_temporary
     return copied

@@ -125,7 +125,7 @@ def delete_run(queries: Queries, run: str, instance: str, fence: str = "") -> tu
 
 
 def is_gone_since(queries: Queries, entry: RunEntry, moment: ReadTime, age_s: float) -> bool:
-    """Return True if the process of a run is dead, and was not seen for ``age_s`` seconds."""
+    """Return True if the process of a run is dead for ``age_s`` seconds."""
     heartbeat = queries.read_heartbeats([entry.instance]).get(entry.instance)
     if heartbeat is None:
         return moment.now - entry.registered_at > age_s

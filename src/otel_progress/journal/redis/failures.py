@@ -12,7 +12,10 @@ _TEMPORARY_TEXTS: Final = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYA
 
 
 class RejectedError(JournalError):
-    """The server rejects the credentials or a command. Only its configuration can change that."""
+    """The server rejects the credentials or a command.
+
+    Only its configuration can change that.
+    """
 
 
 class NotWritableError(JournalError):

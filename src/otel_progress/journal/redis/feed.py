@@ -28,7 +28,7 @@ MAX_ENTRIES_PER_READ: Final = 1_000
 
 
 class FeedWatcher:
-    """One watch with the last known operations, heartbeats, and its position in the feed.
+    """One watch: its position in the feed, and the last known operations.
 
     Without ``levels``, operations are read without their levels.
     """
@@ -177,7 +177,7 @@ class FeedWatcher:
         return list(runs)
 
     def _find_registered_runs(self, after: int, newest: int) -> list[str]:
-        """Return the runs that were registered after a position, at most the newest 10,000."""
+        """Return the runs registered after a position, at most the newest 10,000."""
         if newest <= after:
             return []
         stored: dict[bytes, bytes] = self._queries.client.execute_one("HGETALL", self._keys.runs)
@@ -188,7 +188,10 @@ class FeedWatcher:
 
 
 def _list_entries(streams: Any) -> list[tuple[str, int, list[str]]]:
-    """Return id, revision and runs of the entries of an XREAD answer. Invalid ones have none."""
+    """Return id, revision and runs of the entries of an XREAD answer.
+
+    Invalid ones have none.
+    """
     result = []
     for _, entries in streams or ():
         for identity, fields in entries:

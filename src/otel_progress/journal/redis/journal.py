@@ -1,4 +1,4 @@
-"""Journal in a Redis or Valkey server that processes of all machines can write and read."""
+"""Journal in a Redis or Valkey server, for the processes of all machines."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class RedisJournal:
 
     @property
     def needs_resend(self) -> bool:
-        """True if the server lost changes, so that everything live has to be written again."""
+        """True if the server lost changes, so that the sink writes all live state."""
         return self._writer.needs_resend
 
     @needs_resend.setter
@@ -290,7 +290,10 @@ class RedisJournal:
         return self._queries
 
     def _notify_deleted(self, locations: Sequence[str]) -> None:
-        """Call ``on_deleted``. Its errors are only reported, because the change has succeeded."""
+        """Call ``on_deleted``.
+
+        Its errors are only reported, because the change has succeeded.
+        """
         if not locations or self._on_deleted is None:
             return
         try:

@@ -101,7 +101,7 @@ class JournalKeys:
         return self._of_run(run, "infos")
 
     def run_meta(self, run: str) -> str:
-        """Hash of a run: cancel request, resource use, last preview, and number of each writer."""
+        """Hash of a run: cancel request, resource use, numbers of its writers."""
         return self._of_run(run, "meta")
 
     def events(self, run: str) -> str:

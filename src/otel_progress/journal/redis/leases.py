@@ -16,7 +16,9 @@ from otel_progress.journal.redis.client import RedisClient
 
 
 class Lease:
-    """Context manager of a lease. Its value is the fence, or None if another process has it.
+    """Context manager of a lease.
+
+    Its value is the fence, or None if another process has it.
 
     ``ttl_s`` is the time after which it expires, in seconds. Raises JournalError.
     """

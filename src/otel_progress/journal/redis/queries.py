@@ -71,7 +71,9 @@ class InfoCache:
 
 
 class Queries:
-    """Reads operations. ``read_now`` and ``read_clock`` return Unix and monotonic seconds.
+    """Reads operations.
+
+    ``read_now`` and ``read_clock`` return Unix and monotonic seconds.
 
     ``read_server_time`` returns the time for the server in microseconds as text, empty for its own.
     """

@@ -181,7 +181,10 @@ def read_requests(queries: Queries, instance: str) -> tuple[CancelRequest, ...]:
 
 
 def is_below(path: str, above: str | None) -> bool:
-    """Return True if a level is ``above`` or in its subtree. An empty one selects everything."""
+    """Return True if a level is ``above`` or in its subtree.
+
+    An empty one selects everything.
+    """
     return not above or path == above or path.startswith(f"{above}/")
 
 
@@ -236,6 +239,6 @@ def _get_high(max_number: int | None) -> str | bytes:
 
 
 def _decode_trajectories(members: Sequence[str]) -> list[Trajectory]:
-    """Return the trajectories of members that are sorted from the newest to the oldest."""
+    """Return the trajectories of members, which are sorted newest first."""
     decoded = (decode_trajectory(text[_TRAJECTORY_TEXT:]) for text in reversed(members))
     return [trajectory for trajectory in decoded if trajectory is not None]

@@ -57,7 +57,7 @@ def compute_info_digest(text: str) -> str:
 
 
 def encode_state(snapshot: LevelSnapshot, info_digest: str) -> str:
-    """Return the state of a level: sequence, digest of its constant values, and a JSON array.
+    """Return the state of a level: sequence, digest of its info, JSON array.
 
     Raises OverflowError for an integer of more than 64 bits.
     """
@@ -108,7 +108,10 @@ RECORD_ID_CHARS: Final = keys.NUMBER_CHARS + keys.DIGEST_CHARS
 
 
 def encode_heartbeat(instance: Instance, at: float, clock: float, token: str, number: int) -> str:
-    """Return the text of a heartbeat. ``token`` and ``number`` are those of the writer."""
+    """Return the text of a heartbeat.
+
+    ``token`` and ``number`` are those of the writer.
+    """
     identity = (
         instance.id,
         instance.pid,
@@ -121,9 +124,9 @@ def encode_heartbeat(instance: Instance, at: float, clock: float, token: str, nu
 
 
 def decode_heartbeat(text: str) -> tuple[str, int, float, Heartbeat] | None:
-    """Return token, number, time of the server (Unix seconds), and the heartbeat of a text.
+    """Return token, number, time of the server, and heartbeat of a text.
 
-    Return None if it is invalid.
+    The time is in Unix seconds. Return None if the text is invalid.
     """
     received, row = text[: keys.TIME_CHARS], decode_row(text[keys.TIME_CHARS :])
     if row is None or len(row) != 10 or not received.isdigit():

@@ -32,7 +32,10 @@ FULL_RATIO: Final = 0.9
 
 
 class Retention:
-    """Schedules and runs passes. ``dropped`` counts the operations that were deleted early."""
+    """Schedules and runs passes.
+
+    ``dropped`` counts the operations that were deleted early.
+    """
 
     def __init__(self, retention_s: float, limits: RedisLimits, ttl_ms: int) -> None:
         self.dropped = 0

@@ -1,4 +1,4 @@
-"""Writes change sets in one pipeline: one script call per run, and one for the indexes."""
+"""Writes change sets: one script call per run, and one for the indexes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ _Record = TypeVar("_Record", Event, LogRecord, Preview)
 
 @dataclass(slots=True)
 class _RunCache:
-    """Rows of a run that this process has written. ``number`` is that of its last call."""
+    """Rows of a run that this process has written.
+
+    ``number`` is that of its last call.
+    """
 
     number: str = ""
     infos: dict[str, tuple[LevelInfo, str]] = field(default_factory=dict)
@@ -353,7 +356,7 @@ class Writer:
             self._report_loss()
 
     def _report_loss(self) -> None:
-        """Report that the server lost data, and request that everything live is written again."""
+        """Report that the server lost data, and request a resend."""
         if not self.needs_resend:
             msg = (
                 f"The Redis server {self._client.address} lost changes that it had stored. "
@@ -424,7 +427,7 @@ class Writer:
         return calls
 
     def _build_value_calls(self, change_set: ChangeSet) -> list[Command]:
-        """Return the calls that store cancel requests, resource use and numbers of previews."""
+        """Return the calls that store cancel requests and other values of runs."""
         by_run: dict[str, list[str]] = {}
         for run, use in change_set.resources.items():
             by_run.setdefault(run, []).extend(("set", "use", rows.encode_use_column(use)))
@@ -491,7 +494,10 @@ class Writer:
         return [call(scripts.CHANGE_REFERENCES, (self._keys.locations,), *values)]
 
     def _drop_references(self, calls: Sequence[tuple[str, Command]], answers: Sequence[Any]) -> None:
-        """Remove the references of previews that were deleted. Report locations without one."""
+        """Remove the references of previews that were deleted.
+
+        Report locations without one.
+        """
         values: list[str] = []
         reported: dict[str, str] = {}
         for (run, _), (removed, dropped) in zip(calls, answers, strict=True):
@@ -531,7 +537,7 @@ class Writer:
 def build_feed_call(
     keys: JournalKeys, entries: Iterable[tuple[str, str, str]], changed: Iterable[str], now: str
 ) -> Command:
-    """Return the call that registers runs and adds an entry with the changed ones to the feed."""
+    """Return the call that registers runs, and adds changed ones to the feed."""
     names = (
         keys.meta, keys.revision, keys.order, keys.runs, keys.active, keys.ids, keys.ended, keys.types,
         keys.members, keys.expiry, keys.feed,
@@ -542,7 +548,7 @@ def build_feed_call(
 
 
 def encode_trajectory_key(key: TrajectoryKey) -> str:
-    """Return the digests of a trajectory key: all without the class of host, and that class."""
+    """Return the digests of a trajectory key: without the host class, and of it."""
     common = "\0".join((key.operation_type, key.level, key.eta_key))
     return f"{digest(common)}{digest(key.host_class)}"
 
