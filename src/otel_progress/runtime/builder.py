@@ -319,7 +319,7 @@ class _RuntimeBuilder:
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
         journal = self._journal
-        store = open_store(settings.previews, None if journal is None else journal.location)
+        store = open_store(settings.previews, None if journal is None else journal.location, self._store.now)
         self._components.previews = self._components.recording.previewer = PreviewService(
             store,
             style,

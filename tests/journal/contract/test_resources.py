@@ -12,6 +12,7 @@ from otel_progress.journal import Journal
 from otel_progress.journal.sqlite.writer import MAX_SAMPLES_PER_INSTANCE
 from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample, ResourceUse
+from tests.support.examples import scale_examples
 from tests.support.factories import (
     CLOCK,
     WALL,
@@ -30,7 +31,10 @@ USE = st.builds(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=scale_examples(40),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(written=st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), use=USE)
 def test_samples_and_resource_use_are_read_unchanged(
     open_store: Callable[[], Callable[..., Journal]], written: list[ResourceSample], use: ResourceUse

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from otel_progress.journal import Journal
 from otel_progress.model import LevelSnapshot
 from otel_progress.operations import Event
+from tests.support.examples import scale_examples
 from tests.support.factories import make_change_set
 from tests.support.strategies import EVENTS, PATH, snapshots
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=scale_examples(30),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_any_tree_with_events_is_read_unchanged(
     open_store: Callable[[], Callable[..., Journal]], data: st.DataObject
