@@ -197,7 +197,8 @@ def test_fault_of_server_delays_no_caller_and_loses_no_state(
     outages = [text for text in logged if "could not write progress" in text]
     assert len(outages) <= 1
     if is_outage:
-        assert len(outages) == 1
+        # Why any text: a query may have reported the same cause before the sink.
+        assert [text for text in logged if server.url in text]
         assert diagnostics.internal_error_counts["sink journal"] >= 1
     if inject in {_restart_empty, _flush}:
         assert diagnostics.internal_error_counts["journal"] + len(outages) >= 1
