@@ -21,6 +21,10 @@ MAX_CALL_LEVELS: Final = 1_000
 """Levels of one call of ``WRITE_RUN``. More are split, because a script stops the whole server."""
 
 
+WRITTEN_KEYS: Final = 3
+"""First keys of a run, which ``WRITE_RUN`` changes. It renews the time to live of all."""
+
+
 MAX_CALL_RUNS: Final = 500
 """Runs of one call of ``FEED``. More are split."""
 
@@ -101,11 +105,11 @@ return {'ok'}
 """)
 """Writes levels of a run, and evicts others.
 
-Keys: levels, infos, meta, and the other keys of the run. Arguments: writer and its number,
-the number that the run must have at least ('' for any), time to live in milliseconds (0 for none),
-number of evicted paths, these paths, and for each level its path, its state, and its constant
-values ('' if they are stored). Answers 'lost' without a change if the run was lost, 'late' without
-a change if a later call of the writer ran already, and 'incomplete' if constant values are missing.
+Keys: levels, infos, meta, and further keys of the run. Arguments: writer and its number, the number
+that the run must have at least ('' for any), time to live in milliseconds (0 for none), number of
+evicted paths, these paths, and for each level its path, its state, and its constant values ('' if
+they are stored). Answers 'lost' without a change if the run was lost, 'late' without a change if a
+later call of the writer ran already, and 'incomplete' if constant values are missing.
 """
 
 

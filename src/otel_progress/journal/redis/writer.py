@@ -70,10 +70,11 @@ _Record = TypeVar("_Record", Event, LogRecord, Preview)
 class _RunCache:
     """Rows of a run that this process has written.
 
-    ``number`` is that of its last call.
+    ``number`` is that of its last call, and ``entry`` its text in the indexes.
     """
 
     number: str = ""
+    entry: str = ""
     infos: dict[str, tuple[LevelInfo, str]] = field(default_factory=dict)
     refreshed_clock: float = float("-inf")
 
@@ -133,6 +134,7 @@ class Writer:
         """Drop the cache, so that constant values are written again."""
         self._runs: dict[str, _RunCache] = {}
         self._encoded: dict[tuple[str, str], tuple[LevelInfo, str]] = {}
+        self._entries: dict[str, str] = {}
         self._cached_count = 0
         self._batches: dict[str, float] = {}
 
@@ -155,6 +157,7 @@ class Writer:
     def _write(self, change_set: ChangeSet, *, is_sanitized: bool) -> None:
         runs = _group_by_run(change_set)
         self._encoded.clear()
+        self._entries.clear()
         first = [self._build_heartbeat(change_set)]
         written: list[tuple[str, int]] = []
         for run, changes in runs.items():
@@ -196,7 +199,7 @@ class Writer:
         states = {run: _to_texts(answers[index])[0] for run, index in written}
         repeated = [run for run, state in states.items() if state in {"lost", "incomplete"}]
         if repeated:
-            self._write_again(runs, repeated, feed)
+            self._write_again(change_set, runs, repeated)
         for answer in indexed:
             self._check_feed(_to_texts(answer))
         self._check_heartbeat(change_set.instance.id, answers[0], is_lost="lost" in states.values())
@@ -208,7 +211,7 @@ class Writer:
         self._refresh_idle_runs()
 
     def _write_again(
-        self, runs: dict[str, _RunChanges], repeated: Sequence[str], feed: list[Command]
+        self, change_set: ChangeSet, runs: dict[str, _RunChanges], repeated: Sequence[str]
     ) -> None:
         """Write the changes of runs again with all constant values.
 
@@ -218,13 +221,14 @@ class Writer:
             self._drop_run(run)
         calls = [each for run in repeated for each in self._build_run_calls(run, runs[run], expected=False)]
         self._client.execute(calls)
-        self._client.execute(feed)
+        self._client.execute(self._build_feed(change_set, runs))
 
     def _acknowledge(self, runs: dict[str, _RunChanges]) -> None:
         """Add what was written to the cache, and drop ended levels and runs from it."""
         for run, changes in runs.items():
             cache = self._runs.setdefault(run, _RunCache())
             cache.number = self._get_number()
+            cache.entry = self._entries.get(run, cache.entry)
             if self._is_refresh_due(cache):
                 cache.refreshed_clock = self._read_clock()
             for path in changes.evicted:
@@ -262,7 +266,7 @@ class Writer:
                 text, info_digest = encode_info(info)
                 self._encoded[run, info.path] = (info, info_digest)
             arguments.append((info.path, encode_state(snapshot, info_digest), text))
-        keys = self._keys.list_run_keys(run)
+        every = self._keys.list_run_keys(run)
         common = (self._token, self._get_number(), cache.number if cache is not None and expected else "")
         calls = []
         for start in range(0, max(1, len(arguments)), scripts.MAX_CALL_LEVELS):
@@ -270,6 +274,8 @@ class Writer:
             removed = changes.evicted if start == 0 else []
             is_refreshed = start == 0 and self._is_refresh_due(cache)
             head = (*common, self.ttl_ms if is_refreshed else 0, len(removed), *removed)
+            # Why not always all keys: each takes time, and only their time to live is renewed.
+            keys = every if is_refreshed else every[: scripts.WRITTEN_KEYS]
             calls.append(call(scripts.WRITE_RUN, keys, *head, *chain.from_iterable(part)))
         return calls
 
@@ -321,7 +327,11 @@ class Writer:
         for snapshot in change_set.snapshots:
             info = snapshot.info
             if not info.path:
-                entries[info.run] = encode_root_entry(snapshot)
+                entry = encode_root_entry(snapshot)
+                known = self._runs.get(info.run)
+                if known is None or known.entry != entry[2]:
+                    entries[info.run] = entry
+                    self._entries[info.run] = entry[2]
             elif info.run not in entries and info.run not in self._runs:
                 entries[info.run] = encode_rootless_entry(
                     info.run, info.operation_id, info.operation_type, info.instance
