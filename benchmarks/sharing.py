@@ -91,6 +91,7 @@ def read(store: str, seconds: float) -> None:
     from otel_progress.journal import open_journal
 
     ages: list[float] = []
+    calls: list[float] = []
     journal = open_journal(store, read_only=True)
     started, used = time.monotonic(), time.process_time()
     for number, changes in enumerate(journal.watch(READ_INTERVAL_S, levels=False)):
@@ -98,13 +99,14 @@ def read(store: str, seconds: float) -> None:
         if number == 0:
             # The first changes are all operations, however old.
             continue
-        ages += [(now - made) / 1e6 for each in changes if (made := _get_time(each.message))]
+        # The message has the time of the call, and the snapshot that of the tick, which writes it.
+        ages += [(now / 1e9 - each.root.observed_clock) * 1e3 for each in changes]
+        calls += [(now - made) / 1e6 for each in changes if (made := _get_time(each.message))]
         if time.monotonic() - started > seconds:
             break
     share = (time.process_time() - used) / (time.monotonic() - started)
-    ages.sort()
-    step = max(1, len(ages) // 5_000)
-    print(json.dumps({"ages": ages[::step] + ages[-1:], "count": len(ages), "cpu": share}))  # noqa: T201
+    result = {"ages": _thin_out(ages), "calls": _thin_out(calls), "cpu": share}
+    print(json.dumps(result))  # noqa: T201
     journal.close()
 
 
@@ -157,11 +159,17 @@ def _build_rows(
     ages = sorted(age for one in found for age in one["ages"])
     p99 = at_share(ages, 0.99)
     met = p99 <= READER_TARGET_MS
-    yield judged(f"{name}: p99 to a reader", f"{p99:.0f} ms", "", f"≤ {READER_TARGET_MS:.0f} ms", met=met)
+    yield judged(
+        f"{name}: p99 from tick to reader", f"{p99:.0f} ms", "", f"≤ {READER_TARGET_MS:.0f} ms", met=met
+    )
     yield Row("  p50, max", f"{at_share(ages, 0.5):.0f}, {ages[-1] if ages else 0:.0f} ms")
+    calls = sorted(age for one in found for age in one["calls"])
+    yield Row("  p50, p99 from call to reader", f"{at_share(calls, 0.5):.0f}, {at_share(calls, 0.99):.0f} ms")
     clients = max(at_share(seen["named"], 0.99), at_share(seen["all"], 0.99))
     met = clients <= CLIENT_TARGET_MS
-    yield judged("  p99 to a stream client", f"{clients:.0f} ms", "", f"≤ {CLIENT_TARGET_MS:.0f} ms", met=met)
+    yield judged(
+        "  p99 from call to stream client", f"{clients:.0f} ms", "", f"≤ {CLIENT_TARGET_MS:.0f} ms", met=met
+    )
     yield Row("  commands per second", f"{commands:,.0f}")
     yield Row("  bytes per operation", f"{bytes_:,.0f}")
 
@@ -234,6 +242,11 @@ def _running(
 def _read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
+
+
+def _thin_out(values: list[float]) -> list[float]:
+    values.sort()
+    return values[:: max(1, len(values) // 5_000)] + values[-1:]
 
 
 def _get_time(message: str | None) -> int:
