@@ -44,9 +44,9 @@ def latency(effort: Effort) -> Iterator[Row]:
                 for number in range(count)
             ]
             runtime.force_flush(FLUSH_S)  # The server does not start without a journal.
-            with _updated(operations), _served(store) as (server, port):
+            with updated(operations), served(store) as (server, port):
                 time.sleep(effort.seconds(1.0))
-                mine, theirs, started = time.process_time(), _cpu_of(server.pid), time.monotonic()
+                mine, theirs, started = time.process_time(), read_cpu_seconds(server.pid), time.monotonic()
                 command = [
                     sys.executable,
                     "-m",
@@ -60,8 +60,8 @@ def latency(effort: Effort) -> Iterator[Row]:
                     subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 )
                 wall = time.monotonic() - started
-                used = (time.process_time() - mine) / wall, (_cpu_of(server.pid) - theirs) / wall
-                counts = _counts(port)
+                used = (time.process_time() - mine) / wall, (read_cpu_seconds(server.pid) - theirs) / wall
+                counts = read_server_counts(port)
     yield from _rows(seen, used, counts, f"{count:,} operations, {named + everything} clients")
 
 
@@ -69,7 +69,7 @@ def _rows(
     seen: dict[str, Any], used: tuple[float, float], counts: dict[str, float], what: str
 ) -> Iterator[Row]:
     everyone = sorted(seen["named"] + seen["all"])
-    p99 = max(_at(seen["named"], 0.99), _at(seen["all"], 0.99))
+    p99 = max(at_share(seen["named"], 0.99), at_share(seen["all"], 0.99))
     yield judged(
         f"{what}: p99 from call to client", f"{p99:.0f} ms", "", f"≤ {TARGET_MS:.0f} ms", met=p99 <= TARGET_MS
     )
@@ -77,10 +77,10 @@ def _rows(
         ("ten operations each", seen["named"], seen["counts"][0]),
         ("everything", seen["all"], seen["counts"][1]),
     ):
-        middle, last = _at(latencies, 0.5), max(latencies, default=float("nan"))
+        middle, last = at_share(latencies, 0.5), max(latencies, default=float("nan"))
         yield Row(
             f"  following {name}: p50, p99, max",
-            f"{middle:.0f}, {_at(latencies, 0.99):.0f}, {last:.0f} ms",
+            f"{middle:.0f}, {at_share(latencies, 0.99):.0f}, {last:.0f} ms",
             f"{number:,} snapshots",
         )
     yield Row(
@@ -93,12 +93,13 @@ def _rows(
     )
 
 
-def _at(latencies: list[float], share: float) -> float:
+def at_share(latencies: list[float], share: float) -> float:
+    """Return the latency below which this share of the sorted latencies is."""
     return latencies[min(len(latencies) - 1, int(share * len(latencies)))] if latencies else float("inf")
 
 
 @contextmanager
-def _updated(operations: list[Level]) -> Iterator[None]:
+def updated(operations: list[Level]) -> Iterator[None]:
     """Update each operation ten times per second with the time as message."""
     stop, pause = threading.Event(), 1.0 / UPDATES_PER_SECOND / SLICES
 
@@ -120,7 +121,8 @@ def _updated(operations: list[Level]) -> Iterator[None]:
 
 
 @contextmanager
-def _served(store: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(store: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the server of a journal. Yield its process and its port."""
     command = [sys.executable, "-m", "otel_progress", "--store", store, "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -131,7 +133,8 @@ def _served(store: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
             server.terminate()
 
 
-def _counts(port: int) -> dict[str, float]:
+def read_server_counts(port: int) -> dict[str, float]:
+    """Return the numbers of sent messages and of coalesced versions of a server."""
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     return {
@@ -144,7 +147,7 @@ def _counts(port: int) -> dict[str, float]:
     }
 
 
-def _cpu_of(pid: int) -> float:
+def read_cpu_seconds(pid: int) -> float:
     """Return the processor seconds of a process, NaN if the system has no such value."""
     import os
 

@@ -78,9 +78,10 @@ def configure(
     Arguments take precedence over the environment. None means that an argument is not given.
     Durations are seconds or texts such as ``"24h"``.
 
-    ``store`` is ``memory:``, ``sqlite:`` or ``sqlite:///path``. ``tracer_provider`` joins an
-    existing provider, and later calls may join further ones. Without it the runtime joins the
-    global provider, which the application may set before or after this call.
+    ``store`` is ``memory:``, ``sqlite:``, ``sqlite:///path``, or for several machines
+    ``redis://host`` (in the extra ``redis``). ``tracer_provider`` joins an existing provider, and
+    later calls may join further ones. Without it the runtime joins the global provider, which the
+    application may set before or after this call.
 
     ``capture_logs`` adds records of ``logging`` to the current level: True (from INFO), or the
     name or number of a severity. The level of each logger applies as well. ``redact``

@@ -24,6 +24,7 @@ from benchmarks.table import HEADINGS, Row, judged, markdown, text  # noqa: E402
 
 from otel_progress import semconv  # noqa: E402
 from otel_progress.testing import FakeClock  # noqa: E402
+from tests.support.servers import require  # noqa: E402
 
 EXACT = ("exactly", "nothing active, journal and gauges on: ticks")
 
@@ -163,3 +164,19 @@ def test_tables_are_aligned_and_escaped() -> None:
         line.index(cell) for line, cell in zip((first, *others), ("cost", "1 ns", "22 ns"), strict=True)
     } == {len(rows[1].what) + 2}
     assert r"| a \| longer one | 22 ns |" in markdown(rows)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.process
+def test_benchmark_of_a_shared_journal_prints_its_table() -> None:
+    """It needs a Redis server, so it is not in the catalogue. Speed is not asserted."""
+    require("redis-server")
+    sizes = ["--seconds", "1", "--processes", "2", "--operations", "20", "--clients", "10", "--outage", "0.5"]
+    command = [sys.executable, "-m", "benchmarks.sharing", *sizes]
+    ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
+    assert ran.returncode in (0, 1), ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[0].split() == list(HEADINGS)
+    assert lines[1].startswith("20 operations of 2 processes: p99 from tick to reader")
+    assert len(lines) == 10

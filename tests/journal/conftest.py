@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.journal import Journal
 from tests.support.fake_time import FakeTime
-from tests.support.journal_processes import PATIENT
-
-Opener = Callable[..., Journal]
+from tests.support.journal_openers import BACKENDS, Opener, opening_redis, opening_sqlite
+from tests.support.redis_servers import RedisServer, create_name, running_redis
 
 
 @pytest.fixture
@@ -26,21 +26,45 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "progress.db"
 
 
-@pytest.fixture(params=["sqlite"])
-def open_another(request: pytest.FixtureRequest, path: Path, fake_time: FakeTime) -> Iterator[Opener]:
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis server for the tests that do not change it.
+
+    Each test uses another journal.
+    """
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Kind of the journals of this test."""
+    return str(request.param)
+
+
+@pytest.fixture
+def open_store(
+    backend: str, path: Path, fake_time: FakeTime, request: pytest.FixtureRequest
+) -> Iterator[Callable[[], Opener]]:
+    """Open another, empty store. Return the function that opens journals over it."""
+    with ExitStack() as stack:
+        stores = iter(range(10_000))
+
+        def open_() -> Opener:
+            if backend == "sqlite":
+                number = next(stores)
+                file = path.with_name(f"{number}-{path.name}") if number else path
+                return stack.enter_context(opening_sqlite(file, fake_time))
+            server: RedisServer = request.getfixturevalue("redis_server")
+            return stack.enter_context(opening_redis(f"{server.url}?name={create_name()}", fake_time))
+
+        yield open_
+
+
+@pytest.fixture
+def open_another(open_store: Callable[[], Opener]) -> Opener:
     """Open journals over one store, as several processes would."""
-    opened: list[Journal] = []
-
-    def open_(**options: object) -> Journal:
-        assert request.param == "sqlite"
-        clocks = {"now": fake_time.read_now, "clock": fake_time.read_clock, "sleep": fake_time.sleep}
-        journal = SqliteJournal(path, **{"limits": PATIENT, **clocks, **options})
-        opened.append(journal)
-        return journal
-
-    yield open_
-    for journal in opened:
-        journal.close()
+    return open_store()
 
 
 @pytest.fixture

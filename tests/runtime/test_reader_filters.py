@@ -24,6 +24,7 @@ from otel_progress.protocols import (
 )
 from otel_progress.records import LogRecord, Preview, ResourceSample
 from otel_progress.testing import Recorder, recording
+from tests.support.redis_servers import RedisServer, create_name, running_redis
 
 Row: TypeAlias = "tuple[Any, ...]"
 """Fields of a record that filters select by; the first one orders the records."""
@@ -32,6 +33,7 @@ PATHS = ("", "song:1", "song:1/verse:1", "song:1/verse:10", "song:10", "song:2")
 STEPS = 60
 """Records of each kind. The first half is flushed to the journal, the other half is only live."""
 READERS = ("live", "journal", "composite")
+STORES = ("sqlite", pytest.param("redis", marks=pytest.mark.server))
 
 # Why suppressed: examples only read, so they may share the fixture.
 reads_only = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -86,12 +88,27 @@ class Model:
         self.rows["history"].append((snapshot.ended_at, snapshot.info.run, snapshot.info.operation_type))
 
 
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server. Each test uses another journal."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty journal."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/progress.db"
+    return f"{request.getfixturevalue('redis_server').url}?name={create_name()}"
+
+
 @pytest.fixture
-def model(tmp_path: Path) -> Iterator[Model]:
+def model(store: str) -> Iterator[Model]:
     """A running operation whose first records are flushed to a journal."""
     chosen = random.Random(20)
     with (
-        recording(store=f"sqlite:///{tmp_path}/progress.db") as recorder,
+        recording(store=store) as recorder,
         progress.operation("job", id="job") as operation,
     ):
         model = Model(recorder)

@@ -71,12 +71,11 @@ def test_compose_schema_with_misspelt_key_is_rejected(tmp_path: Any) -> None:
 
 
 def test_services_are_those_of_the_guide() -> None:
-    """Only the job and Redis need a profile."""
+    """Only the job needs a profile."""
     found = services()
     assert set(found) == EXPECTED
     assert {name: service["profiles"] for name, service in found.items() if "profiles" in service} == {
         "job": ["job"],
-        "redis": ["redis"],
     }
 
 
@@ -198,8 +197,8 @@ def test_mounted_files_exist_and_are_read_only(name: str) -> None:
             assert read_only, source
 
 
-def test_journal_and_token_are_mounted_where_needed() -> None:
-    """The journal has one path in all services.
+def test_previews_and_token_are_mounted_where_needed() -> None:
+    """The previews have one path in all services.
 
     The token is mounted only where it is used.
     """
@@ -210,10 +209,10 @@ def test_journal_and_token_are_mounted_where_needed() -> None:
             for source, target, _ in mounts(service)
             if source == volume
         }
-        for volume in ("journal", "secrets")
+        for volume in ("previews", "secrets")
     }
-    assert set(where["journal"]) == {"server", "worker", "job"}
-    assert set(where["journal"].values()) == {"/var/lib/otel-progress/state"}
+    assert set(where["previews"]) == {"server", "worker", "job"}
+    assert set(where["previews"].values()) == {"/var/lib/otel-progress/state"}
     assert set(where["secrets"]) == {"prepare", "server", "prometheus"}
     writers = {
         name

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from otel_progress.journal.redis.address import parse_address
 from tests.support.stack.files import DEPLOY, GUIDE, PROJECT, load, services
 
 pytestmark = pytest.mark.stack
@@ -84,11 +86,8 @@ def test_kustomization_images_have_the_compose_tags() -> None:
 
 def test_monitor_service_and_pod_are_connected() -> None:
     """Labels and ports match."""
-    (deployment,), (service,), (monitor,) = (
-        of_kind("Deployment"),
-        of_kind("Service"),
-        of_kind("ServiceMonitor"),
-    )
+    (deployment,), (monitor,) = of_kind("Deployment"), of_kind("ServiceMonitor")
+    service = DOCUMENTS["service.yaml"]
     pod = deployment["spec"]["template"]
     assert (
         deployment["spec"]["selector"]["matchLabels"]
@@ -120,7 +119,7 @@ def test_secret_has_one_name_and_is_not_committed() -> None:
     (volume,) = [
         one["secret"]["secretName"]
         for one in deployment["spec"]["template"]["spec"]["volumes"]
-        if "secret" in one
+        if one["name"] == "token"
     ]
     (asked,) = [
         one["authorization"]["credentials"] for one in monitor["spec"]["endpoints"] if "authorization" in one
@@ -132,10 +131,14 @@ def test_secret_has_one_name_and_is_not_committed() -> None:
 
 def test_containers_are_read_only_and_limited() -> None:
     """Containers have a numeric user, no privileges and no service account token."""
-    (deployment,) = of_kind("Deployment")
-    pod = deployment["spec"]["template"]["spec"]
+    for document in (*of_kind("Deployment"), *of_kind("StatefulSet")):
+        _check_pod(document["spec"]["template"]["spec"], document["spec"].get("volumeClaimTemplates", ()))
+
+
+def _check_pod(pod: dict[str, Any], claims: Sequence[dict[str, Any]]) -> None:
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
+    names = {volume["name"] for volume in pod["volumes"]} | {claim["metadata"]["name"] for claim in claims}
     for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -143,9 +146,27 @@ def test_containers_are_read_only_and_limited() -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert "memory" in container["resources"]["limits"]
-        assert {mount["name"] for mount in container["volumeMounts"]} <= {
-            volume["name"] for volume in pod["volumes"]
-        }
+        assert {mount["name"] for mount in container["volumeMounts"]} <= names
+
+
+def test_pods_use_the_redis_of_the_manifests() -> None:
+    """Address, password file, secret and image are those of the server."""
+    (deployment,), (server,) = of_kind("Deployment"), of_kind("StatefulSet")
+    service = DOCUMENTS["redis-service.yaml"]
+    pod = deployment["spec"]["template"]["spec"]
+    secret = next(one["secret"]["secretName"] for one in pod["volumes"] if one["name"] == "redis-password")
+    for container in pod["containers"]:
+        values = {one["name"]: one["value"] for one in container["env"]}
+        address = parse_address(values["OTEL_PROGRESS_STORE"])
+        assert address.hosts == ((service["metadata"]["name"], service["spec"]["ports"][0]["port"]),)
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert address.password_file == f"{mounts['redis-password']}/password"
+    template = server["spec"]["template"]
+    assert server["spec"]["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == template["metadata"]["labels"]
+    assert secret in {one.get("secret", {}).get("secretName") for one in template["spec"]["volumes"]}
+    assert template["spec"]["containers"][0]["image"] == services()["redis"]["image"]
+    assert f"secret generic {secret}" in GUIDE.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, is_requested: boo
 @click.option(
     "--store",
     metavar="URL",
-    help="Journal: sqlite: (the default file) or sqlite:///PATH. [env: OTEL_PROGRESS_STORE]",
+    help="Journal: sqlite: (the default file), sqlite:///PATH or redis://HOST. [env: OTEL_PROGRESS_STORE]",
 )
 @click.option(
     "--color",

@@ -47,6 +47,10 @@ _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+_UNREADABLE_CHECKS: Final = frozenset({"integrity", "readable", "server", "schema"})
+"""Checks of a journal after whose problems its operations cannot be read."""
+
+
 _MIN_PYTHON: Final = (3, 10)
 
 
@@ -239,18 +243,21 @@ def _check_journal(settings: Settings) -> Iterator[Finding]:
         return
     with closing(journal):
         diagnosis = [Finding(one.check, one.state, escape_controls(one.text)) for one in journal.diagnose()]
-        location, size = str(journal.location), journal.size_bytes()
-    yield Finding("journal", "ok", escape_controls(location))
+        location, size = journal.location, journal.size_bytes()
+    # Why not the URL: it may have credentials.
+    shown = str(getattr(journal, "address", "")) if location is None else str(location)
+    yield Finding("journal", "ok", escape_controls(shown))
     yield from diagnosis
     # Why: an unreadable journal would be reported twice.
     is_damaged = any(
-        finding.check in {"integrity", "readable"} and finding.state == "problem" for finding in diagnosis
+        finding.check in {"integrity", "readable", "server", "schema"} and finding.state == "problem"
+        for finding in diagnosis
     )
-    if size is not None and not is_damaged:
+    if (size is not None or location is None) and not is_damaged:
         yield from _check_contents(settings.store, size)
 
 
-def _check_contents(url: str, size: int) -> Iterator[Finding]:
+def _check_contents(url: str, size: int | None) -> Iterator[Finding]:
     from otel_progress.journal import open_journal
 
     try:
@@ -260,10 +267,11 @@ def _check_contents(url: str, size: int) -> Iterator[Finding]:
     except ProgressError as error:
         yield Finding("integrity", "problem", escape_controls(str(error)))
         return
+    stored = "" if size is None else f"{format_quantity(size, 'byte')}, "
     yield Finding(
         "size",
         "ok",
-        f"{format_quantity(size, 'byte')}, {len(active)} active operations, {len(finished)} finished",
+        f"{stored}{len(active)} active operations, {len(finished)} finished",
     )
     alive = {
         operation.instance.pid: operation.instance

@@ -68,7 +68,7 @@ class CliContext:
         if url.lower().startswith("memory:"):
             msg = (
                 "Invalid store 'memory:': expected a store that other processes can read. "
-                "Use sqlite: here and in the program."
+                "Use sqlite: or redis://HOST here and in the program."
             )
             raise ConfigurationError(msg)
         from otel_progress.journal import open_journal

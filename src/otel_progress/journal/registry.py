@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
 from otel_progress.journal.protocol import Journal
+from otel_progress.journal.redis.address import ACCEPTED_URLS, is_redis_url, parse_address
 from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, SqliteJournal
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import escape_controls, remove_credentials, truncate
@@ -65,10 +66,11 @@ def open_journal(
     """Open the journal at a URL.
 
     - ``url``: ``sqlite:``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``,
-      percent-decoded.
+      percent-decoded, or the URL of a Redis server, see
+      :func:`otel_progress.journal.redis.address.parse_address`.
     - ``retention_s``: time that ended operations are stored, in seconds.
     - ``max_bytes``: size limit of the file. Beyond it, the oldest ended operations are deleted
-      early.
+      early. Redis has its own limit, ``maxmemory``.
     - ``read_only``: never create the file. Raises JournalError at once if it cannot be read.
     - ``missing_ok``: with ``read_only``, a missing journal is empty until a process creates it.
     - ``on_deleted``: called with the locations of previews that were deleted with their operations
@@ -79,6 +81,8 @@ def open_journal(
     current directory for the file.
     """
     _check_limits(retention_s, max_bytes)
+    if is_redis_url(url):
+        return _open_redis(url, retention_s, on_deleted, read_only=read_only)
     journal = SqliteJournal(
         _parse_url(url),
         retention_s=retention_s,
@@ -87,6 +91,21 @@ def open_journal(
         missing_ok=missing_ok,
         on_deleted=on_deleted,
     )
+    if read_only:
+        journal.check()
+    return journal
+
+
+def _open_redis(
+    url: str, retention_s: float, on_deleted: Callable[[Sequence[str]], object] | None, *, read_only: bool
+) -> Journal:
+    address = parse_address(url)
+    if find_spec("redis") is None:
+        raise MissingExtraError("A Redis journal", "redis")
+    # Why here: other stores do not load these modules. The package redis is imported later.
+    from otel_progress.journal.redis.journal import RedisJournal
+
+    journal = RedisJournal(address, retention_s=retention_s, read_only=read_only, on_deleted=on_deleted)
     if read_only:
         journal.check()
     return journal
@@ -103,11 +122,6 @@ def _check_limits(retention_s: float, max_bytes: int) -> None:
 
 def _parse_url(url: str) -> Path:
     scheme, colon, rest = url.partition(":")
-    if colon and scheme.lower() in {"redis", "rediss"}:
-        if find_spec("redis") is None:
-            raise MissingExtraError("A Redis journal", "redis")
-        msg = f"Invalid store: this release has no Redis journal yet. {_ACCEPTED_URLS}."
-        raise ConfigurationError(msg)
     if not colon or scheme.lower() != "sqlite":
         raise _build_error(url)
     if rest in {"", "//", "///"}:
@@ -131,4 +145,5 @@ def _parse_url(url: str) -> Path:
 def _build_error(url: str) -> ConfigurationError:
     shown = escape_controls(truncate(remove_credentials(url), 200))
     msg = f"Invalid store {shown!r}: expected the URL of a journal. {_ACCEPTED_URLS}"
-    return ConfigurationError(f"{msg}; write ? and # in a path as %3F and %23.")
+    msg += f"; write ? and # in a path as %3F and %23. For several machines use {ACCEPTED_URLS}."
+    return ConfigurationError(msg)

@@ -90,7 +90,7 @@ class PreviewService:
     No method raises. Only :meth:`flush` and :meth:`close` wait.
 
     ``count(outcome)`` is called for each preview. ``base()`` returns the base URL of the server,
-    or None.
+    or None. ``notice`` is a warning that is logged once, at the first stored preview.
     """
 
     def __init__(
@@ -102,8 +102,10 @@ class PreviewService:
         base: Callable[[], str | None] = lambda: None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        notice: str | None = None,
     ) -> None:
         self.store = store
+        self._notice = notice
         self.settings = settings or PreviewSettings()
         self._count = count
         self._base = base
@@ -275,6 +277,9 @@ class PreviewService:
             context.ratio,
         )
         removed = retention.add(preview, self.settings.bounds)
+        notice, self._notice = self._notice, None
+        if notice is not None:
+            log_warning("%s", notice)
         deliver(preview, [without_content(old) for old in removed])
         self._delete(retention.unused_locations(removed))
         return "stored"

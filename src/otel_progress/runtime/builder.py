@@ -334,13 +334,12 @@ class _RuntimeBuilder:
         style = PreviewSettings(
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
+        journal = self._journal
+        store = open_store(settings.previews, None if journal is None else journal.location, self._store.now)
         self._components.previews = self._components.recording.previewer = PreviewService(
-            open_store(
-                settings.previews,
-                None if self._journal is None else self._journal.location,
-                self._store.now,
-            ),
+            store,
             style,
+            notice=None if journal is None else _build_preview_notice(journal, store.base),
             count=self._totals.count_preview,
             base=self._components.read_public_url,
             now=self._store.now,
@@ -395,6 +394,17 @@ def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None
                 journal.close()
                 raise
     return journal
+
+
+def _build_preview_notice(journal: Journal, base: str) -> str | None:
+    """Return a warning if other machines cannot read the content of previews."""
+    if journal.location is not None or not base.lower().startswith(("file:", "memory:")):
+        return None
+    place = "in the memory of this process" if base.startswith("memory:") else f"in a folder, {base}"
+    return (
+        f"Previews are stored {place}, but the journal is shared by several machines. Set previews to a URL "
+        "that all of them reach, such as s3://bucket/previews, unless all of them mount this folder."
+    )
 
 
 def _is_sampling(settings: Settings) -> bool:

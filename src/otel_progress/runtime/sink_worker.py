@@ -584,6 +584,10 @@ class SinkWorker:
         finally:
             self.seconds = time.thread_time() - started
         self._outages.report_success()
+        if getattr(self.sink, "needs_resend", False) is True:
+            # Why the attribute: the write itself has succeeded.
+            self.sink.needs_resend = False  # type: ignore[attr-defined]
+            self._on_lost()
         return True
 
     def _report_drops(self) -> None:

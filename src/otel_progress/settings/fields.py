@@ -102,8 +102,8 @@ class Settings:
     store: str = _setting(
         "sqlite:",
         parse_text,
-        "Where progress is stored: `memory:`, `sqlite:` (one file in the user's state directory) or "
-        "`sqlite:///path`.",
+        "Where progress is stored: `memory:`, `sqlite:` (one file in the user's state directory), "
+        "`sqlite:///path`, or `redis://host:6379/0` for several machines.",
     )
     prometheus_port: int | None = _setting(
         None, parse_port, "Port of /metrics. 0 selects a free port. Off when not set."

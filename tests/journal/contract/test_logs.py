@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.journal import Journal
 from otel_progress.journal.sqlite.writer import MAX_LOGS_PER_LEVEL, MAX_LOGS_PER_OPERATION
 from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery
 from otel_progress.records import LogRecord
@@ -40,16 +37,18 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=scale_examples(40), suppress_health_check=[HealthCheck.too_slow])
-@given(RECORDS)
-def test_any_log_records_are_read_unchanged_by_number(written: list[LogRecord]) -> None:
+@settings(
+    max_examples=scale_examples(40),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(written=RECORDS)
+def test_any_log_records_are_read_unchanged_by_number(
+    open_store: Callable[[], Callable[..., Journal]], written: list[LogRecord]
+) -> None:
     """Any text is stored."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
-    ):
-        journal.write(make_change_set(snapshot(), logs=written))
-        assert list(journal.logs("friday-42")) == sorted(written, key=lambda record: record.number)
+    journal = open_store()()
+    journal.write(make_change_set(snapshot(), logs=written))
+    assert list(journal.logs("friday-42")) == sorted(written, key=lambda record: record.number)
 
 
 def test_logs_query_filters_by_path_severity_time_and_number(journal: Journal) -> None:

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
 from tests.support.examples import scale_examples
@@ -109,7 +108,7 @@ def test_previews_of_expired_operation_are_reported(open_another: Opener, fake_t
 def test_many_previews_are_deleted_in_many_transactions(open_another: Opener) -> None:
     """Each location is reported once."""
     told: list[str] = []
-    journal = open_another(on_deleted=told.extend, limits=JournalLimits(rows_per_pass=50))
+    journal = open_another(on_deleted=told.extend, limits={"rows_per_pass": 50})
     found = [preview(number) for number in range(1, 201)]
     journal.write(make_change_set(ended(), previews=found))
     assert journal.delete("friday-42") == 1
@@ -119,7 +118,7 @@ def test_many_previews_are_deleted_in_many_transactions(open_another: Opener) ->
 def test_preview_limit_of_operation_deletes_the_oldest(open_another: Opener) -> None:
     """The deleted locations are reported."""
     told: list[str] = []
-    journal = open_another(on_deleted=told.extend, limits=JournalLimits(previews_per_operation=10))
+    journal = open_another(on_deleted=told.extend, limits={"previews_per_operation": 10})
     for start in range(1, 26, 5):
         journal.write(make_change_set(snapshot(), previews=[preview(start + number) for number in range(5)]))
     assert numbers(journal.previews("friday-42")) == list(range(16, 26))

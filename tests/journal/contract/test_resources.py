@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_progress.journal import Journal, SqliteJournal
+from otel_progress.journal import Journal
 from otel_progress.journal.sqlite.writer import MAX_SAMPLES_PER_INSTANCE
 from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample, ResourceUse
@@ -34,22 +31,24 @@ USE = st.builds(
 )
 
 
-@settings(max_examples=scale_examples(40), suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), USE)
-def test_samples_and_resource_use_are_read_unchanged(written: list[ResourceSample], use: ResourceUse) -> None:
+@settings(
+    max_examples=scale_examples(40),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(written=st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), use=USE)
+def test_samples_and_resource_use_are_read_unchanged(
+    open_store: Callable[[], Callable[..., Journal]], written: list[ResourceSample], use: ResourceUse
+) -> None:
     """Samples are sorted by their monotonic clock."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        closing(SqliteJournal(Path(directory, "j.db"), now=lambda: WALL)) as journal,
-    ):
-        journal.write(make_change_set(snapshot(started_clock=None)))
-        for one in written:
-            journal.write(make_change_set(sample=one))
-        journal.write(make_change_set(resources={"run-1": use}))
-        assert list(journal.resources("friday-42")) == sorted(written, key=lambda one: one.clock)
-        found = journal.get("friday-42")
-        assert found is not None
-        assert found.resources == use
+    journal = open_store()()
+    journal.write(make_change_set(snapshot(started_clock=None)))
+    for one in written:
+        journal.write(make_change_set(sample=one))
+    journal.write(make_change_set(resources={"run-1": use}))
+    assert list(journal.resources("friday-42")) == sorted(written, key=lambda one: one.clock)
+    found = journal.get("friday-42")
+    assert found is not None
+    assert found.resources == use
 
 
 def test_resources_query_returns_samples_during_the_run(journal: Journal) -> None:

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.protocols import TrajectorySource
 from otel_progress.records import MAX_TRAJECTORY_POINTS, Trajectory, TrajectoryEntry, TrajectoryKey
 from tests.support.examples import scale_examples
@@ -123,7 +122,7 @@ def test_trajectory_limit_deletes_least_recently_extended_keys(
     open_another: Callable[..., Journal],
 ) -> None:
     """Whole keys are deleted."""
-    journal = open_another(limits=JournalLimits(trajectories=10))
+    journal = open_another(limits={"trajectories": 10})
     for number in range(14):
         write_entries(
             journal, make_trajectory_entry(f"r{number}", 1.0 + number, history_key(eta_key=str(number % 12)))

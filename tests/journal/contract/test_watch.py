@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
-from typing import Any
-
-import pytest
 
 from otel_progress.journal import Journal
-from otel_progress.journal.sqlite import reader
-from otel_progress.journal.sqlite.connection import StoppedByForkError
 from otel_progress.operations import Condition, OperationSnapshot
 from tests.support.factories import CLOCK, ended, event, make_change_set, snapshot
 from tests.support.fake_time import FakeTime
@@ -100,25 +95,3 @@ def test_watch_with_heartbeats_only_yields_stalled_operation(
         )
     )
     assert [operation.condition for operation in next(watch)] == [Condition.OK]
-
-
-def test_watch_stopped_by_fork_repeats_poll(
-    open_another: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No change is lost."""
-    writer, watch = open_another(), open_another().watch()
-    writer.write(make_change_set(snapshot()))
-    assert _get_sequences(next(watch)) == [("friday-42", 1)]
-    writer.write(make_change_set(snapshot(sequence=2)))
-    add_levels, stops = reader.add_levels, [1]
-
-    def stopped(*arguments: Any) -> Any:
-        if stops:
-            stops.pop()
-            raise StoppedByForkError
-        return add_levels(*arguments)
-
-    monkeypatch.setattr(reader, "add_levels", stopped)
-    assert _get_sequences(next(watch)) == [("friday-42", 2)]
-    assert stops == []
-    watch.close()

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -23,6 +23,10 @@ from otel_progress.text import escape_controls
 
 _MAX_REMEMBERED_RUNS: Final = 1000
 """Finished runs remembered, so that a run the reader yields again is shown only once."""
+
+
+_RETRY_S: Final = 0.5
+"""Time between two attempts to read a journal that is not reachable, in seconds."""
 
 
 @click.command(
@@ -103,6 +107,38 @@ def _wait_for_journal(reader: Reader, interval: float) -> None:
         time.sleep(interval)
 
 
+def _follow_changes(
+    reader: Reader, interval: float, wanted: Iterable[str]
+) -> Iterator[Sequence[OperationSnapshot]]:
+    """Yield the changes of a reader. Watch again after a temporary error.
+
+    The error is reported once. The operations with the IDs ``wanted`` are yielded after it, because
+    they may have finished in the meantime.
+    """
+    has_failed = False
+    while True:
+        watch = reader.watch(interval)
+        try:
+            for changes in watch:
+                if has_failed:
+                    found = {operation.run: operation for operation in changes}
+                    current = (reader.get(id_) for id_ in wanted)
+                    found.update((each.run, each) for each in current if each is not None)
+                    has_failed, changes = False, list(found.values())
+                yield changes
+            return
+        except JournalError as error:
+            if not error.is_temporary:
+                raise
+            if not has_failed:
+                click.echo(f"{escape_controls(str(error))} Trying again.", err=True)
+            has_failed = True
+        finally:
+            if isinstance(watch, Generator):
+                watch.close()
+        time.sleep(_RETRY_S)
+
+
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     """Ignore Ctrl-C while the session is closed."""
@@ -143,7 +179,7 @@ class _WatchSession:
 
         Without wanted operations, run until Ctrl-C.
         """
-        changes = self._reader.watch(interval)
+        changes = _follow_changes(self._reader, interval, self._wanted)
         try:
             self._write((), list(self._finished.values()))
             for changed in changes:

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
 from typing import Final
 
+from otel_progress.journal import rows
 from otel_progress.journal.liveness import ReadTime
-from otel_progress.journal.sqlite import rows
+from otel_progress.journal.rows import STATE
+from otel_progress.journal.snapshots import end_abandoned_level
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import add_levels, read_heartbeats, select_operations
-from otel_progress.journal.sqlite.rows import STATE
-from otel_progress.model import Failure, LevelSnapshot, Status
+from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
-
-ERROR_TYPE: Final = "Abandoned"
-"""Type of the error of a run that was marked as failed."""
-
-
-_DEFAULT_REASON: Final = "its process exited without an end"
-
-
-_PARENT_ENDED: Final = "ended with its parent"
-
 
 _NEWEST_ACTIVE: Final = "WHERE o.operation_id = ? AND o.finished_at IS NULL ORDER BY o.key DESC LIMIT 1"
 
@@ -54,7 +44,7 @@ def fail_abandoned_run(
         keys = dict(query_all(connection, "SELECT path, key FROM levels WHERE operation = ?", (key,)))
         for level in (operation.root, *operation.levels):
             if level.status is Status.RUNNING:
-                ended = _end_level(level, operation, reason, moment)
+                ended = end_abandoned_level(level, operation, reason, moment)
                 values = (*rows.get_advance(ended), *rows.encode_rest(rows.get_rest(ended)))
                 connection.execute(_UPDATE_STATE, (*values, keys[level.path]))
         connection.execute(_FINISH, (moment.now, Status.FAILED.value, key))
@@ -71,25 +61,3 @@ def _is_gone(
         return moment.is_gone(heartbeat)
     (recorded_at,) = connection.execute("SELECT recorded_at FROM operations WHERE key = ?", (key,)).fetchone()
     return moment.now - float(recorded_at) > UNVERIFIED_TIMEOUT_S
-
-
-def _end_level(
-    level: LevelSnapshot, operation: OperationSnapshot, reason: str, moment: ReadTime
-) -> LevelSnapshot:
-    started_at = level.info.started_at
-    ended = replace(
-        level,
-        sequence=level.sequence + 1,
-        observed_at=moment.now,
-        observed_clock=operation.clock,
-        ended_at=moment.now if started_at is None else max(moment.now, started_at),
-        duration_s=level.elapsed(operation.clock),
-        eta=None,
-        stage=None,
-    )
-    if level.paused_clock is not None:
-        paused_s = level.paused_s + max(0.0, operation.clock - level.paused_clock)
-        ended = replace(ended, paused_s=paused_s, paused_clock=None)
-    if level.path:
-        return replace(ended, status=Status.CANCELLED, message=_PARENT_ENDED)
-    return replace(ended, status=Status.FAILED, error=Failure(ERROR_TYPE, reason or _DEFAULT_REASON))

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import isfinite
-from operator import attrgetter
 from typing import Any, Final
 
 from otel_progress.batches import (
@@ -26,6 +25,7 @@ from otel_progress.batches import (
     was_finished_at,
 )
 from otel_progress.journal.liveness import ReadTime
+from otel_progress.journal.rows import DECLARATION, decode_declaration_row, encode_declaration_row
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import select_operations
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
@@ -35,13 +35,7 @@ ENDED: Final = ("completed", "failed", "cancelled", "skipped")
 """Final statuses, which are columns of the tally in ``batches``."""
 
 
-_DECLARATION: Final = ("id", "name", "type", "total", "started_at", "ended_at", "sequence")
-
-
-_to_row: Final = attrgetter(*_DECLARATION)
-
-
-_COLUMNS: Final = ", ".join((*_DECLARATION, *ENDED, "ends"))
+_COLUMNS: Final = ", ".join((*DECLARATION, *ENDED, "ends"))
 
 
 _SELECT_ONE: Final = f"SELECT {_COLUMNS} FROM batches WHERE id = ?"
@@ -86,27 +80,22 @@ _EXPIRE: Final = """DELETE FROM batches WHERE seen_at < ? AND (last_end IS NULL 
     AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.batch = batches.id)"""
 
 
-def create_placeholder(batch_id: str, started_at: float) -> BatchDeclaration:
-    """Return the placeholder of a batch that is not declared yet."""
-    return BatchDeclaration(batch_id, batch_id, "batch", None, started_at, None, 0)
-
-
 def upsert_declarations(
     connection: sqlite3.Connection, declarations: Iterable[BatchDeclaration], at: float
 ) -> None:
     """Store declarations, each merged with the stored one of its batch."""
     for declaration in declarations:
         row = next(iter(query_all(connection, _SELECT_ONE, (declaration.id,))), None)
-        stored = None if row is None else _decode_declaration(row)
+        stored = None if row is None else decode_declaration_row(row)
         merged = declaration if stored is None else merge(stored, declaration)
         if merged != stored:
-            connection.execute(_UPSERT, (*_to_row(merged), at))
+            connection.execute(_UPSERT, (*encode_declaration_row(merged), at))
 
 
 def read_batch(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> BatchSnapshot | None:
     """Return the current state of a batch, or None."""
     for row in query_all(connection, _SELECT_ONE, (batch_id,)):
-        if (declaration := _decode_declaration(row)) is not None:
+        if (declaration := decode_declaration_row(row)) is not None:
             counts = dict(query_all(connection, _COUNT_ONE, (batch_id,)))
             tally = _build_tally(row, counts)
             return _build_snapshot(connection, declaration, tally, counts.get(None, 0), moment)
@@ -122,7 +111,7 @@ def read_batches(connection: sqlite3.Connection, query: BatchQuery, moment: Read
         counts.setdefault(batch_id, {})[status] = count
     found = []
     for row in query_all(connection, _SELECT_ALL):
-        if (info := _decode_declaration(row)) is not None:
+        if (info := decode_declaration_row(row)) is not None:
             by_status = counts.get(info.id, {})
             tally, running = _build_tally(row, by_status), by_status.get(None, 0)
             summary = summarise(info, tally, (), (), moment.now, running=running, running_ratio=0.0)
@@ -146,7 +135,7 @@ def add_deleted_runs(connection: sqlite3.Connection, runs: Sequence[tuple[str, s
             by_batch.setdefault(batch_id, []).append((status, end))
     for batch_id, ended in by_batch.items():
         for row in query_all(connection, _SELECT_ONE, (batch_id,)):
-            counts = [_to_count(row[len(_DECLARATION) + index]) for index in range(len(ENDED))]
+            counts = [_to_count(row[len(DECLARATION) + index]) for index in range(len(ENDED))]
             for status, _ in ended:
                 counts[ENDED.index(status)] += 1
             ends = sorted((*_decode_ends(row[-1]), *(end for _, end in ended)))[-MAX_ENDS:]
@@ -191,23 +180,11 @@ def _build_snapshot(
 
 def _build_tally(row: Sequence[Any], counts: dict[str | None, int]) -> BatchTally:
     """Return the tally of deleted operations (columns of ``row``) and of stored ones."""
-    deleted = zip(ENDED, row[len(_DECLARATION) : -1], strict=True)
+    deleted = zip(ENDED, row[len(DECLARATION) : -1], strict=True)
     completed, failed, cancelled, skipped = (
         _to_count(number) + counts.get(status, 0) for status, number in deleted
     )
     return BatchTally(completed, failed, cancelled, skipped, _decode_ends(row[-1]))
-
-
-def _decode_declaration(row: Sequence[Any]) -> BatchDeclaration | None:
-    """Return the declaration of a row, or None if the row is invalid."""
-    info = BatchDeclaration(*row[: len(_DECLARATION)])
-    if {type(info.id), type(info.name), type(info.type)} != {str} or type(info.sequence) is not int:
-        return None
-    if type(info.started_at) is not float or not isfinite(info.started_at):
-        return None
-    total = info.total if type(info.total) is int else None
-    ended_at = info.ended_at if type(info.ended_at) is float and isfinite(info.ended_at) else None
-    return replace(info, total=total, ended_at=ended_at)
 
 
 def _decode_ends(text: Any) -> tuple[float, ...]:

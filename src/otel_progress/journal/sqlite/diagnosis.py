@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_progress.errors import JournalError
+from otel_progress.journal import rows
 from otel_progress.journal.decoding import DECODE_ERRORS, SAMPLE, decode_info_column
 from otel_progress.journal.protocol import JournalFinding
-from otel_progress.journal.sqlite import previews, rows, schema
+from otel_progress.journal.rows import EVENT, LOG, STATE
+from otel_progress.journal.sqlite import schema
 from otel_progress.journal.sqlite.opening import (
     NothingRecordedError,
     check_readable,
@@ -21,8 +23,6 @@ from otel_progress.journal.sqlite.opening import (
     is_missing,
     open_to_check,
 )
-from otel_progress.journal.sqlite.reader import decode_heartbeat_row
-from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
 
 _TIMEOUT_S: Final = 5.0
 
@@ -208,8 +208,8 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     ),
     (
         "previews",
-        f"SELECT {', '.join(previews.PREVIEW)} FROM previews",
-        lambda row: previews.decode_preview_row("", "", "", row) is not None,
+        f"SELECT {', '.join(rows.PREVIEW)} FROM previews",
+        lambda row: rows.decode_preview_row("", "", "", row) is not None,
     ),
     (
         "samples",
@@ -219,7 +219,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     (
         "instances",
         "SELECT id, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock FROM instances",
-        lambda row: decode_heartbeat_row(row) is not None,
+        lambda row: rows.decode_heartbeat_row(row) is not None,
     ),
     ("uses", "SELECT use FROM uses", _is_valid_use),
 )

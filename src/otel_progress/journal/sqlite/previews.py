@@ -8,24 +8,12 @@ Every function runs within the caller's transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from math import isfinite
-from operator import attrgetter
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from otel_progress.journal.decoding import NUMBER_OR_NONE
+from otel_progress.journal.rows import PREVIEW, encode_preview_row
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.records import Preview
-
-PREVIEW: Final = (
-    "number", "path", "at", "name", "media_type", "size_bytes",
-    "digest", "location", "width", "height", "ratio",
-)  # fmt: skip
-"""Columns of ``previews`` that are fields of a Preview."""
-
-
-_to_row: Final[Callable[[Preview], tuple[Any, ...]]] = attrgetter(*PREVIEW)
-
 
 _INSERT: Final = (
     f"INSERT OR IGNORE INTO previews (operation, writer, {', '.join(PREVIEW)}) VALUES ({', '.join('?' * 13)})"
@@ -71,7 +59,7 @@ def store_previews(
     """
     stored = [(key, preview) for key, preview in previews if preview.location]
     expired = [(key, preview.number, writer) for key, preview in previews if not preview.location]
-    connection.executemany(_INSERT, [(key, writer, *_to_row(preview)) for key, preview in stored])
+    connection.executemany(_INSERT, [(key, writer, *encode_preview_row(preview)) for key, preview in stored])
     connection.executemany(_RAISE_COUNT, [(preview.number, key) for key, preview in stored])
     connection.executemany(_DELETE, expired)
     deleted = []
@@ -96,33 +84,3 @@ def find_unreferenced(connection: sqlite3.Connection, locations: Iterable[object
     """Return the distinct locations that no row refers to."""
     candidates = dict.fromkeys(location for location in locations if type(location) is str)
     return [location for location in candidates if not query_all(connection, _SELECT_REFERENCE, (location,))]
-
-
-def decode_preview_row(
-    operation_id: str, operation_type: str, run: str, row: Sequence[Any]
-) -> Preview | None:
-    """Return the preview of a row of PREVIEW columns, or None if a value is invalid."""
-    number, path, at, name, media_type, size_bytes, digest, location, width, height, ratio = row
-    if {type(number), type(size_bytes)} != {int} or type(at) is not float or not isfinite(at):
-        return None
-    if {type(path), type(name), type(media_type), type(digest), type(location)} != {str}:
-        return None
-    if not ({type(width), type(height)} <= {int, type(None)} and type(ratio) in NUMBER_OR_NONE):
-        return None
-    known = None if ratio is None or not isfinite(ratio) else ratio
-    return Preview(
-        operation_id,
-        operation_type,
-        run,
-        path,
-        number,
-        at,
-        name,
-        media_type,
-        size_bytes,
-        digest,
-        location,
-        width,
-        height,
-        known,
-    )

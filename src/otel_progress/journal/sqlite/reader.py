@@ -5,17 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import isfinite
 from typing import Any, Final, TypeAlias, TypeVar
 
+from otel_progress.journal import rows
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.invalid_rows import count_invalid_row
 from otel_progress.journal.liveness import Heartbeat, ReadTime
-from otel_progress.journal.sqlite import previews, rows
+from otel_progress.journal.rows import EVENT, LOG, STATE
+from otel_progress.journal.snapshots import build_operation, sort_depth_first
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.paths import build_subtree_condition, expand_levels, expand_records
-from otel_progress.journal.sqlite.rows import EVENT, LOG, STATE
-from otel_progress.model import Instance, LevelSnapshot
+from otel_progress.model import LevelSnapshot
 from otel_progress.operations import Event, OperationSnapshot
 from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery, PreviewQuery, ResourceQuery
 from otel_progress.records import LogRecord, Preview, ResourceSample
@@ -66,8 +66,8 @@ def read_previews(connection: sqlite3.Connection, operation_id: str, query: Prev
             _build_path_condition(connection, key, query.path),
             ("number <= ?", None if query.max_number is None else (query.max_number,)),
         )
-        found = _select_newest(connection, "previews", previews.PREVIEW, key, conditions, query.limit)
-        decoded = (previews.decode_preview_row(operation_id, operation_type, run, row) for row in found)
+        found = _select_newest(connection, "previews", rows.PREVIEW, key, conditions, query.limit)
+        decoded = (rows.decode_preview_row(operation_id, operation_type, run, row) for row in found)
         return expand_records(connection, key, _select_valid("preview", key, found, decoded))
     return []
 
@@ -238,7 +238,7 @@ def read_heartbeats(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[
     heartbeats = {}
     for chunk in _split_into_chunks(list(ids)):
         for row in query_all(connection, f"{_SELECT_HEARTBEAT} WHERE id IN ({_marks(chunk)})", chunk):
-            if (heartbeat := decode_heartbeat_row(row)) is not None:
+            if (heartbeat := rows.decode_heartbeat_row(row)) is not None:
                 heartbeats[heartbeat.instance.id] = heartbeat
             else:
                 count_invalid_row("process", *row)
@@ -264,27 +264,6 @@ def add_levels(connection: sqlite3.Connection, found: Sequence[KeyedOperation]) 
     ]
 
 
-def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
-    """Return the levels in depth-first order, siblings sorted by ``order``."""
-    known = {level.info.path: level for level in levels}
-    children: dict[str, list[LevelSnapshot]] = {}
-    for level in known.values():
-        above = level.info.parent_path
-        # A parent is missing if it was evicted, or if another process has not written it yet.
-        while above and above not in known:
-            above = above.rpartition("/")[0]
-        children.setdefault(above or "", []).append(level)
-    for siblings in children.values():
-        # Why reverse: siblings are popped from the end.
-        siblings.sort(key=lambda level: (level.info.order, level.info.path), reverse=True)
-    result, waiting = [], children.get("", [])
-    while waiting:
-        level = waiting.pop()
-        result.append(level)
-        waiting += children.get(level.info.path, ())
-    return tuple(result)
-
-
 def select_operations(
     connection: sqlite3.Connection, rest: str, bound: Sequence[object], moment: ReadTime
 ) -> list[KeyedOperation]:
@@ -294,45 +273,10 @@ def select_operations(
     found = []
     for key, instance, run, use, cancelled, info, *state in answer:
         if (root := rows.decode_snapshot_row(info, state)) is not None:
-            found.append((key, _build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
+            found.append((key, build_operation(root, heartbeats.get(instance), use, cancelled, moment)))
         else:
             count_invalid_row("operation", run)
     return found
-
-
-def _build_operation(
-    root: LevelSnapshot, heartbeat: Heartbeat | None, use: Any, cancelled: Any, moment: ReadTime
-) -> OperationSnapshot:
-    instance = None if heartbeat is None else heartbeat.instance
-    # Without a heartbeat, the snapshot itself is the last one.
-    if heartbeat is None:
-        process = Instance(root.info.instance, 0, "", "", 0.0)
-        heartbeat = Heartbeat(process, root.observed_at, root.observed_clock)
-    alive, clock = moment.get_liveness(heartbeat)
-    return OperationSnapshot(
-        root,
-        (),
-        moment.now,
-        clock,
-        instance,
-        alive,
-        resources=None if use is None else rows.decode_use_or_none(use),
-        cancel_requested_at=cancelled if type(cancelled) is float and isfinite(cancelled) else None,
-    )
-
-
-def decode_heartbeat_row(row: Sequence[Any]) -> Heartbeat | None:
-    """Return the heartbeat of a row of ``instances``, or None if a value is invalid."""
-    identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
-    if {type(identity), type(host), type(service)} != {str}:
-        return None
-    if {type(heartbeat_at), type(heartbeat_clock)} != {float}:
-        return None
-    if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
-        return None
-    if not isfinite(heartbeat_at) or not isfinite(heartbeat_clock) or not isfinite(started_at):
-        return None
-    return Heartbeat(Instance(identity, pid, host, service, started_at, start), heartbeat_at, heartbeat_clock)
 
 
 def _split_into_chunks(values: list[Any]) -> Iterable[list[Any]]:

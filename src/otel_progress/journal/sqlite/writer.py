@@ -12,13 +12,15 @@ from itertools import chain
 from typing import Any, Final, TypeVar
 
 from otel_progress.batches import BatchDeclaration
+from otel_progress.journal import rows
 from otel_progress.journal.decoding import SAMPLE
+from otel_progress.journal.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sanitize import sanitize_change_set
-from otel_progress.journal.sqlite import batches, previews, rows
+from otel_progress.journal.snapshots import get_end
+from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
-from otel_progress.journal.sqlite.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
@@ -299,19 +301,15 @@ class _WritePlan:
             if snapshot.info.batch is not None:
                 self._add_to_batch(snapshot.info.batch, snapshot)
         if snapshot.status.finished:
-            self._finished.append((_get_end(snapshot), snapshot.status.value, operation))
+            self._finished.append((get_end(snapshot), snapshot.status.value, operation))
 
     def _add_to_batch(self, batch: str, snapshot: LevelSnapshot) -> None:
         """Plan a placeholder of the batch from the start of its first operation."""
         started = snapshot.info.started_at
-        placeholder = batches.create_placeholder(batch, snapshot.observed_at if started is None else started)
+        placeholder = rows.create_placeholder(batch, snapshot.observed_at if started is None else started)
         known = self._batches.get(batch)
         if known is None or placeholder.started_at < known.started_at:
             self._batches[batch] = placeholder
-
-
-def _get_end(snapshot: LevelSnapshot) -> float:
-    return snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
 
 
 def _insert_rows(connection: sqlite3.Connection, insert: str, values: Sequence[Sequence[Any]]) -> None:
@@ -477,7 +475,7 @@ class Writer:
             info.instance,
             change_set.at,
             info.batch if is_root else None,
-            _get_end(snapshot) if is_finished else None,
+            get_end(snapshot) if is_finished else None,
             snapshot.status.value if is_finished else None,
         )
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from math import isfinite
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from otel_progress import codec
+from otel_progress.batches import BatchDeclaration
 from otel_progress.journal.decoding import (
     DECODE_ERRORS,
     ETA,
@@ -32,10 +34,12 @@ from otel_progress.journal.decoding import (
     decode_sample_values,
     decode_use_column,
 )
+from otel_progress.journal.liveness import Heartbeat
 from otel_progress.model import (
     NO_METADATA,
     Eta,
     Failure,
+    Instance,
     LevelInfo,
     LevelSnapshot,
     Outcome,
@@ -43,7 +47,7 @@ from otel_progress.model import (
     adjust_ratio,
 )
 from otel_progress.operations import Event
-from otel_progress.records import LogRecord, ResourceSample, ResourceUse
+from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
 
 Value: TypeAlias = "str | int | float | None"
 
@@ -116,6 +120,25 @@ get_advance: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*ADV
 
 get_rest: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*_REST, *EXTRA)
 """Return the fields of REST of a snapshot, to compare them or to encode them."""
+
+
+PREVIEW: Final = (
+    "number", "path", "at", "name", "media_type", "size_bytes",
+    "digest", "location", "width", "height", "ratio",
+)  # fmt: skip
+"""Columns of ``previews`` that are fields of a Preview."""
+
+
+encode_preview_row: Final[Callable[[Preview], tuple[Any, ...]]] = attrgetter(*PREVIEW)
+"""Return the columns of PREVIEW of a preview."""
+
+
+DECLARATION: Final = ("id", "name", "type", "total", "started_at", "ended_at", "sequence")
+"""Columns of ``batches`` that are fields of a BatchDeclaration."""
+
+
+encode_declaration_row: Final[Callable[[BatchDeclaration], tuple[Any, ...]]] = attrgetter(*DECLARATION)
+"""Return the columns of DECLARATION of a declaration."""
 
 
 encode_sample_row: Final[Callable[[ResourceSample], tuple[Any, ...]]] = attrgetter(*SAMPLE)
@@ -297,6 +320,67 @@ def decode_log_row(operation_id: str, operation_type: str, run: str, row: Sequen
         )
     except DECODE_ERRORS:
         return None
+
+
+def decode_preview_row(
+    operation_id: str, operation_type: str, run: str, row: Sequence[Any]
+) -> Preview | None:
+    """Return the preview of a row of PREVIEW columns, or None if a value is invalid."""
+    number, path, at, name, media_type, size_bytes, digest, location, width, height, ratio = row
+    if {type(number), type(size_bytes)} != {int} or type(at) is not float or not isfinite(at):
+        return None
+    if {type(path), type(name), type(media_type), type(digest), type(location)} != {str}:
+        return None
+    if not ({type(width), type(height)} <= {int, type(None)} and type(ratio) in NUMBER_OR_NONE):
+        return None
+    known = None if ratio is None or not isfinite(ratio) else ratio
+    return Preview(
+        operation_id,
+        operation_type,
+        run,
+        path,
+        number,
+        at,
+        name,
+        media_type,
+        size_bytes,
+        digest,
+        location,
+        width,
+        height,
+        known,
+    )
+
+
+def decode_heartbeat_row(row: Sequence[Any]) -> Heartbeat | None:
+    """Return the heartbeat of a row of ``instances``, or None if a value is invalid."""
+    identity, pid, host, service, started_at, start, heartbeat_at, heartbeat_clock = row
+    if {type(identity), type(host), type(service)} != {str}:
+        return None
+    if {type(heartbeat_at), type(heartbeat_clock)} != {float}:
+        return None
+    if type(pid) is not int or type(started_at) is not float or not (start is None or type(start) is int):
+        return None
+    if not isfinite(heartbeat_at) or not isfinite(heartbeat_clock) or not isfinite(started_at):
+        return None
+    return Heartbeat(Instance(identity, pid, host, service, started_at, start), heartbeat_at, heartbeat_clock)
+
+
+def create_placeholder(batch_id: str, started_at: float) -> BatchDeclaration:
+    """Return the placeholder of a batch that is not declared yet."""
+    return BatchDeclaration(batch_id, batch_id, "batch", None, started_at, None, 0)
+
+
+def decode_declaration_row(row: Sequence[Any]) -> BatchDeclaration | None:
+    """Return the declaration of a row, or None if the row is invalid."""
+    info = BatchDeclaration(*row[: len(DECLARATION)])
+    if {type(info.id), type(info.name), type(info.type)} != {str} or type(info.sequence) is not int:
+        return None
+    if type(info.started_at) is not float or not isfinite(info.started_at):
+        return None
+    total = info.total if type(info.total) is int else None
+    ended_at = info.ended_at if type(info.ended_at) is float and isfinite(info.ended_at) else None
+    return replace(info, total=total, ended_at=ended_at)
 
 
 def decode_sample_row(row: Sequence[Any]) -> ResourceSample | None:
