@@ -394,6 +394,11 @@ class SinkWorker:
         return self._is_writing or self._has_waiting
 
     @property
+    def has_failed(self) -> bool:
+        """True while the last write is one that the sink rejected."""
+        return self._has_failed
+
+    @property
     def _has_waiting(self) -> bool:
         return (
             self._pending.latest is not None

@@ -1,0 +1,120 @@
+"""Delivery of ended operations to the sinks and exporters, before the process can leave.
+
+The end of an operation wakes the ticker and the exporters. Children of multiprocessing may be
+killed as soon as their task has returned, so there the caller waits for the delivery, up to
+``MAX_WAIT_S``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from otel_progress.runtime.export_trigger import ExportTrigger
+from otel_progress.runtime.parent_process import is_multiprocessing_child
+from otel_progress.runtime.sink_worker import SinkWorker
+from otel_progress.runtime.ticker import Ticker
+
+MAX_WAIT_S: Final = 0.05
+"""Maximum time that the end of an operation waits in a child of multiprocessing, in seconds."""
+
+
+MAX_WAIT_SHARE: Final = 0.1
+"""Maximum share of the time for such waits. Beyond it, ends only wake the sinks."""
+
+
+MAX_WAIT_CREDIT_S: Final = 1.0
+"""Time that such waits may use before their share limits them, in seconds."""
+
+
+_POLL_S: Final = 0.001
+"""Time between two checks during a wait, in seconds."""
+
+
+class EndDelivery:
+    """Wakes the ticker and the exporters when an operation ends.
+
+    ``exports_spans`` returns True if the spans of levels are exported by this package.
+    """
+
+    def __init__(
+        self, ticker: Ticker, sink_workers: Sequence[SinkWorker], exports_spans: Callable[[], bool]
+    ) -> None:
+        self.span_export: ExportTrigger | None = None
+        self.event_export: ExportTrigger | None = None
+        self.is_closing = False
+        """True while all operations end, so that no end waits for itself."""
+        self._ticker = ticker
+        self._sink_workers = sink_workers
+        self._exports_spans = exports_spans
+        self.restart()
+
+    def restart(self) -> None:
+        """Discard the requests of the parent process, as a forked child does."""
+        self._credit_s = MAX_WAIT_CREDIT_S
+        self._credited_at = time.monotonic()
+        for export in self._list_exports():
+            export.restart()
+
+    def _list_exports(self) -> list[ExportTrigger]:
+        return [export for export in (self.span_export, self.event_export) if export is not None]
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no export of an ended operation waits or runs."""
+        return all(export.is_idle for export in self._list_exports())
+
+    def deliver_end(self) -> None:
+        """Wake the sinks. In a child of multiprocessing, wait until they have stored the end."""
+        is_awaited = is_multiprocessing_child() and self._can_wait()
+        span_number = 0
+        if self.span_export is not None and self._exports_spans():
+            span_number = self.span_export.request(is_awaited=is_awaited)
+        if is_awaited:
+            self._wait(span_number)
+        else:
+            self._ticker.wake_at_end()
+
+    def request_event_export(self) -> None:
+        """Export the events of an ended operation, which the sink of events has emitted."""
+        if self.event_export is not None:
+            self.event_export.request(is_awaited=is_multiprocessing_child())
+
+    def close(self) -> None:
+        """Stop the threads of the exports."""
+        for export in self._list_exports():
+            export.close()
+
+    def _can_wait(self) -> bool:
+        if self.is_closing or not self._ticker.can_wait() or _has_event_loop():
+            return False
+        now = time.monotonic()
+        earned_s = (now - self._credited_at) * MAX_WAIT_SHARE
+        self._credited_at = now
+        self._credit_s = min(MAX_WAIT_CREDIT_S, self._credit_s + earned_s)
+        return self._credit_s > 0.0
+
+    def _wait(self, span_number: int) -> None:
+        # Why no condition: a signal handler may end an operation while its thread holds a lock.
+        started = time.monotonic()
+        tick = self._ticker.request_tick()
+        while time.monotonic() - started < MAX_WAIT_S and not self._is_delivered(tick, span_number):
+            time.sleep(_POLL_S)
+        self._credit_s -= time.monotonic() - started
+
+    def _is_delivered(self, tick: int, span_number: int) -> bool:
+        if not self._ticker.has_ticked(tick):
+            return False
+        if any(worker.has_backlog and not worker.has_failed for worker in self._sink_workers):
+            return False
+        if span_number and self.span_export is not None and not self.span_export.is_done(span_number):
+            return False
+        return self.event_export is None or self.event_export.is_idle or self.event_export.is_failing
+
+
+def _has_event_loop() -> bool:
+    """Return True in a thread that runs an event loop of asyncio, which a wait would block."""
+    asyncio_events = sys.modules.get("asyncio.events")
+    return asyncio_events is not None and asyncio_events._get_running_loop() is not None
