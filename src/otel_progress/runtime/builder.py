@@ -154,6 +154,8 @@ class _RuntimeBuilder:
         """Add the sink of the journal, and the files of ended operations next to it."""
         overflow = self._create_spill_file(journal, "journal")
         self._add_sink("journal", journal, on_written=self._read_journal_requests, overflow=overflow)
+        worker = self._components.sink_workers[-1]
+        self._components.ends.store_end = lambda root: worker.store_end(self._store.encode_end(root))
         waiting = self._create_spill_file(journal, "tick")
         if waiting is not None:
             self._store.set_end_overflow(waiting)

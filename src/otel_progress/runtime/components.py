@@ -191,7 +191,7 @@ class RuntimeComponents:
         if node.parent is None:
             if self.callbacks:
                 self._submit_to_callbacks(node.status.value, node)  # type: ignore[arg-type]
-            self.ends.deliver_end()
+            self.ends.deliver_end(node)
 
     def on_event_dropped(self) -> None:
         """Count a dropped event."""

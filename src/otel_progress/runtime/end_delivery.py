@@ -2,7 +2,7 @@
 
 The end of an operation wakes the ticker and the exporters. Children of multiprocessing may be
 killed as soon as their task has returned, so there the caller waits for the delivery, up to
-``MAX_WAIT_S``.
+``MAX_WAIT_S``. After that time, the end is stored in a file next to the journal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from otel_progress.live.node import Node
 from otel_progress.runtime.export_trigger import ExportTrigger
 from otel_progress.runtime.parent_process import is_multiprocessing_child
 from otel_progress.runtime.sink_worker import SinkWorker
@@ -46,6 +47,8 @@ class EndDelivery:
         self.event_export: ExportTrigger | None = None
         self.is_closing = False
         """True while all operations end, so that no end waits for itself."""
+        self.store_end: Callable[[Node], object] = lambda root: None
+        """Stores an ended operation that could not be delivered within the wait."""
         self._ticker = ticker
         self._sink_workers = sink_workers
         self._exports_spans = exports_spans
@@ -55,6 +58,7 @@ class EndDelivery:
         """Discard the requests of the parent process, as a forked child does."""
         self._credit_s = MAX_WAIT_CREDIT_S
         self._credited_at = time.monotonic()
+        self._is_storing = False
         for export in self._list_exports():
             export.restart()
 
@@ -66,14 +70,14 @@ class EndDelivery:
         """True if no export of an ended operation waits or runs."""
         return all(export.is_idle for export in self._list_exports())
 
-    def deliver_end(self) -> None:
+    def deliver_end(self, root: Node) -> None:
         """Wake the sinks. In a child of multiprocessing, wait until they have stored the end."""
         is_awaited = is_multiprocessing_child() and self._can_wait()
         span_number = 0
         if self.span_export is not None and self._exports_spans():
             span_number = self.span_export.request(is_awaited=is_awaited)
         if is_awaited:
-            self._wait(span_number)
+            self._wait(root, span_number)
         else:
             self._ticker.wake_at_end()
 
@@ -96,22 +100,32 @@ class EndDelivery:
         self._credit_s = min(MAX_WAIT_CREDIT_S, self._credit_s + earned_s)
         return self._credit_s > 0.0
 
-    def _wait(self, span_number: int) -> None:
+    def _wait(self, root: Node, span_number: int) -> None:
         # Why no condition: a signal handler may end an operation while its thread holds a lock.
         started = time.monotonic()
         tick = self._ticker.request_tick()
         while time.monotonic() - started < MAX_WAIT_S and not self._is_delivered(tick, span_number):
             time.sleep(_POLL_S)
+        if not self._is_written(tick) and not self._is_storing:
+            # Why a flag: a signal handler may end another operation while this one is stored.
+            self._is_storing = True
+            try:
+                self.store_end(root)
+            finally:
+                self._is_storing = False
         self._credit_s -= time.monotonic() - started
 
     def _is_delivered(self, tick: int, span_number: int) -> bool:
-        if not self._ticker.has_ticked(tick):
-            return False
-        if any(worker.has_backlog and not worker.has_failed for worker in self._sink_workers):
+        if not self._is_written(tick):
             return False
         if span_number and self.span_export is not None and not self.span_export.is_done(span_number):
             return False
         return self.event_export is None or self.event_export.is_idle or self.event_export.is_failing
+
+    def _is_written(self, tick: int) -> bool:
+        return self._ticker.has_ticked(tick) and not any(
+            worker.has_backlog and not worker.has_failed for worker in self._sink_workers
+        )
 
 
 def _has_event_loop() -> bool:

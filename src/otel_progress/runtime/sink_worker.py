@@ -359,6 +359,13 @@ class SinkWorker:
                 dropped = self._pending.return_ends(ends[stored:])
         self._count_dropped_ends(dropped)
 
+    def store_end(self, record: bytes) -> bool:
+        """Store an ended operation in the file, in addition to the queue.
+
+        The sink may write it twice, which changes nothing. Return False without a file.
+        """
+        return self._overflow is not None and self._overflow.append([record]) == 1
+
     def _count_dropped_ends(self, count: int) -> None:
         if count:
             self.dropped_ends += count
