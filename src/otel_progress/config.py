@@ -76,13 +76,14 @@ def configure(
     token_file: str | os.PathLike[str] | None = None,
     terminate_signals: bool | None = None,
     enabled: bool | None = None,
-    inherit: bool = False,
+    inherit: bool | None = None,
 ) -> Runtime:
     """Record progress from now on and return the runtime.
 
     The runtime is also a context manager. Otherwise it shuts down at interpreter exit.
 
-    Every argument has an environment variable: ``OTEL_PROGRESS_`` and its name in capitals.
+    Every argument but ``tracer_provider`` and ``inherit`` has an environment variable:
+    ``OTEL_PROGRESS_`` and its name in capitals.
     Arguments take precedence over the environment. None means that an argument is not given.
     Durations are seconds or texts such as ``"24h"``.
 
@@ -123,7 +124,7 @@ def configure(
     """
     arguments = dict(locals())  # first statement: exactly the arguments
     provider, is_inheriting = arguments.pop("tracer_provider"), arguments.pop("inherit")
-    return start(arguments, provider, is_inheriting=is_inheriting)
+    return start(arguments, provider, is_inheriting=bool(is_inheriting))
 
 
 def start(

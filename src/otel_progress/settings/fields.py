@@ -385,8 +385,11 @@ def _format_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(f"{ratio * 100.0!r}%" for ratio in value)
-    return format(value, "f") if isinstance(value, float) else str(value)
+        # Why twice: a single number would be an interval in seconds.
+        return ",".join(_format_value(ratio) for ratio in (value * 2 if len(value) == 1 else value))
+    text = str(value)
+    # Why: the parsers accept no exponent.
+    return f"{value:.30f}" if isinstance(value, float) and "e" in text else text
 
 
 def _make_absolute(store: str) -> str:
