@@ -12,7 +12,7 @@ from typing import Final
 from otel_progress.journal import open_journal
 from otel_progress.protocols import HistoryQuery
 
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 900.0
 """Maximum time of a program, in seconds. Only a program that hangs reaches it."""
 
 
