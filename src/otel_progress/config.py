@@ -18,7 +18,7 @@ from otel_progress.runtime.parent_process import (
     read_parent_settings,
 )
 from otel_progress.runtime.providers import discard_own_provider
-from otel_progress.runtime.runtime import Runtime
+from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
 from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
 
@@ -174,7 +174,7 @@ def _start_runtime(
         logger.debug("The parent process has these parts, so they are not created: %s", ", ".join(withheld))
     runtime = build_runtime(settings, provider, sources, withheld=withheld)
     _current[:] = [runtime]
-    runtime.install_hooks()
+    install_exit_hooks(runtime)
     return runtime
 
 
@@ -201,7 +201,7 @@ def _reuse_runtime(
     """Return the active runtime if the arguments agree with its settings."""
     given = {name: value for name, value in arguments.items() if value is not None}
     differences = runtime.settings.list_differences(runtime.settings.with_arguments(**given), given)
-    if differences and runtime.is_inherited:
+    if differences and is_inherited(runtime):
         return _replace_inherited(runtime, given, provider)
     if differences:
         msg = (

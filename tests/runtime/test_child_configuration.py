@@ -1,4 +1,4 @@
-"""Configuration in children: inherited settings, other arguments, and resources of the parent."""
+"""Configuration in children: inherited settings, other arguments, and resources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_script_with_a_fixed_port_maps_in_children(tmp_path: Path, method: str) -> None:
-    """Neither the import of the script in a child nor its parent fails, also in strict mode."""
+    """Neither the import of the script in a child nor its parent fails."""
     code = f"""
     import multiprocessing
     progress.configure(prometheus_port={free_ports("127.0.0.1", 1)[0]}, otlp=False, strict=True)
@@ -78,7 +78,7 @@ def test_child_gets_a_port_that_its_parent_does_not_have(tmp_path: Path) -> None
 
 
 def test_configure_with_other_arguments_in_a_forked_child_applies_them(tmp_path: Path) -> None:
-    """The parent keeps its settings. A second change in the child is an error, as elsewhere."""
+    """The parent keeps its settings. A second change in the child is an error."""
     code = """
     import os
     from otel_progress import ConfigurationError
@@ -133,7 +133,7 @@ def test_initializer_with_other_values_does_not_start_workers_without_end(tmp_pa
 def test_inherit_uses_the_settings_of_the_parent_in_spawned_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arguments take precedence over them, and they take precedence over the environment."""
+    """Arguments take precedence over them, and they over the environment."""
     code = """
     import multiprocessing
     def work(given):

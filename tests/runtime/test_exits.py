@@ -31,7 +31,7 @@ def test_os_exit_after_an_end_delivers_the_end(tmp_path: Path) -> None:
     {CONFIGURE}
     with progress.operation("o", id="ended"):
         pass
-    progress.operation("o", id="running").start()
+    running = progress.operation("o", id="running").start()
     os._exit(7)
     """
     assert run(tmp_path, code) == (7, "", "")
@@ -77,7 +77,7 @@ def test_os_exit_is_the_original_after_the_shutdown(tmp_path: Path) -> None:
 
 @needs_fork
 def test_thread_of_a_child_ends_its_operation_after_the_finalizers(tmp_path: Path) -> None:
-    """Multiprocessing waits for threads after its finalizers. An unhandled error fails it."""
+    """Multiprocessing waits for threads after its finalizers."""
     code = f"""
     import multiprocessing, threading, time
     {CONFIGURE}
@@ -240,7 +240,7 @@ def can_unshare() -> bool:
 @needs_signals
 @pytest.mark.skipif(not can_unshare(), reason="needs the permission to create a namespace")
 def test_terminate_signal_ends_the_first_process_of_a_container(tmp_path: Path) -> None:
-    """The kernel ignores the default action there, so the exit status is that of a shell."""
+    """The kernel ignores the default action there."""
     code = (
         SIGNAL_CODE.format(before="")
         + """

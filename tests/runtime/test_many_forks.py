@@ -20,8 +20,12 @@ pytestmark = [
 
 FORKS = 500
 CODE = f"""
-import faulthandler, itertools, os, signal, sys, threading, time
+import faulthandler, itertools, logging, os, threading, time
 import otel_progress as progress
+
+# Why: Python's stderr has a lock that another thread may hold at the fork. A journal that is locked
+# for 2 s is reported and written later.
+logging.getLogger("otel_progress").addHandler(logging.NullHandler())
 
 runtime = progress.configure(console=False, otlp=False, tick=0.01, retention="1h", terminate_signals=True)
 stop = threading.Event()

@@ -1,4 +1,4 @@
-"""Operations in children of multiprocessing: every end reaches the journal and OTLP."""
+"""Operations in children of multiprocessing reach the journal and OTLP."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Delivered(NamedTuple):
 def run_pool(
     folder: Path, method: str, kind: str, seconds: float, *, store: bool = True, otlp: bool = True
 ) -> Delivered:
-    """Run the program, and return what arrived in the journal and in a receiver of OTLP."""
+    """Run the program. Return what arrived in the journal and over OTLP."""
     url = f"sqlite:///{folder / 'progress.db'}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     environ = {

@@ -1,4 +1,4 @@
-"""Programs that run in a process of their own, and the operations that they leave in a journal."""
+"""Programs that run in a process of their own and leave operations in a journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PATIENCE_S: Final = 900.0
 
 
 def start(tmp_path: Path, code: str, *prefix: str) -> subprocess.Popen[str]:
-    """Start a program that imports this package as ``progress``. Its journal is in ``tmp_path``."""
+    """Start a program that imports this package as ``progress``.
+
+    Its journal is in ``tmp_path``.
+    """
     program = tmp_path / "program.py"
     # Why: the time limits are for machines that are not busy.
     patient = (
@@ -49,7 +52,7 @@ def run(tmp_path: Path, code: str, *prefix: str) -> tuple[int, str, str]:
 
 
 def read_ends(tmp_path: Path) -> dict[str, tuple[str, str | None]]:
-    """Return status and message of all operations of the journal. None of them is active."""
+    """Return status and message of all operations. None of them is active."""
     journal = open_journal(f"sqlite:///{tmp_path / 'progress.db'}", read_only=True)
     assert list(journal.active()) == []
     found = {one.operation_id: (one.status.value, one.message) for one in journal.history(HistoryQuery())}

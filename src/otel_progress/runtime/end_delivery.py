@@ -1,4 +1,4 @@
-"""Delivery of ended operations to the sinks and exporters, before the process can leave.
+"""Delivery of ended operations to sinks and exporters before the process leaves.
 
 The end of an operation wakes the ticker and the exporters. Children of multiprocessing may be
 killed as soon as their task has returned, so there the caller waits for the delivery, up to
@@ -55,7 +55,7 @@ class EndDelivery:
         self.restart()
 
     def restart(self) -> None:
-        """Discard the requests of the parent process, as a forked child does."""
+        """Discard all requests, as a forked child does."""
         self._credit_s = MAX_WAIT_CREDIT_S
         self._credited_at = time.monotonic()
         self._is_storing = False
@@ -71,7 +71,7 @@ class EndDelivery:
         return all(export.is_idle for export in self._list_exports())
 
     def deliver_end(self, root: Node) -> None:
-        """Wake the sinks. In a child of multiprocessing, wait until they have stored the end."""
+        """Wake the sinks, and wait for them in a child of multiprocessing."""
         is_awaited = is_multiprocessing_child() and self._can_wait()
         span_number = 0
         if self.span_export is not None and self._exports_spans():
@@ -129,6 +129,6 @@ class EndDelivery:
 
 
 def _has_event_loop() -> bool:
-    """Return True in a thread that runs an event loop of asyncio, which a wait would block."""
+    """Return True in a thread that runs an event loop of asyncio."""
     asyncio_events = sys.modules.get("asyncio.events")
     return asyncio_events is not None and asyncio_events._get_running_loop() is not None

@@ -79,9 +79,10 @@ class ExitHooks:
         self._exit_patch.remove()
 
     def register_finalizer(self) -> None:
-        """Register the finalizer of multiprocessing for this process and its forked children.
+        """Register the finalizer of multiprocessing.
 
-        A forked child calls it again, because multiprocessing may be imported after the start.
+        It is for this process and its forked children. A forked child calls it again, because
+        multiprocessing may be imported after the start.
         """
         util = sys.modules.get(_UTIL_MODULE)
         if util is None:

@@ -56,7 +56,10 @@ class ExportTrigger:
         self._is_closed = False
 
     def request(self, *, is_awaited: bool = False) -> int:
-        """Export soon, or at once if the caller waits. Return a number for :meth:`is_done`."""
+        """Request an export. Return a number for :meth:`is_done`.
+
+        With ``is_awaited`` it is exported at once.
+        """
         number = next(self._numbers)
         self._is_awaited |= is_awaited
         is_due, self._is_due = self._is_due, True
@@ -67,7 +70,10 @@ class ExportTrigger:
         return number
 
     def is_done(self, number: int) -> bool:
-        """Return True if an export after ``request`` has ended, or if waiting for it is useless."""
+        """Return True if an export after ``request`` has ended.
+
+        Also if waiting for it is useless.
+        """
         return self._exported > number or self._thread is None or self._is_closed or self.is_failing
 
     @property

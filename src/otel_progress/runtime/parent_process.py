@@ -1,4 +1,4 @@
-"""Children of multiprocessing: detection, and what they know about their parent process.
+"""Children of multiprocessing: detection, and settings of their parent process.
 
 A process object of multiprocessing has a dictionary that its children inherit with every start
 method. This module stores the settings of the process there. It never imports multiprocessing,
@@ -35,7 +35,10 @@ _parent_settings: dict[int, ParentSettings | None] = {}
 
 
 def is_multiprocessing_child() -> bool:
-    """Return True in a child of multiprocessing, also while it imports the main module."""
+    """Return True in a child of multiprocessing.
+
+    Also while it imports the main module.
+    """
     module = sys.modules.get(_PROCESS_MODULE)
     return module is not None and (
         getattr(module, "_parent_process", None) is not None or _is_inheriting(module)

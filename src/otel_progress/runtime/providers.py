@@ -45,7 +45,7 @@ _own_processors: list[BoundedSpanProcessor] = []
 
 
 def discard_own_provider() -> None:
-    """Drop the own provider, so that the next runtime of a forked child creates another one."""
+    """Drop the own provider. The next runtime creates another one."""
     for known in (_own_providers, _exporting_providers, _own_processors):
         known.clear()
 

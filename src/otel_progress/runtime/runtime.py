@@ -45,6 +45,10 @@ PREVIEWS_SHARE: Final = 0.4
 """Share of the time limit for previews in progress. Beyond it a preview is abandoned."""
 
 
+SPILL_SHARE: Final = 0.2
+"""Share of the time limit at an exit for storing unwritten ends in a file."""
+
+
 _MIN_CLOSE_S: Final = 0.1
 """Time that each component has to close after the time limit is used up, in seconds."""
 
@@ -106,11 +110,6 @@ class Runtime:
     def is_shut_down(self) -> bool:
         """True after :meth:`shutdown`."""
         return self._is_shut_down
-
-    @property
-    def is_inherited(self) -> bool:
-        """True in a forked child of the process that called ``configure()``."""
-        return self._built_pid != os.getpid()
 
     @property
     def reader(self) -> ReaderFacade:
@@ -308,8 +307,7 @@ class Runtime:
 
     # --- exit ------------------------------------------------------------------------------------
 
-    def install_hooks(self) -> None:
-        """Shut down or flush when the process leaves, and let its children inherit the settings."""
+    def _install_hooks(self) -> None:
         self._exit_hooks.install()
         signals = self._components.terminate_signals
         if signals is not None:
@@ -347,7 +345,9 @@ class Runtime:
         is_closing, ends.is_closing = ends.is_closing, True
         try:
             self._cancel_operations(reason)
-            self.force_flush(timeout)
+            if not self.force_flush(timeout * (1.0 - SPILL_SHARE)):
+                for worker in self._sink_workers:
+                    worker.store_unwritten_ends()
         finally:
             ends.is_closing = is_closing
 
@@ -386,3 +386,16 @@ class Runtime:
 
 def _remaining_s(deadline: float) -> float:
     return max(_MIN_CLOSE_S, deadline - time.monotonic())
+
+
+def install_exit_hooks(runtime: Runtime) -> None:
+    """Shut down a runtime or flush it when the process leaves, and publish its settings.
+
+    Children of multiprocessing can read the settings.
+    """
+    runtime._install_hooks()
+
+
+def is_inherited(runtime: Runtime) -> bool:
+    """Return True in a forked child of the process that built the runtime."""
+    return runtime._built_pid != os.getpid()

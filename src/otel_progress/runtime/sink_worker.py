@@ -366,6 +366,15 @@ class SinkWorker:
         """
         return self._overflow is not None and self._overflow.append([record]) == 1
 
+    def store_unwritten_ends(self) -> None:
+        """Move the ended operations that wait to the file, if there is one."""
+        if self._overflow is None or self._lock.is_interrupting():
+            return
+        with self._changed:
+            ends = self._take_unwritten_ends()
+        if ends:
+            self._spill(ends)
+
     def _count_dropped_ends(self, count: int) -> None:
         if count:
             self.dropped_ends += count

@@ -1,4 +1,4 @@
-"""Handlers of SIGTERM and SIGHUP that cancel the running operations before the process ends."""
+"""Handlers of SIGTERM and SIGHUP that cancel the running operations first."""
 
 from __future__ import annotations
 

@@ -44,10 +44,11 @@ def start_daemon_thread(
 
 
 def run_with_limit(function: Callable[[], object], timeout_s: float) -> bool:
-    """Run a function on a thread of its own. Return False if it takes longer than ``timeout_s``.
+    """Run a function on a thread of its own, for at most ``timeout_s`` seconds.
 
-    Then it continues in the background. It never raises. Signal handlers may call it: it uses no
-    lock that the interrupted code may hold. Without a further thread the function runs here.
+    Return False if it takes longer. Then it continues in the background. It never raises. Signal
+    handlers may call it: it uses no lock that the interrupted code may hold. Without a further
+    thread the function runs here.
     """
     finished = allocate_lock()
     finished.acquire()

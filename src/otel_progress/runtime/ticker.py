@@ -117,7 +117,10 @@ class Ticker:
             self._is_asleep = self._thread is None and self._in_background
 
     def wake_at_end(self) -> None:
-        """Tick soon, because an operation has ended. It only sets a flag while a tick is due."""
+        """Tick soon, because an operation has ended.
+
+        It only checks a flag while a tick is due.
+        """
         if not self._is_end_due:
             self._is_end_due = True
             # Why: an end may be the first call of a process without a thread for ticks.
@@ -133,7 +136,7 @@ class Ticker:
         return number
 
     def has_ticked(self, number: int) -> bool:
-        """Return True if a tick that started after ``request_tick`` has submitted its changes."""
+        """Return True if a tick after ``request_tick`` has submitted its changes."""
         return self._finished_ticks > number
 
     def can_wait(self) -> bool:
@@ -264,7 +267,7 @@ class Ticker:
             self._wake.get(timeout=timeout)
 
     def _use_end_credit(self, seconds: float) -> bool:
-        """Return True if an operation has ended and the ticks at ends are within their share.
+        """Return True if an operation has ended, within the share of ticks at ends.
 
         ``seconds`` is the time of the last tick. A caller that waits for a tick needs no credit.
         """

@@ -393,11 +393,14 @@ def _format_value(value: object) -> str:
 
 
 def _make_absolute(store: str) -> str:
-    """Return the URL of a journal with an absolute path."""
+    """Return the URL of a journal with an absolute path, if the current folder exists."""
     path = store.removeprefix(_RELATIVE_STORE)
     if path == store or path.startswith("/"):
         return store
-    return f"{_RELATIVE_STORE}{quote(str(Path.cwd()))}/{path}"
+    try:
+        return f"{_RELATIVE_STORE}{quote(str(Path.cwd()))}/{path}"
+    except OSError:
+        return store
 
 
 def _quote(value: object) -> str:

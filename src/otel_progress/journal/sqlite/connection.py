@@ -245,6 +245,8 @@ def _release_after_fork(handle: ManagedConnection) -> None:
 
 
 def _reset_in_child(handle: ManagedConnection) -> None:
+    # Why: the child has only this thread, and its new threads may get the identifiers of others.
+    handle.callers.intersection_update({threading.get_ident()})
     if not handle.is_held_by_fork:
         handle.disable_after_fork()
     _release_after_fork(handle)
@@ -320,7 +322,7 @@ class ManagedConnection:
         self.is_held_by_fork = False
         self.user: int | None = None
         """Identifier of the thread that uses the connection."""
-        self._callers: set[int] = set()
+        self.callers: set[int] = set()
         """Identifiers of the threads that use the connection or wait for it."""
         self._is_query = False
         self._read_only = read_only
@@ -374,12 +376,12 @@ class ManagedConnection:
     def _locked(self) -> Iterator[None]:
         caller = threading.get_ident()
         # Why: a signal handler that queries must not wait for its own thread.
-        if caller in self._callers:
+        if caller in self.callers:
             msg = f"Invalid query of {self.path}: expected no other query of the same thread."
             raise JournalError(f"{msg} It interrupted one. Repeat it after that has ended.")
         try:
             # Why before the lock: a signal handler may run as soon as it is acquired.
-            self._callers.add(caller)
+            self.callers.add(caller)
             self.fork.wait()
             with self.lock:
                 self.user = caller
@@ -389,7 +391,7 @@ class ManagedConnection:
                     self.user = None
                     self._is_query = False
         finally:
-            self._callers.discard(caller)
+            self.callers.discard(caller)
 
     @contextlib.contextmanager
     def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
@@ -447,7 +449,7 @@ class ManagedConnection:
         """
         self.lock = threading.Lock()
         self.user = None
-        self._callers.clear()
+        self.callers.clear()
         self._inherited = True
         _peers.discard(self)
         if self._connection is not None:

@@ -236,7 +236,7 @@ class SqliteJournal:
             report_internal_error("journal", msg, error=error)
 
     def _recover_at_close(self) -> None:
-        """Store what the children of this process left in files. No later write may follow."""
+        """Store the ended operations that children of this process left in files."""
         deadline = self._clock() + _RECOVERY_AT_CLOSE_S
         with suppress(JournalError, OSError):
             while self._clock() < deadline and self._spilled_ends.recover(self._get_read_time()):
