@@ -111,6 +111,40 @@ def test_thread_of_a_child_ends_its_operation_after_the_finalizers(tmp_path: Pat
     }
 
 
+@needs_fork
+def test_provider_of_the_application_is_flushed_in_children(tmp_path: Path) -> None:
+    """Nothing else exports its spans, because such a child runs no ``atexit``."""
+    spans = tmp_path / "spans"
+    code = f"""
+    import multiprocessing, os
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+    file = open({str(spans)!r}, "a")
+    def render(span):
+        return span.attributes["progress.operation.id"] + "\\n"
+    exporter = ConsoleSpanExporter(out=file, formatter=render)
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    {CONFIGURE}
+    def work(identity):
+        with progress.operation("o", id=identity):
+            pass
+    def leave(identity):
+        work(identity)
+        os._exit(0)
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("fork")
+        for target in (work, leave):
+            process = context.Process(target=target, args=(target.__name__,))
+            process.start()
+            process.join()
+    """
+    assert run(tmp_path, code) == (0, "", "")
+    assert sorted(spans.read_text().split()) == ["leave", "work"]
+
+
 def test_unhandled_exception_in_a_thread_delivers_the_end_before_the_process_leaves(tmp_path: Path) -> None:
     """The thread outlives the main thread."""
     code = f"""

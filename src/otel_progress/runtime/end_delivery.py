@@ -47,6 +47,8 @@ class EndDelivery:
         self.event_export: ExportTrigger | None = None
         self.is_closing = False
         """True while all operations end, so that no end waits for itself."""
+        self.has_other_spans: bool
+        """True after the end of an operation whose span this package does not export."""
         self.store_end: Callable[[Node], object] = lambda root: None
         """Stores an ended operation that could not be delivered within the wait."""
         self._ticker = ticker
@@ -59,6 +61,7 @@ class EndDelivery:
         self._credit_s = MAX_WAIT_CREDIT_S
         self._credited_at = time.monotonic()
         self._is_storing = False
+        self.has_other_spans = False
         for export in self._list_exports():
             export.restart()
 
@@ -76,6 +79,8 @@ class EndDelivery:
         span_number = 0
         if self.span_export is not None and self._exports_spans():
             span_number = self.span_export.request(is_awaited=is_awaited)
+        else:
+            self.has_other_spans = True
         if is_awaited:
             self._wait(root, span_number)
         else:
@@ -106,7 +111,7 @@ class EndDelivery:
         tick = self._ticker.request_tick()
         while time.monotonic() - started < MAX_WAIT_S and not self._is_delivered(tick, span_number):
             time.sleep(_POLL_S)
-        if not self._is_written(tick) and not self._is_storing:
+        if not self._is_stored(tick) and not self._is_storing:
             # Why a flag: a signal handler may end another operation while this one is stored.
             self._is_storing = True
             try:
@@ -122,7 +127,14 @@ class EndDelivery:
             return False
         return self.event_export is None or self.event_export.is_idle or self.event_export.is_failing
 
+    def _is_stored(self, tick: int) -> bool:
+        """Return True if no sink with a file has an end that it did not write."""
+        return self._ticker.has_ticked(tick) and not any(
+            worker.has_backlog for worker in self._sink_workers if worker.has_file
+        )
+
     def _is_written(self, tick: int) -> bool:
+        """Return True if waiting for the sinks is useless. A sink that fails writes later."""
         return self._ticker.has_ticked(tick) and not any(
             worker.has_backlog and not worker.has_failed for worker in self._sink_workers
         )

@@ -44,20 +44,23 @@ original_exit: Final[Callable[[int], Any]] = os._exit
 class ExitHooks:
     """Hooks of one runtime.
 
-    ``shut_down`` ends the runtime. ``flush`` writes all changes and may be followed by others.
-    ``finish`` cancels the running operations and writes all changes within a time limit in
-    seconds. ``has_unsent`` returns False if nothing needs to be written.
+    ``shut_down`` ends the runtime. ``leave_child`` does that in a child of multiprocessing, which
+    runs no ``atexit``. ``flush`` writes all changes and may be followed by others. ``finish``
+    cancels the running operations and writes all changes within a time limit in seconds.
+    ``has_unsent`` returns False if nothing needs to be written.
     """
 
     def __init__(
         self,
         *,
         shut_down: Callable[[], object],
+        leave_child: Callable[[], object],
         flush: Callable[[], object],
         finish: Callable[[float], object],
         has_unsent: Callable[[], bool],
     ) -> None:
         self._shut_down = shut_down
+        self._leave_child = leave_child
         self._flush = flush
         self._finish = finish
         self._has_unsent = has_unsent
@@ -97,9 +100,9 @@ class ExitHooks:
     def _add_finalizer(self) -> None:
         if self._is_installed:
             util: Any = sys.modules[_UTIL_MODULE]
-            util.Finalize(self, self._leave_child, exitpriority=_EXIT_PRIORITY)
+            util.Finalize(self, self._finish_task, exitpriority=_EXIT_PRIORITY)
 
-    def _leave_child(self) -> None:
+    def _finish_task(self) -> None:
         """Shut down, or only flush while further threads may end operations."""
         if not self._is_installed:
             return
@@ -107,7 +110,7 @@ class ExitHooks:
         if any(not thread.daemon and thread is not current for thread in threading.enumerate()):
             self._flush()
         else:
-            self._shut_down()
+            self._leave_child()
 
     def _build_exit(self, exit_now: Any) -> Any:
         def _exit(status: int) -> Any:

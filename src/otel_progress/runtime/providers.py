@@ -188,10 +188,18 @@ class TracerProviders:
         A process that leaves through ``os._exit`` does not shut down the providers of the
         application.
         """
-        for _, provider in list(self._joined.values()):
+        for provider in self._list_application_providers():
             force_flush = getattr(provider, "force_flush", None)
-            if callable(force_flush) and provider not in _own_providers:
+            if callable(force_flush):
                 run_with_timeout(timeout, lambda flush=force_flush: flush(int(timeout * 1000)))  # type: ignore[misc]
+
+    @property
+    def has_application_provider(self) -> bool:
+        """True if a provider of the application is joined."""
+        return bool(self._list_application_providers())
+
+    def _list_application_providers(self) -> list[Any]:
+        return [provider for _, provider in list(self._joined.values()) if provider not in _own_providers]
 
     def flush(self, timeout: float) -> bool:
         """Export the ended spans of the own provider.

@@ -75,6 +75,7 @@ class Runtime:
         self._is_published = False
         self._exit_hooks = ExitHooks(
             shut_down=self.shutdown,
+            leave_child=self._leave_child,
             flush=self._flush_at_exit,
             finish=self._finish_at_exit,
             has_unsent=self._has_unsent,
@@ -325,11 +326,17 @@ class Runtime:
 
     def _has_unsent(self) -> bool:
         """Return True if a change waits for a sink or exporter."""
-        return not self._is_shut_down and not (
-            self._store.idle
-            and self._components.ends.is_idle
-            and not any(worker.has_backlog for worker in self._sink_workers)
+        ends = self._components.ends
+        return not self._is_shut_down and (
+            not self._store.idle
+            or not ends.is_idle
+            or any(worker.has_backlog for worker in self._sink_workers)
+            or (ends.has_other_spans and self._providers.has_application_provider)
         )
+
+    def _leave_child(self) -> None:
+        self.shutdown()
+        self._providers.flush_joined(FLUSH_S)
 
     def _flush_at_exit(self) -> None:
         self.force_flush()

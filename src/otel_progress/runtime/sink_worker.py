@@ -410,6 +410,11 @@ class SinkWorker:
         return self._is_writing or self._has_waiting
 
     @property
+    def has_file(self) -> bool:
+        """True if ended operations can wait in a file."""
+        return self._overflow is not None
+
+    @property
     def has_failed(self) -> bool:
         """True while the last write is one that the sink rejected."""
         return self._has_failed
