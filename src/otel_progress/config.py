@@ -149,7 +149,7 @@ def start(
     if _lock.is_interrupting():
         msg = "Invalid call of configure(): expected no call that interrupts another one. Call it once."
         raise ConfigurationError(msg)
-    with _lock:
+    with _lock.lock:
         active = current_runtime()
         if active is not None and is_exclusive:
             msg = "Progress is recorded already. Call shutdown() on the active runtime first."

@@ -163,48 +163,51 @@ def fork_safe_lock() -> Any:
 
 # --- imports -------------------------------------------------------------------------------------
 
-_importing = RLock()
+
+class ImportGuard:
+    """Delays forks while other threads import, by at most ``max_wait_s`` seconds."""
+
+    def __init__(self, max_wait_s: float = IMPORT_WAIT_S) -> None:
+        self._max_wait_s = max_wait_s
+        self._importing = RLock()
+        self._locked: list[bool] = []
+        on_fork(
+            phase=ForkPhase.IMPORTS,
+            owner=self,
+            before=ImportGuard._wait,
+            after_in_parent=ImportGuard._release,
+            after_in_child=ImportGuard._reset,
+        )
+
+    @contextmanager
+    def defer_fork(self) -> Iterator[None]:
+        """Delay forks by other threads while importing.
+
+        The block must contain only imports. A child that is forked during an import by another
+        thread inherits an incomplete module and its import lock.
+        """
+        lock = self._importing
+        with lock:
+            yield
+
+    def _wait(self) -> None:
+        # Why a limit: the forking thread may be importing a module that the other one waits for.
+        self._locked.append(self._importing.acquire(timeout=self._max_wait_s))
+
+    def _release(self) -> None:
+        if self._locked.pop():
+            self._importing.release()
+
+    def _reset(self) -> None:
+        self._locked.clear()
+        self._importing = RLock()
 
 
-_import_locked: Final[list[bool]] = []
+_import_guard: Final = ImportGuard()
 
 
-@contextmanager
-def defer_fork() -> Iterator[None]:
-    """Delay forks by other threads by at most ``IMPORT_WAIT_S`` while importing.
-
-    The block must contain only imports.
-
-    A child that is forked during an import by another thread inherits an incomplete module and its
-    import lock.
-    """
-    lock = _importing
-    with lock:
-        yield
-
-
-def _wait_for_imports() -> None:
-    # Why a limit: the forking thread may be importing a module that the other thread waits for.
-    _import_locked.append(_importing.acquire(timeout=IMPORT_WAIT_S))
-
-
-def _release_imports() -> None:
-    if _import_locked.pop():
-        _importing.release()
-
-
-def _reset_imports() -> None:
-    global _importing
-    _import_locked.clear()
-    _importing = RLock()
-
-
-on_fork(
-    phase=ForkPhase.IMPORTS,
-    before=_wait_for_imports,
-    after_in_parent=_release_imports,
-    after_in_child=_reset_imports,
-)
+defer_fork: Final = _import_guard.defer_fork
+"""Delays forks by other threads by at most ``IMPORT_WAIT_S`` during imports of this package."""
 
 
 # --- running the hooks ---------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from os.path import dirname, sep
-from threading import Lock, RLock
-from types import FrameType
+from threading import Condition, Lock, RLock
+from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
 MAX_DEFERRED_CALLS: Final = 10_000
@@ -76,9 +76,12 @@ class CallerLock:
     """Reentrant lock with a queue of the calls that interrupted its owner.
 
     ``lock`` is the lock itself. Use it in ``with`` where a call cannot interrupt the owner, or
-    after :meth:`is_interrupting` returned False. Use the CallerLock in ``with`` to run the
-    deferred calls at the release. ``on_dropped`` is called for each call beyond ``max_calls``.
+    after :meth:`is_interrupting` returned False. Call :meth:`run_deferred` after the release.
+    ``on_dropped`` is called for each call beyond ``max_calls``.
     """
+
+    # Why no context manager: its methods would be Python code. A signal handler can raise in it
+    # between the acquisition and the block, and no thread would release the lock.
 
     __slots__ = ("__weakref__", "_max_calls", "_on_dropped", "_runner", "calls", "is_owned", "lock")
 
@@ -103,23 +106,16 @@ class CallerLock:
         """True while deferred calls wait."""
         return bool(self.calls)
 
-    def __enter__(self) -> None:
-        self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
-        if self.calls:
-            self.run_deferred()
-
-    def is_interrupting(self) -> bool:
+    def is_interrupting(self, depth: int = 1) -> bool:
         """Return True when the calling function interrupts this thread inside the lock.
 
-        A tracer can raise between the end of a ``with`` block and the release. Such a lock is
-        released here.
+        ``depth`` is the number of frames from here to that function. A tracer, or a MemoryError in
+        the call of the release, can raise between the end of a ``with`` block and the release.
+        Such a lock is released here.
         """
         if not self.is_owned():
             return False
-        if _has_locking_frame(sys._getframe(1).f_back):
+        if _has_locking_frame(sys._getframe(depth).f_back):
             return True
         self.release_all()
         return False
@@ -139,6 +135,22 @@ class CallerLock:
             return False
         self.calls.append((function, arguments, 0))
         return True
+
+    def wait_for(self, changed: Condition, predicate: Callable[[], object], timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds for a condition of this lock.
+
+        Return the last result of ``predicate``. An exception that interrupts the wait is raised.
+        """
+        try:
+            with self.lock:
+                return bool(changed.wait_for(predicate, timeout))
+        except RuntimeError as error:
+            # Why: a signal handler can raise after the condition has released the lock and before
+            # its ``try``. The ``with`` statement then cannot release it.
+            interrupt = error.__context__
+            if interrupt is None or self.is_owned():
+                raise
+            raise interrupt from None
 
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function with the lock, or defer the call. Other threads are waited for."""
@@ -179,17 +191,22 @@ class CallerLock:
             raise
 
 
-_LOCK_NAMES: Final = ("lock", "changed")
-"""Ends of the names of all locks and conditions of this package."""
+def uses_lock(code: CodeType) -> bool:
+    """Return True if a function of this package may hold a lock.
+
+    It then uses a name that is ``lock`` or ends in ``_lock``. A test checks that each ``with``
+    statement of the package that acquires a lock does.
+    """
+    # Why names: recording the owner's frame would slow down each start and end of a level.
+    names = (*code.co_names, *code.co_varnames, *code.co_freevars)
+    return any(name == "lock" or name.endswith("_lock") for name in names)
 
 
 def _has_locking_frame(frame: FrameType | None) -> bool:
     """Return True if a function of this package that uses a lock is on the stack."""
     while frame is not None:
         code = frame.f_code
-        if code.co_filename.startswith(_PACKAGE_PATH) and (
-            code.co_filename == __file__ or any(name.endswith(_LOCK_NAMES) for name in code.co_names)
-        ):
+        if code.co_filename.startswith(_PACKAGE_PATH) and (code.co_filename == __file__ or uses_lock(code)):
             return True
         frame = frame.f_back
     return False

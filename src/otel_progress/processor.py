@@ -94,23 +94,26 @@ class ProgressSpanProcessor(SpanProcessor):
             if self._lock.is_interrupting():
                 self._lock.defer(self.on_end, span)
                 return
-            with self._lock:
-                if span_id not in self._watched:
-                    return
-                try:
-                    self._read_span_locked(span_id, cast(Span, span))
-                except Exception as error:
-                    report_internal_error(
-                        "processor", "Reading the final progress of a span failed.", error=error
-                    )
-                del self._watched[span_id]
-                node = self._nodes.pop(span_id, None)
+            with self._lock.lock:
+                node = self._stop_watching_locked(span_id, span)
             if node is not None:
                 self._close_node(span, node)
+            self._lock.run_deferred()
         except Exception as error:
             if is_interrupt(error):
                 raise
             report_internal_error("processor", "Ending the level of a span failed.", error=error)
+
+    def _stop_watching_locked(self, span_id: int, span: ReadableSpan) -> Node | None:
+        """Read an ended span, and return its level if it has one."""
+        if span_id not in self._watched:
+            return None
+        try:
+            self._read_span_locked(span_id, cast(Span, span))
+        except Exception as error:
+            report_internal_error("processor", "Reading the final progress of a span failed.", error=error)
+        del self._watched[span_id]
+        return self._nodes.pop(span_id, None)
 
     def shutdown(self) -> None:
         """Do nothing.
@@ -129,7 +132,7 @@ class ProgressSpanProcessor(SpanProcessor):
         A provider cannot remove a processor, so the processor stays registered and idle.
         """
         self._closed = True
-        with self._lock:
+        with self._lock.lock:
             self._watched.clear()
             self._nodes.clear()
 
@@ -142,12 +145,12 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def read_spans(self) -> None:
         """Read the attributes of all watched spans. A span with progress becomes a level."""
-        with self._lock:
+        with self._lock.lock:
             watched = list(self._watched.items())
         for span_id, (span, _) in watched:
             try:
                 # Why per span: the end of a span never waits for more than one read.
-                with self._lock:
+                with self._lock.lock:
                     if span_id in self._watched:  # it may have ended since
                         self._read_span_locked(span_id, span)
             except Exception as error:

@@ -303,7 +303,7 @@ def test_fork_while_threads_record_does_not_block_the_child(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "place",
     [
-        "diagnostics:diagnostics._lock",
+        "diagnostics:diagnostics._lock.lock",
         "eta.cache:cache._lock",
         "instrument.backend:backend.backend_slot.current.store._state.lock",
     ],

@@ -14,12 +14,11 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
-from opentelemetry import context as context_api
-
 from otel_progress import redaction, semconv
 from otel_progress.errors import ProgressError
-from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
+from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.instrument.callers import Caller, describe_caller
+from otel_progress.instrument.context import get_current_batch
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node, Spec
@@ -370,7 +369,7 @@ def _accept_stages(backend: RecordingBackend, stages: Any) -> Stages | None:
 def _resolve_batch(backend: RecordingBackend, batch: object) -> str | None:
     """Return the batch id of an operation: the given one, else that of the context."""
     if batch is None:
-        return cast("str | None", context_api.get_value(BATCH_KEY))
+        return get_current_batch()
     if callable(batch):
         return cast("str | None", batch())
     batch_id = parse_batch_id(batch)

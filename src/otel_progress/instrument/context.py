@@ -13,10 +13,15 @@ from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
+    from otel_progress.live.node import BlockReference
 
 
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Context())))
 """Key of the span in a context. With it a level's context needs one copy instead of two."""
+
+
+_BEFORE: Final = 0
+"""Index of the context before the block in its entry."""
 
 
 _CONTEXT: Final = 1
@@ -25,6 +30,14 @@ _CONTEXT: Final = 1
 
 _TOKEN: Final = 2
 """Index of the token in the entry of a block."""
+
+
+_GUARD: Final = 3
+"""Index of the reference to the exit of a batch's block in its entry. None without one."""
+
+
+_BATCH_ID: Final = 4
+"""Index of the batch id in the entry of a batch's block."""
 
 
 def get_current_level() -> LevelHandle | None:
@@ -70,7 +83,7 @@ def build_level_context(
     return context_api.Context(entries)
 
 
-BlockEntry: TypeAlias = "list[Any]"
+ContextEntry: TypeAlias = "list[Any]"
 """One entry of a block: the contexts before and inside it, and the token that leaves it.
 
 The token is None if the block did not change the context. A list, because each start of a block
@@ -78,14 +91,14 @@ creates one.
 """
 
 
-def enter_level_context(level: LevelHandle, entries: list[BlockEntry]) -> None:
+def enter_level_context(level: LevelHandle, entries: list[ContextEntry]) -> None:
     """Make a level current, unless it is current already. Add the entry of its block."""
     current = context_api.get_current()
     parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
     if parent is not None and parent._guard is not None and parent._guard() is None:
         current = restore_context()
         parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
-    entry: BlockEntry = [current, current, None]
+    entry: ContextEntry = [current, current, None]
     # Why first: an exception that interrupts the change finds the entry.
     entries.append(entry)
     if parent is not level:
@@ -93,18 +106,41 @@ def enter_level_context(level: LevelHandle, entries: list[BlockEntry]) -> None:
         entry[_TOKEN] = context_api.attach(context)
 
 
-def enter_batch_context(batch_id: str, entries: list[BlockEntry]) -> None:
-    """Make a batch current. Add the entry of its block."""
-    current = context_api.get_current()
-    entry: BlockEntry = [current, current, None]
+def enter_batch_context(batch_id: str, entries: list[ContextEntry], guard: BlockReference | None) -> None:
+    """Make a batch current. Add the entry of its block.
+
+    The entry is the value of ``BATCH_KEY``. ``guard`` references the exit of the block.
+    """
+    current = restore_context()
+    entry: ContextEntry = [current, current, None, guard, batch_id]
     entries.append(entry)
-    entry[_CONTEXT] = context = context_api.set_value(BATCH_KEY, batch_id, current)
+    entry[_CONTEXT] = context = context_api.set_value(BATCH_KEY, entry, current)
     entry[_TOKEN] = context_api.attach(context)
 
 
-def cancel_entry(entries: list[BlockEntry]) -> None:
+def get_current_batch() -> str | None:
+    """Return the id of the current batch, or None."""
+    entry: ContextEntry | None = context_api.get_current().get(BATCH_KEY)  # type: ignore[assignment]
+    if entry is None or not _is_left_block(entry):
+        return None if entry is None else cast(str, entry[_BATCH_ID])
+    entry = restore_context().get(BATCH_KEY)  # type: ignore[assignment]
+    return None if entry is None or _is_left_block(entry) else cast(str, entry[_BATCH_ID])
+
+
+def get_guard(entry: ContextEntry) -> BlockReference | None:
+    """Return the reference to the exit of a batch's block, or None."""
+    return cast("BlockReference | None", entry[_GUARD])
+
+
+def _is_left_block(entry: ContextEntry) -> bool:
+    """Return True if an exception interrupted the exit of a batch's block."""
+    return entry[_GUARD] is not None and entry[_GUARD]() is None
+
+
+def cancel_entry(entries: list[ContextEntry]) -> None:
     """Undo the newest entry, which an exception interrupted."""
-    before, context, token = entry = entries[-1]
+    entry = entries[-1]
+    before, context, token = entry[:_GUARD]
     if context is not before and context_api.get_current() is context:
         if token is None:
             context_api.attach(before)
@@ -113,13 +149,16 @@ def cancel_entry(entries: list[BlockEntry]) -> None:
     _remove(entries, entry)
 
 
-def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
+def leave_context(entries: list[ContextEntry], key: str, value: object = None) -> None:
     """Remove the entry of the block that ends, and restore the context before it.
 
-    Several threads and tasks can be in blocks of one handle. The entry of this one has the current
-    context. If the block left another context behind, the newest entry is removed.
+    ``value`` is that of ``key`` in the block, by default the entry. Several threads and tasks can
+    be in blocks of one handle. The entry of this one has the current context. If the block
+    left another context behind, the newest entry is removed.
     """
     current = context_api.get_current()
+    if key == BATCH_KEY:
+        current = restore_context()
     try:
         entry = entries[-1]
     except IndexError:  # another thread removed the last one
@@ -132,7 +171,12 @@ def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
         if entry[_CONTEXT] is current:
             detach(token)
         else:
-            detach_if_current(token, key, value)
+            detach_if_current(token, key, entry if value is None else value)
+    if key == BATCH_KEY:
+        if entry[_GUARD] is not None:
+            entry[_GUARD].leave = None
+        # Why: contexts that tasks copied from the block reference the entry.
+        entry[_GUARD] = entry[_CONTEXT] = entry[_BEFORE] = None
     try:
         # Why without a call in between: another thread may add and remove entries.
         if entries[-1] is entry:
@@ -143,7 +187,7 @@ def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
     _remove(entries, entry)
 
 
-def _remove(entries: list[BlockEntry], entry: BlockEntry) -> None:
+def _remove(entries: list[ContextEntry], entry: ContextEntry) -> None:
     """Remove an entry by its identity. Another thread may have removed it."""
     for index, other in enumerate(entries):
         if other is entry:
@@ -154,19 +198,23 @@ def _remove(entries: list[BlockEntry], entry: BlockEntry) -> None:
 def restore_context() -> context_api.Context:
     """Return the current context, without blocks whose exit was interrupted."""
     current = context_api.get_current()
-    level = cast("LevelHandle | None", current.get(LEVEL_KEY))
-    while level is not None and not _is_entered(level):
-        entries = level._entries or []
-        entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), None)
+    while True:
+        level = cast("LevelHandle | None", current.get(LEVEL_KEY))
+        block = cast("ContextEntry | None", current.get(BATCH_KEY))
+        entry: ContextEntry | None = None
+        entries: list[ContextEntry] = []
+        if block is not None and block[_CONTEXT] is current:
+            entry = block if _is_left_block(block) else None
+        elif level is not None and not _is_entered(level):
+            entries = level._entries or []
+            entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), None)
         if entry is None or entry[_TOKEN] is None:
-            break
+            return current
         detach(entry[_TOKEN])
         _remove(entries, entry)
         left, current = current, context_api.get_current()
         if current is left:
-            break
-        level = cast("LevelHandle | None", current.get(LEVEL_KEY))
-    return current
+            return current
 
 
 def detach_if_current(token: object, key: str, value: object) -> None:

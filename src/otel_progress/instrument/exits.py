@@ -59,6 +59,11 @@ MAX_STORED_LEAVES: Final = 1_000
 """Leaves that are stored in a group. The leaves of a larger group are collected at each level."""
 
 
+# Why attributes of the exceptions: what is stored must be released with the exception. A weak
+# mapping is not possible, because most built-in exceptions have no weak references. A mapping by
+# identity, even a bounded one, keeps exceptions and their frames alive, or confuses an exception
+# with a later one of the same identity. Both attributes are small, and a program does not see them
+# unless it lists ``__dict__``.
 _LEAVES: Final = "__otel_progress_leaves__"
 """Attribute of a group: its leaves, which it references anyway. Nested task groups wrap a group at
 each level, so the levels would collect the same leaves again and again.

@@ -29,8 +29,14 @@ from otel_progress.instrument.arguments import (
     parse_outcome,
 )
 from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
-from otel_progress.instrument.context import (
+from otel_progress.instrument.blocks import (
     BlockEntry,
+    BlockExit,
+    remove_entry,
+    take_entry,
+)
+from otel_progress.instrument.context import (
+    ContextEntry,
     cancel_entry,
     enter_level_context,
     get_current_level,
@@ -51,8 +57,10 @@ from otel_progress.instrument.iteration import (
     iterate_async,
     iterate_in_c,
     make_cancelled_error,
+    watch_loop,
 )
 from otel_progress.instrument.lifecycle import (
+    DONE,
     NOOP_NODE,
     UNSTARTED_NODE,
     GuardedExit,
@@ -63,7 +71,7 @@ from otel_progress.instrument.lifecycle import (
     watch_handle,
 )
 from otel_progress.instrument.rejections import Rejection, capture_call_site, reject_excess
-from otel_progress.live.node import CounterMissing, HandleReference, Node, merge_metadata
+from otel_progress.live.node import REASON_COLLECTED, CounterMissing, HandleReference, Node, merge_metadata
 from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import NO_METADATA, Eta, LevelSnapshot, Number, Outcome, Status
 from otel_progress.stages import StagesLike
@@ -109,7 +117,7 @@ class Level(SharedHandle):
         self._parent = parent
         self._backend: RecordingBackend | None = None
         self._node = UNSTARTED_NODE
-        self._entries: list[BlockEntry] | None = None
+        self._entries: list[ContextEntry] | None = None
         """Active blocks, of all threads and tasks."""
         self._span: Span = NOOP_NODE.span
         self._guard: HandleReference | None = None
@@ -487,8 +495,19 @@ class Level(SharedHandle):
             self._release_guard()
             raise
 
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
     if not TYPE_CHECKING:
         __exit__ = GuardedExit(__exit__)
+
+        def __aexit__(self, kind, error, traceback):
+            Level.__exit__(self, kind, error, traceback)
+            return DONE
+
+        __aexit__ = GuardedExit(__aexit__)
 
     def _release_guard(self) -> None:
         """Stop watching the exit of the block. Other active blocks need the handle only."""
@@ -516,11 +535,6 @@ class Level(SharedHandle):
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _load_level, (make_reference(self), str(self._arguments.type))
@@ -679,39 +693,64 @@ class OpaqueStep(SharedHandle):
     A level that is not running starts and ends with the step.
     """
 
-    __slots__ = ("_entries", "_expected", "_level")
+    __slots__ = ("_entries", "_expected", "_level", "_prepared")
 
     def __init__(self, level: Level, expected: float | None) -> None:
         self._level = level
         self._expected = expected
-        self._entries: list[tuple[bool, tuple[RecordingBackend, Node] | None]] = []
-        """Per active entry: whether it started the level, and the node that it marked."""
+        self._entries: list[BlockEntry] = []
+        self._prepared: BlockEntry | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return OpaqueStep, (self._level, self._expected)
 
     def __enter__(self) -> Level:
-        level, marked = self._level, None
-        is_owner = level._node is UNSTARTED_NODE
-        if is_owner:
-            level.__enter__()
-        if level._backend is not None and level._backend.store.start_opaque(
-            level._node, self._expected, is_whole_level=is_owner
-        ):
-            marked = (level._backend, level._node)
-        self._entries.append((is_owner, marked))
-        return level
+        level, entry = self._level, take_entry(self)
+        try:
+            if entry.guard is not None:
+                entry.guard.leave = partial(self._leave_collected, entry)
+            entry.is_owner = level._node is UNSTARTED_NODE
+            if entry.is_owner:
+                level.__enter__()
+            backend, node = level._backend, level._node
+            entry.backend, entry.node = backend, node
+            self._entries.append(entry)
+            if backend is not None:
+                backend.store.start_opaque(node, entry, self._expected, is_whole_level=entry.is_owner)
+            return level
+        except BaseException as error:
+            self._leave(entry, error)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        is_owner, marked = self._entries.pop()
-        if is_owner:
+        self._end_block(self._entries[-1], error)
+
+    def _end_block(self, entry: BlockEntry, error: BaseException | None) -> None:
+        try:
+            self._leave(entry, error)
+        except ProgressError:
+            raise
+        except BaseException:
+            self._leave(entry, error)
+            raise
+
+    def _leave_collected(self, entry: BlockEntry) -> None:
+        """End the step after its exit was collected. A level that it started is cancelled."""
+        if entry.is_owner:
+            self._level.cancel(REASON_COLLECTED)
+        self._leave(entry)
+
+    def _leave(self, entry: BlockEntry, error: BaseException | None = None) -> None:
+        """End the step, and its level if the step started it. Idempotent."""
+        if entry.is_owner and self._level.recording:
             # Ends the level before the mark is removed, so that its ratio is never unknown.
-            self._level.__exit__(kind, error, traceback)
-        if marked is not None:
-            backend, node = marked
-            backend.store.end_opaque(node)
+            self._level.__exit__(None if error is None else type(error), error, None)
+        entry.is_owner = False
+        if entry.backend is not None and entry.node is not None:
+            entry.backend.store.end_opaque(entry.node, entry)
+        remove_entry(self._entries, entry)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -720,39 +759,58 @@ class OpaqueStep(SharedHandle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:
+        __aexit__ = BlockExit(__exit__, DONE, starts_level=True)
+        __exit__ = BlockExit(__exit__, starts_level=True)
 
 
 class Pause(SharedHandle):
     """Context manager that pauses an operation. See :meth:`Level.paused`."""
 
-    __slots__ = ("_entries", "_level", "_reason")
+    __slots__ = ("_entries", "_level", "_prepared", "_reason")
 
     def __init__(self, level: Level, reason: object) -> None:
         self._level = level
         self._reason = None if reason is None else truncate(reason)
-        self._entries: list[tuple[RecordingBackend, Node, str | None] | None] = []
-        """Per active entry: the paused node and the message before the pause."""
+        self._entries: list[BlockEntry] = []
+        self._prepared: BlockEntry | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return Pause, (self._level, self._reason)
 
     def __enter__(self) -> Level:
-        level = self._level.start()
-        backend, node = level._backend, level._node
-        if backend is None:
-            self._entries.append(None)
-        else:
-            previous_message = backend.store.start_pause(node.operation, self._reason)
-            self._entries.append((backend, node, previous_message))
-        return level
+        entry = take_entry(self)
+        try:
+            if entry.guard is not None:
+                entry.guard.leave = partial(self._leave, entry)
+            level = self._level.start()
+            entry.backend, entry.node = level._backend, level._node
+            self._entries.append(entry)
+            if entry.backend is not None:
+                entry.backend.store.start_pause(entry.node.operation, entry, self._reason)
+            return level
+        except BaseException:
+            self._leave(entry)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry = self._entries.pop()
-        if entry is not None:
-            backend, node, previous_message = entry
-            backend.store.end_pause(node.operation, self._reason, previous_message)
+        self._end_block(self._entries[-1], error)
+
+    def _end_block(self, entry: BlockEntry, error: BaseException | None) -> None:  # noqa: ARG002
+        try:
+            self._leave(entry)
+        except BaseException:
+            self._leave(entry)
+            raise
+
+    def _leave(self, entry: BlockEntry) -> None:
+        """End the pause. Idempotent."""
+        if entry.backend is not None and entry.node is not None:
+            entry.backend.store.end_pause(entry.node.operation, entry, self._reason)
+        remove_entry(self._entries, entry)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -761,6 +819,10 @@ class Pause(SharedHandle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:
+        __aexit__ = BlockExit(__exit__, DONE)
+        __exit__ = BlockExit(__exit__)
 
 
 class Track(SharedHandle, Generic[T]):
@@ -811,7 +873,7 @@ class Track(SharedHandle, Generic[T]):
         # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
         # it.
         if is_loop(sys._getframe(1)):
-            return iterate(iterator, level, node)
+            return iterate(iterator, level, node, watch_loop(node))
         if can_iterate_in_c(iterator, level):
             return iterate_in_c(iterator, level, node)
         return SharedIterator(iterator, level, node)
@@ -822,7 +884,7 @@ class Track(SharedHandle, Generic[T]):
         if level._node is NOOP_NODE:
             return iterator
         if is_async_loop(sys._getframe(1)):
-            return iterate_async(iterator, level)
+            return iterate_async(iterator, level, watch_loop(level._node))
         return SharedAsyncIterator(iterator, level)
 
     def _start(self) -> Level:

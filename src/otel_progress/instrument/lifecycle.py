@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -201,19 +201,20 @@ def has_reached_total(node: Node, backend: RecordingBackend) -> bool:
 
 
 class GuardedExit:
-    """Descriptor of ``__exit__`` that detects when a block is left without it.
+    """Descriptor of an exit that detects when a block is left without it.
 
-    A signal handler may raise at the first bytecode of ``__exit__``, where no ``try`` can catch it.
+    It is that of ``__exit__`` or ``__aexit__``. A signal handler may raise at the first bytecode of
+    the exit, where no ``try`` can catch it.
     The bound method of a ``with`` statement has no other reference. So it is collected when the
     statement ends, and its level is ended by the next tick or query.
     """
 
     __slots__ = ("_function",)
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         self._function = function
 
-    def __get__(self, level: LevelHandle | None, owner: type | None = None) -> Callable[..., None]:
+    def __get__(self, level: LevelHandle | None, owner: type | None = None) -> Callable[..., object]:
         if level is None:
             return self._function
         method = MethodType(self._function, level)
@@ -221,3 +222,19 @@ class GuardedExit:
         if (guard is None or guard() is None) and backend_slot.current is not None:
             level._guard = HandleReference(method, add_orphan)
         return method
+
+
+class _Done:
+    """Awaitable without a result that is done already."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+DONE: Final = _Done()
+"""Result of every ``__aexit__``, which leaves the block when it is called.
+
+A coroutine could be interrupted before its first statement.
+"""

@@ -143,9 +143,12 @@ class LockCounter:
 
     def count(self, iterable: Iterable[T]) -> Iterator[T]:
         """Return an iterator over ``iterable`` that counts each element when it yields it."""
-        for element in iterable:
-            self.add(1)
-            yield element
+        # Why not a generator: threads may share the iterator.
+        return map(self._count_element, iterable)
+
+    def _count_element(self, element: T) -> T:
+        self.add(1)
+        return element
 
     def value(self) -> Number:
         """Return the number of counted units, at least 0."""

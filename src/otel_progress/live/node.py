@@ -83,6 +83,16 @@ class Spec(NamedTuple):
     unit_plural: str | None = None
 
 
+REASON_COLLECTED: Final = (
+    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
+)
+"""Message of a level whose handle, or whose exit, was collected."""
+
+
+STOPPED_EARLY: Final = "stopped before the end"
+"""Message of a level whose loop ended before its last element."""
+
+
 class HandleReference(weakref.ref[Any]):
     """Weak reference to the handle of a level, or to the exit of its ``with`` block.
 
@@ -92,15 +102,41 @@ class HandleReference(weakref.ref[Any]):
 
     __slots__ = ("node",)
 
+    reason = REASON_COLLECTED
+    """Message of the level that ends."""
     node: Node | None
 
 
-orphans: Final[deque[HandleReference]] = deque()
-"""References whose handles were collected. The next tick or query ends their levels."""
+class LoopReference(HandleReference):
+    """Weak reference to the guard of a loop.
+
+    The level was left early if it still runs.
+    """
+
+    __slots__ = ()
+
+    reason = STOPPED_EARLY
+
+
+class BlockReference(weakref.ref[Any]):
+    """Weak reference to the exit of a block of a pause, an opaque step or a batch.
+
+    If the exit is collected before it ran, the next tick or query calls ``leave``, which must be
+    idempotent. ``thread`` is the identifier of the thread that requested the exit.
+    """
+
+    __slots__ = ("leave", "thread")
+
+    leave: Callable[[], object] | None
+    thread: int
+
+
+orphans: Final[deque[HandleReference | BlockReference]] = deque()
+"""References whose objects were collected. The next tick or query ends their levels and blocks."""
 
 
 add_orphan: Final = orphans.append
-"""Callback of every :class:`HandleReference`."""
+"""Callback of every :class:`HandleReference` and :class:`BlockReference`."""
 
 
 _DEEP: Final = 3
@@ -449,6 +485,7 @@ class Children:
         "done_weight",
         "ended_cancelled",
         "ended_completed",
+        "ended_early",
         "ended_failed",
         "ended_skipped",
         "estimated",
@@ -486,6 +523,8 @@ class Children:
         self.estimated = 0
         """Number of direct children whose ratio contains an estimate."""
         self.ended_completed = self.ended_failed = self.ended_cancelled = self.ended_skipped = 0
+        self.ended_early = 0
+        """Those of ``ended_completed`` that completed below their total."""
         self.stored_below = 0
         """Number of ended levels below in memory, without those below another such level."""
         self.stages: list[Node] | None = None
@@ -495,7 +534,13 @@ class Children:
 
     def count_ended(self) -> LevelCounts:
         """Return the number of ended levels, evicted ones included."""
-        return LevelCounts(self.ended_completed, self.ended_failed, self.ended_cancelled, self.ended_skipped)
+        return LevelCounts(
+            self.ended_completed,
+            self.ended_failed,
+            self.ended_cancelled,
+            self.ended_skipped,
+            self.ended_early,
+        )
 
 
 def _create_counter() -> GilCounter | LockCounter:

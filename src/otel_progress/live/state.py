@@ -16,7 +16,7 @@ from otel_progress.live.ends import EndOverflow, EndQueue
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.estimation.trajectories import TrajectoryCache
 from otel_progress.live.listener import StoreListener
-from otel_progress.live.node import HandleReference, Node, Operation, Spec, orphans
+from otel_progress.live.node import BlockReference, HandleReference, Node, Operation, Spec, orphans
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.live.tree import WAITING_DROPPED, Limits, OpenRejected, Tree
 from otel_progress.locking import CallerLock
@@ -26,11 +26,6 @@ from otel_progress.redaction import redact_snapshot
 
 MAX_SAMPLES: Final = 3_600
 """Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
-
-
-REASON_COLLECTED: Final = (
-    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
-)
 
 
 class StoreState:
@@ -123,7 +118,7 @@ class StoreState:
 
     def is_interrupting(self) -> bool:
         """Return True when the calling function interrupts this thread inside the lock."""
-        return self.guard.is_owned() and self.guard.is_interrupting()
+        return self.guard.is_owned() and self.guard.is_interrupting(2)
 
     def find_operation_locked(self, operation_id: str) -> Operation | None:
         """Return the newest run of this id, or None."""
@@ -376,7 +371,7 @@ class StoreState:
         self.was_interrupted = False
 
     def end_orphans(self) -> None:
-        """Run deferred calls, and cancel the levels whose handles were garbage-collected."""
+        """Run deferred calls, and end what garbage-collected handles and exits left."""
         if self.is_interrupting():
             return
         if self.guard.calls:
@@ -384,14 +379,19 @@ class StoreState:
         # Why bounded: the end of a level may collect further handles.
         for _ in range(len(orphans)):
             try:
-                reference: HandleReference = orphans.popleft()
+                reference: HandleReference | BlockReference = orphans.popleft()
             except IndexError:  # another thread handles it
                 return
             try:
-                # Why a default: an exception may have interrupted the creation of the reference.
+                # Why defaults: an exception may have interrupted the creation of the reference.
+                if isinstance(reference, BlockReference):
+                    leave: Callable[[], object] | None = getattr(reference, "leave", None)
+                    if leave is not None:
+                        leave()
+                    continue
                 node: Node | None = getattr(reference, "node", None)
                 if node is not None and node.handle is reference:
-                    self.end_level(node, Status.CANCELLED, message=REASON_COLLECTED)
+                    self.end_level(node, Status.CANCELLED, message=reference.reason)
             except BaseException:
                 orphans.append(reference)
                 raise

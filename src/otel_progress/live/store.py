@@ -159,28 +159,31 @@ class LiveStore:
         """Start a stage of ``parent``. Return None when it was rejected."""
         return self._state.start_stage(parent, spec)
 
-    def start_pause(self, operation: Operation, reason: str | None) -> str | None:
-        """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
-        return self._interruptions.start_pause(operation, reason)
+    def start_pause(self, operation: Operation, key: object, reason: str | None) -> None:
+        """Start the pause of ``key``. Pauses nest. ``reason`` replaces the message."""
+        self._interruptions.start_pause(operation, key, reason)
 
-    def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
-        """End one nested pause and restore the message ``before``.
+    def end_pause(self, operation: Operation, key: object, reason: str | None) -> None:
+        """End the pause of ``key``, and restore the message before it. Idempotent.
 
         The outermost end resumes the operation.
         """
-        self._interruptions.end_pause(operation, reason, before)
+        self._interruptions.end_pause(operation, key, reason)
 
-    def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
-        """Mark a running level as an opaque step. Return False when it does not run.
+    def start_opaque(self, node: Node, key: object, expected: float | None, *, is_whole_level: bool) -> None:
+        """Mark a running level as an opaque step of the block ``key``.
 
         ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step
         only. A step within an opaque step changes nothing.
         """
-        return self._interruptions.start_opaque(node, expected, is_whole_level=is_whole_level)
+        self._interruptions.start_opaque(node, key, expected, is_whole_level=is_whole_level)
 
-    def end_opaque(self, node: Node) -> None:
-        """Remove the mark of an opaque step. The level then has measured figures only."""
-        self._interruptions.end_opaque(node)
+    def end_opaque(self, node: Node, key: object) -> None:
+        """End the block ``key`` of an opaque step. Idempotent.
+
+        After the last one the level has measured figures only.
+        """
+        self._interruptions.end_opaque(node, key)
 
     def resume_from(self, node: Node, current: Number) -> None:
         """Set the units that an earlier session completed.

@@ -348,7 +348,11 @@ class Tree:
                 if child.status.finished:  # an exception interrupted its end
                     self._deactivate_locked(child, child.status, ended)
                     continue
-                child.message = REASON_PARENT_ENDED
+                handle = child.handle
+                if handle is None or handle() is not None:
+                    child.message = REASON_PARENT_ENDED
+                else:
+                    child.message = handle.reason
                 self._deactivate_locked(child, Status.CANCELLED, ended)
         self._deactivate_locked(node, status, ended)
 
@@ -540,7 +544,7 @@ def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> Non
         siblings.stage = None
     if node.counted_status.finished:
         return
-    if status is Status.COMPLETED and not (node.failed or node.skipped or node.declared):
+    if status is Status.COMPLETED and not (node.failed or node.skipped or node.declared or node.ended_early):
         # Why one statement without a call: no signal handler, finalizer or other thread can run
         # within it. A tracer can raise within it, and leaves a number of running levels that is too
         # high, which changes nothing.
@@ -575,9 +579,19 @@ def _add_other_to_parent_locked(node: Node, status: Status, siblings: Children) 
     partial_weight = siblings.partial_weight if running else cancelled_weight
     ended = getattr(siblings, _ENDED[status])
     store_together(
-        (siblings, siblings, siblings, siblings, siblings, siblings, siblings, node),
+        (*(siblings,) * 8, node),
         _SUMS[status],
-        (running, cancelled_weight, partial_weight, failed, skipped, done_weight, ended + 1, status),
+        (
+            running,
+            cancelled_weight,
+            partial_weight,
+            failed,
+            skipped,
+            done_weight,
+            siblings.ended_early + (status is Status.COMPLETED and node.ended_early),
+            ended + 1,
+            status,
+        ),
     )
 
 
@@ -596,7 +610,7 @@ def _subtract_from_parent_locked(node: Node, siblings: Children) -> None:
             done_weight -= node.spec.weight
     failed, skipped = _count_failed_and_skipped_units(node)
     store_together(
-        (siblings, siblings, siblings, siblings, siblings, siblings, siblings, siblings, node),
+        (*(siblings,) * 9, node),
         ("failures", *_SUMS[node.status]),
         (
             siblings.failures - node.reported_failures,
@@ -606,6 +620,7 @@ def _subtract_from_parent_locked(node: Node, siblings: Children) -> None:
             siblings.failed - failed,
             siblings.skipped - skipped,
             done_weight,
+            siblings.ended_early - (node.status is Status.COMPLETED and node.ended_early),
             getattr(siblings, _ENDED[node.status]) - 1,
             Status.PENDING,
         ),
@@ -629,6 +644,7 @@ _SUMS: Final = {
         "failed",
         "skipped",
         "done_weight",
+        "ended_early",
         name,
         "counted_status",
     )

@@ -127,7 +127,7 @@ class Totals:
             for snapshot in change_set.snapshots
             if not snapshot.path and not snapshot.status.finished
         }
-        with self._lock:
+        with self._lock.lock:
             for operation_type in started - self._started_types:
                 self._start_series(operation_type)
             for (operation_type, level_type, outcome), units in change_set.items.items():
@@ -140,6 +140,7 @@ class Totals:
                     self._count(metric, labels, amount)
                 elif math.isfinite(amount):
                     self._observe(metric, labels, amount, snapshot)
+        self._lock.run_deferred()
 
     def close(self) -> None:
         """Do nothing. Totals stay readable until the process ends."""
@@ -174,13 +175,14 @@ class Totals:
 
     def read(self) -> TotalsReading:
         """Return a copy of all totals."""
-        with self._lock:
+        with self._lock.lock:
             counters = {metric: dict(series) for metric, series in self._counters.items()}
             copies = [
                 (metric, labels, tuple(histogram.counts), histogram.sum, tuple(histogram.examples))
                 for metric, series in self._histograms.items()
                 for labels, histogram in series.items()
             ]
+        self._lock.run_deferred()
         if errors := _count_errors_since(self._initial_errors):
             # Why the sum: a failed query of the journal and a failed write have the same label.
             counted = counters.setdefault(semconv.SINK_ERRORS, {})

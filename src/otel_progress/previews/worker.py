@@ -46,7 +46,7 @@ class Worker:
         # Why not queued: a caller that interrupts its own thread must not wait for itself.
         if self._lock.is_interrupting():
             return False
-        with self._changed:
+        with self._lock.lock:
             if self._closed or len(self._previews) >= MAX_QUEUED_PREVIEWS:
                 return False
             self._previews.append(job)
@@ -68,8 +68,9 @@ class Worker:
         """
         if self._lock.is_interrupting():
             return False
-        with self._changed:
-            return self._changed.wait_for(lambda: not (self._busy or self._previews or self._tasks), timeout)
+        return self._lock.wait_for(
+            self._changed, lambda: not (self._busy or self._previews or self._tasks), timeout
+        )
 
     def close(self, timeout: float) -> bool:
         """Accept no further jobs, and wait like :meth:`flush`.
@@ -80,7 +81,7 @@ class Worker:
         if self._lock.is_interrupting():
             return False
         done = self.flush(timeout)
-        with self._changed:
+        with self._lock.lock:
             self._previews.clear()
             self._tasks.clear()
             self._changed.notify_all()
@@ -92,7 +93,7 @@ class Worker:
     def _start(self) -> bool:
         if self._thread is None:
             thread = threading.Thread(
-                target=run_suppressed(partial(self._run, self._changed)),
+                target=run_suppressed(partial(self._run, self._lock, self._changed)),
                 name="otel-progress-previews",
                 daemon=True,
             )
@@ -109,10 +110,10 @@ class Worker:
         self._changed.notify_all()
         return True
 
-    def _run(self, changed: threading.Condition) -> None:
+    def _run(self, lock: CallerLock, changed: threading.Condition) -> None:
         while True:
-            self._lock.run_deferred()
-            with changed:
+            lock.run_deferred()
+            with lock.lock:
                 self._busy = False
                 changed.notify_all()
                 changed.wait_for(lambda: self._previews or self._tasks or self._closed)

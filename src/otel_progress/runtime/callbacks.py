@@ -123,17 +123,16 @@ class CallbackWorker:
         if self._lock.is_interrupting():
             return False
         deadline = time.monotonic() + timeout
-        with self._changed:
+        with self._lock.lock:
             self._delivered.clear()
             self._changed.notify_all()
             has_no_thread = self._thread is None
         # Why: delivering here is better than losing the events.
         while has_no_thread and time.monotonic() < deadline and self._deliver_next():
             pass
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._edges or self._updates or self._is_busy), timeout
-            )
+        return self._lock.wait_for(
+            self._changed, lambda: not (self._edges or self._updates or self._is_busy), timeout
+        )
 
     def close(self) -> None:
         """Stop delivering. Waiting events are dropped."""
@@ -146,7 +145,7 @@ class CallbackWorker:
     def _run(self) -> None:
         while True:
             self._lock.run_deferred()
-            with self._changed:
+            with self._lock.lock:
                 self._is_busy = False
                 self._changed.notify_all()
                 while not self._is_closed and (delay_s := self._compute_delay()) != 0.0:
@@ -159,7 +158,7 @@ class CallbackWorker:
 
     def _deliver_next(self) -> bool:
         """Deliver one event on the current thread. Return False if none waits."""
-        with self._changed:
+        with self._lock.lock:
             if self._is_closed or not (self._edges or self._updates):
                 return False
             event, operation = self._pop_event()

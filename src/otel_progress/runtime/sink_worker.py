@@ -355,7 +355,7 @@ class SinkWorker:
         stored = 0 if self._overflow is None else self._overflow.append([encode_end(end) for end in ends])
         dropped = len(ends) - stored
         if dropped and self._overflow is not None and not self._is_closing:
-            with self._changed:
+            with self._lock.lock:
                 dropped = self._pending.return_ends(ends[stored:])
         self._count_dropped_ends(dropped)
 
@@ -435,7 +435,7 @@ class SinkWorker:
         """
         deadline = time.monotonic() + timeout
         while not self._flush_once(max(0.0, deadline - time.monotonic())):
-            with self._changed:
+            with self._lock.lock:
                 is_retried = (
                     self._is_rejected_temporarily and not self._is_closing and time.monotonic() < deadline
                 )
@@ -448,7 +448,7 @@ class SinkWorker:
         # Why: a signal handler that flushes must not wait for its own thread.
         if self._lock.is_interrupting():
             return False
-        with self._changed:
+        with self._lock.lock:
             if not self._is_closing:
                 self._is_due = self._has_waiting
                 self._changed.notify_all()
@@ -459,15 +459,15 @@ class SinkWorker:
             deadline = time.monotonic() + timeout
             while self._has_waiting and self._write_pending() and time.monotonic() < deadline:
                 pass
-        with self._changed:
-            is_written = self._changed.wait_for(
-                lambda: (
-                    not self._is_writing
-                    and (not self._has_waiting or (self._has_failed and self._attempts > attempts))
-                ),
-                timeout,
-            )
-            return is_written and not self._has_failed
+        is_written = self._lock.wait_for(
+            self._changed,
+            lambda: (
+                not self._is_writing
+                and (not self._has_waiting or (self._has_failed and self._attempts > attempts))
+            ),
+            timeout,
+        )
+        return is_written and not self._has_failed
 
     def close(self, timeout: float) -> bool:
         """Flush, stop the thread and close the sink. Return False if that is incomplete.
@@ -477,7 +477,7 @@ class SinkWorker:
         deadline = time.monotonic() + timeout
         reserved_s = 0.0 if self._overflow is None else min(0.5 * timeout, self._pending.ends_count * SPILL_S)
         is_flushed = self.flush(timeout - reserved_s)
-        with self._changed:
+        with self._lock.lock:
             self._is_closing = True
             thread = self._thread
             rest = [] if is_flushed else self._take_unwritten_ends()
@@ -511,7 +511,7 @@ class SinkWorker:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock.lock:
                 self._changed.wait_for(self._has_work)
                 if self._is_closing and (self._has_failed or self._pending.latest is None):
                     return
@@ -523,7 +523,7 @@ class SinkWorker:
 
     def _write_pending(self) -> bool:
         """Write what waits, and some ends of the file. Return False after an error."""
-        with self._changed:
+        with self._lock.lock:
             self._is_due = False
             dropped = self._requeue_rejected()
             has_room = self._pending.ends_count < self._limits.ends_per_write and not self._is_closing
@@ -537,7 +537,7 @@ class SinkWorker:
             self._report_written(written)
             if spilled and self._overflow is not None:
                 self._overflow.remove_read()
-        with self._changed:
+        with self._lock.lock:
             self._attempts += 1
             self._is_writing = False
             self._writing = None

@@ -173,7 +173,7 @@ class Ticker:
         # Why: a signal handler that flushes may interrupt a tick of its own thread.
         if self._tick_lock.is_interrupting():
             return 0.0
-        with self._tick_lock:
+        with self._tick_lock.lock:
             self._started_ticks += 1
             number = self._started_ticks
             self._is_end_due = self._is_awaited = False
