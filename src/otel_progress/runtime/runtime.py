@@ -396,7 +396,7 @@ def _remaining_s(deadline: float) -> float:
 
 
 def install_exit_hooks(runtime: Runtime) -> None:
-    """Shut down a runtime or flush it when the process leaves, and publish its settings.
+    """Flush or shut down a runtime when the process leaves. Publish its settings.
 
     Children of multiprocessing can read the settings.
     """

@@ -370,7 +370,7 @@ class SinkWorker:
         """Move the ended operations that wait to the file, if there is one."""
         if self._overflow is None or self._lock.is_interrupting():
             return
-        with self._changed:
+        with self._lock.lock:
             ends = self._take_unwritten_ends()
         if ends:
             self._spill(ends)
