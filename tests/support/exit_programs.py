@@ -31,7 +31,8 @@ def start(tmp_path: Path, code: str, *prefix: str) -> subprocess.Popen[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     environ["OTEL_PROGRESS_STORE"] = f"sqlite:///{tmp_path / 'progress.db'}"
     return subprocess.Popen(
-        [*prefix, sys.executable, str(program)],
+        # Why: from Python 3.12 on, forks of programs with threads print a warning.
+        [*prefix, sys.executable, "-W", "ignore:This process:DeprecationWarning", str(program)],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -42,13 +42,13 @@ number grows until some are dropped.
 """
 
 
-END_TIME_SHARE: Final = 0.02
+END_TIME_SHARE: Final = 0.005
 """Maximum share of the time for ticks that the ends of operations cause. Beyond it, ends wait for
 the next regular tick.
 """
 
 
-MAX_END_CREDIT_S: Final = 0.1
+MAX_END_CREDIT_S: Final = 0.05
 """Time that ticks at ends may use before their share limits them, in seconds."""
 
 
