@@ -145,6 +145,28 @@ def test_provider_of_the_application_is_flushed_in_children(tmp_path: Path) -> N
     assert sorted(spans.read_text().split()) == ["leave", "work"]
 
 
+@needs_fork
+def test_child_that_records_nothing_leaves_without_an_export(tmp_path: Path) -> None:
+    """It would wait for a collector that does not answer."""
+    code = """
+    import multiprocessing, socket, time
+    silent = socket.create_server(("127.0.0.1", 0))
+    import os
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    os.environ["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
+    from otel_progress.runtime.runtime import Runtime
+    progress.configure(console=False, otlp=True)
+    Runtime.shutdown = Runtime.force_flush = lambda *arguments: print("exported", flush=True)
+    if __name__ == "__main__":
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+        process.join()
+        print(process.exitcode, flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    assert run(tmp_path, code) == (-9, "0\n", "")
+
+
 def test_unhandled_exception_in_a_thread_delivers_the_end_before_the_process_leaves(tmp_path: Path) -> None:
     """The thread outlives the main thread."""
     code = f"""

@@ -8,10 +8,13 @@ killed as soon as their task has returned, so there the caller waits for the del
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.runtime.export_trigger import ExportTrigger
 from otel_progress.runtime.parent_process import is_multiprocessing_child
@@ -61,6 +64,8 @@ class EndDelivery:
         self._credit_s = MAX_WAIT_CREDIT_S
         self._credited_at = time.monotonic()
         self._is_storing = False
+        self._waiting: set[int] = set()
+        """Identifiers of the threads that wait."""
         self.has_other_spans = False
         for export in self._list_exports():
             export.restart()
@@ -74,7 +79,18 @@ class EndDelivery:
         return all(export.is_idle for export in self._list_exports())
 
     def deliver_end(self, root: Node) -> None:
-        """Wake the sinks, and wait for them in a child of multiprocessing."""
+        """Wake the sinks, and wait for them in a child of multiprocessing.
+
+        Never raises, except an exception that interrupts it.
+        """
+        try:
+            self._deliver_end(root)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            report_internal_error("tick", "The end of an operation could not be delivered", error=error)
+
+    def _deliver_end(self, root: Node) -> None:
         is_awaited = is_multiprocessing_child() and self._can_wait()
         span_number = 0
         if self.span_export is not None and self._exports_spans():
@@ -89,7 +105,7 @@ class EndDelivery:
     def request_event_export(self) -> None:
         """Export the events of an ended operation, which the sink of events has emitted."""
         if self.event_export is not None:
-            self.event_export.request(is_awaited=is_multiprocessing_child())
+            self.event_export.request(is_awaited=bool(self._waiting))
 
     def close(self) -> None:
         """Stop the threads of the exports."""
@@ -107,10 +123,14 @@ class EndDelivery:
 
     def _wait(self, root: Node, span_number: int) -> None:
         # Why no condition: a signal handler may end an operation while its thread holds a lock.
-        started = time.monotonic()
-        tick = self._ticker.request_tick()
-        while time.monotonic() - started < MAX_WAIT_S and not self._is_delivered(tick, span_number):
-            time.sleep(_POLL_S)
+        started, thread = time.monotonic(), threading.get_ident()
+        self._waiting.add(thread)
+        try:
+            tick = self._ticker.request_tick()
+            while time.monotonic() - started < MAX_WAIT_S and not self._is_delivered(tick, span_number):
+                time.sleep(_POLL_S)
+        finally:
+            self._waiting.discard(thread)
         if not self._is_stored(tick) and not self._is_storing:
             # Why a flag: a signal handler may end another operation while this one is stored.
             self._is_storing = True

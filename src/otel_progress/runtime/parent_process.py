@@ -59,6 +59,11 @@ def _is_inheriting(module: Any) -> bool:
     return bool(getattr(getattr(module, "_current_process", None), "_inheriting", False))
 
 
+def can_publish() -> bool:
+    """Return True if multiprocessing is imported."""
+    return _PROCESS_MODULE in sys.modules
+
+
 def publish_settings(settings: ParentSettings) -> bool:
     """Store the settings of this process for its children of multiprocessing.
 

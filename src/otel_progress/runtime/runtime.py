@@ -18,7 +18,12 @@ from otel_progress.processes import current_instance
 from otel_progress.records import LogRecord
 from otel_progress.runtime.callbacks import Callback, Callbacks
 from otel_progress.runtime.exit_hooks import ExitHooks
-from otel_progress.runtime.parent_process import ParentSettings, publish_settings, withdraw_settings
+from otel_progress.runtime.parent_process import (
+    ParentSettings,
+    can_publish,
+    publish_settings,
+    withdraw_settings,
+)
 from otel_progress.runtime.reader_facade import ReaderFacade
 
 if TYPE_CHECKING:
@@ -317,7 +322,7 @@ class Runtime:
         self._publish_settings()
 
     def _publish_settings(self) -> None:
-        if not self._is_published and not self._is_shut_down:
+        if not self._is_published and not self._is_shut_down and can_publish():
             settings = self._settings
             published = ParentSettings(
                 settings.to_environ(has_credentials=True), settings.get_process_resources()
@@ -335,12 +340,15 @@ class Runtime:
         )
 
     def _leave_child(self) -> None:
-        self.shutdown()
-        self._providers.flush_joined(FLUSH_S)
+        # Why: a child that records nothing must not wait for a collector.
+        if self._ticker.has_started:
+            self.shutdown()
+            self._providers.flush_joined(FLUSH_S)
 
     def _flush_at_exit(self) -> None:
-        self.force_flush()
-        self._providers.flush_joined(FLUSH_S)
+        if self._ticker.has_started:
+            self.force_flush()
+            self._providers.flush_joined(FLUSH_S)
 
     def _finish_at_exit(self, timeout: float) -> None:
         self._finish(REASON_EXIT, timeout)

@@ -139,6 +139,11 @@ class Ticker:
         """Return True if a tick after ``request_tick`` has submitted its changes."""
         return self._finished_ticks > number
 
+    @property
+    def has_started(self) -> bool:
+        """True if something was recorded in this process."""
+        return self._thread is not None or self._started_ticks > 0
+
     def can_wait(self) -> bool:
         """Return False if a wait for a tick is useless or would block the tick itself."""
         return (
