@@ -97,6 +97,34 @@ def test_ends_beyond_their_share_wait_for_the_next_regular_tick(
     assert used._use_end_credit(0.5)
 
 
+def test_change_that_a_tick_has_collected_is_unsent(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that leaves then has to wait for it."""
+    collected, released = threading.Event(), threading.Event()
+    (worker,) = [worker for worker in runtime._sink_workers if worker.name == "journal"]
+    submit = worker.submit
+
+    def submit_late(change_set: ChangeSet) -> None:
+        collected.set()
+        assert released.wait(NEVER_S)
+        submit(change_set)
+
+    get_ticker(runtime).set_background(False)
+    with progress.operation("o", id="o"):
+        pass
+    monkeypatch.setattr(worker, "submit", submit_late)
+    thread = threading.Thread(target=get_ticker(runtime).tick)
+    thread.start()
+    assert collected.wait(PATIENCE_S)
+    assert runtime._store.idle
+    assert not worker.has_backlog
+    assert runtime._has_unsent()
+    released.set()
+    thread.join()
+    wait_until(lambda: not runtime._has_unsent(), PATIENCE_S)
+
+
 # --- waits in children of multiprocessing --------------------------------------------------------
 
 

@@ -332,10 +332,12 @@ class Runtime:
     def _has_unsent(self) -> bool:
         """Return True if a change waits for a sink or exporter."""
         ends = self._components.ends
+        # Why in this order: other threads move a change from each place to the next one.
         return not self._is_shut_down and (
             not self._store.idle
-            or not ends.is_idle
+            or self._ticker.is_ticking
             or any(worker.has_backlog for worker in self._sink_workers)
+            or not ends.is_idle
             or (ends.has_other_spans and self._providers.has_application_provider)
         )
 

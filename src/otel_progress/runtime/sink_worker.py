@@ -407,7 +407,8 @@ class SinkWorker:
     @property
     def has_backlog(self) -> bool:
         """True while a change set waits, is written, or was rejected."""
-        return self._is_writing or self._has_waiting
+        # Why in this order: the thread may take what waits, or reject it, between two checks.
+        return self._has_waiting or self._is_writing or self._has_waiting
 
     @property
     def has_file(self) -> bool:
@@ -525,11 +526,12 @@ class SinkWorker:
         """Write what waits, and some ends of the file. Return False after an error."""
         with self._lock.lock:
             self._is_due = False
+            # Why first: has_backlog reads it without the lock.
+            self._is_writing = True
             dropped = self._requeue_rejected()
             has_room = self._pending.ends_count < self._limits.ends_per_write and not self._is_closing
             change_set = self._pending.drain()
             self._writing = change_set
-            self._is_writing = True
         spilled = self._read_spilled() if has_room else []
         written = self._add_spilled(change_set, spilled)
         has_failed = written is not None and not self._write(written)
@@ -539,13 +541,14 @@ class SinkWorker:
                 self._overflow.remove_read()
         with self._lock.lock:
             self._attempts += 1
-            self._is_writing = False
             self._writing = None
             # Why without the spilled ones: they are still in the file.
             self._rejected = change_set if has_failed else None
             self._is_rejected_temporarily = has_failed and self._is_error_temporary
             has_recovered = self._has_failed and not has_failed
             self._has_failed = has_failed
+            # Why last: has_backlog reads it without the lock.
+            self._is_writing = False
             self._changed.notify_all()
         if has_recovered:
             self._on_recovered()

@@ -144,6 +144,11 @@ class Ticker:
         """True if something was recorded in this process."""
         return self._thread is not None or self._started_ticks > 0
 
+    @property
+    def is_ticking(self) -> bool:
+        """True while a tick has changes that it has not submitted, and after a failed one."""
+        return self._finished_ticks != self._started_ticks
+
     def can_wait(self) -> bool:
         """Return False if a wait for a tick is useless or would block the tick itself."""
         return (
