@@ -310,10 +310,10 @@ def test_configure_in_child_forked_during_configure_of_another_thread_does_not_w
     is_building, may_finish = threading.Event(), threading.Event()
     build_runtime = config.build_runtime
 
-    def build_slowly(*arguments: Any) -> Any:
+    def build_slowly(*arguments: Any, **options: Any) -> Any:
         is_building.set()
         may_finish.wait(PATIENCE_S)
-        return build_runtime(*arguments)
+        return build_runtime(*arguments, **options)
 
     def configure() -> None:
         with progress.configure(**QUIET, tracer_provider=provider):

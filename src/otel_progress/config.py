@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from otel_progress.diagnostics import logger
 from otel_progress.errors import ConfigurationError
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.locking import CallerLock
 from otel_progress.runtime.builder import build_runtime
 from otel_progress.runtime.components import ClockAndIds
-from otel_progress.runtime.runtime import Runtime
+from otel_progress.runtime.parent_process import (
+    is_importing_main,
+    is_multiprocessing_child,
+    read_parent_settings,
+)
+from otel_progress.runtime.providers import discard_own_provider
+from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
 from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
 
@@ -68,13 +74,16 @@ def configure(
     server_host: str | None = None,
     token: str | None = None,
     token_file: str | os.PathLike[str] | None = None,
+    terminate_signals: bool | None = None,
     enabled: bool | None = None,
+    inherit: bool | None = None,
 ) -> Runtime:
     """Record progress from now on and return the runtime.
 
     The runtime is also a context manager. Otherwise it shuts down at interpreter exit.
 
-    Every argument has an environment variable: ``OTEL_PROGRESS_`` and its name in capitals.
+    Every argument but ``tracer_provider`` and ``inherit`` has an environment variable:
+    ``OTEL_PROGRESS_`` and its name in capitals.
     Arguments take precedence over the environment. None means that an argument is not given.
     Durations are seconds or texts such as ``"24h"``.
 
@@ -98,6 +107,14 @@ def configure(
     ``preview_edge`` pixels. At most ``preview_count`` previews of together ``preview_size``
     bytes are stored per operation. ``public_url`` is the URL of the server for clients.
 
+    ``terminate_signals`` installs handlers of SIGTERM and SIGHUP. They cancel the running
+    operations, write everything within 2 seconds, and call the previous handler.
+
+    Ports, the server and the console exist once. A child of multiprocessing does not create those
+    of its parent again. With ``inherit``, a child of multiprocessing uses the settings of its
+    parent instead of the environment, except those of tokens and functions. In a forked child the
+    configuration stays active, and a call with other arguments replaces it.
+
     A part that the environment does not permit is left out, with a warning and a count. Examples
     are a port in use, no further thread, and a folder that is not writable. With ``strict`` it
     raises ConfigurationError.
@@ -107,7 +124,8 @@ def configure(
     Raises MissingExtraError if a required package is not installed. Nothing is changed then.
     """
     arguments = dict(locals())  # first statement: exactly the arguments
-    return start(arguments, arguments.pop("tracer_provider"))
+    provider, is_inheriting = arguments.pop("tracer_provider"), arguments.pop("inherit")
+    return start(arguments, provider, is_inheriting=bool(is_inheriting))
 
 
 def start(
@@ -117,6 +135,7 @@ def start(
     environ: Mapping[str, str] | None = None,
     sources: ClockAndIds | None = None,
     is_exclusive: bool = False,
+    is_inheriting: bool = False,
 ) -> Runtime:
     """Return the runtime of :func:`configure` for a mapping of its arguments.
 
@@ -139,11 +158,37 @@ def start(
         if active is not None:
             return _reuse_runtime(active, arguments, provider)
         environ = os.environ if environ is None else environ
+        parent = read_parent_settings() if is_inheriting else None
+        if parent is not None:
+            environ = {**environ, **parent.environ}
         settings = Settings.from_environ(environ).with_arguments(**arguments)
-        runtime = build_runtime(settings, provider, sources)
-        _current[:] = [runtime]
-        atexit.register(runtime.shutdown)
-        return runtime
+        return _start_runtime(settings, provider, sources, _find_withheld(settings))
+
+
+def _start_runtime(
+    settings: Settings,
+    provider: TracerProvider | None,
+    sources: ClockAndIds | None,
+    withheld: Collection[str],
+) -> Runtime:
+    if withheld:
+        logger.debug("The parent process has these parts, so they are not created: %s", ", ".join(withheld))
+    runtime = build_runtime(settings, provider, sources, withheld=withheld)
+    _current[:] = [runtime]
+    install_exit_hooks(runtime)
+    return runtime
+
+
+def _find_withheld(settings: Settings) -> list[str]:
+    """Return the settings whose resources the parent process of multiprocessing has."""
+    resources = settings.get_process_resources()
+    if not resources or not is_multiprocessing_child():
+        return []
+    if is_importing_main():
+        return sorted(resources)
+    parent = read_parent_settings()
+    known = {} if parent is None else parent.resources
+    return sorted(name for name, value in resources.items() if name in known and known[name] == value)
 
 
 def current_runtime() -> Runtime | None:
@@ -157,6 +202,8 @@ def _reuse_runtime(
     """Return the active runtime if the arguments agree with its settings."""
     given = {name: value for name, value in arguments.items() if value is not None}
     differences = runtime.settings.list_differences(runtime.settings.with_arguments(**given), given)
+    if differences and is_inherited(runtime):
+        return _replace_inherited(runtime, given, provider)
     if differences:
         msg = (
             f"Invalid second configure(): expected the values of the first one ({'; '.join(differences)}). "
@@ -166,3 +213,17 @@ def _reuse_runtime(
     if provider is not None and runtime.settings.enabled:
         runtime.join(provider)
     return runtime
+
+
+def _replace_inherited(
+    runtime: Runtime, given: Mapping[str, object], provider: TracerProvider | None
+) -> Runtime:
+    """Apply other arguments in a forked child. The parent process keeps its runtime."""
+    inherited = runtime.settings
+    settings = inherited.with_arguments(**given)
+    known = inherited.get_process_resources()
+    resources = settings.get_process_resources()
+    withheld = sorted(name for name, value in resources.items() if name in known and known[name] == value)
+    runtime.shutdown()
+    discard_own_provider()
+    return _start_runtime(settings, provider, None, withheld)

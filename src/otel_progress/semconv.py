@@ -261,6 +261,7 @@ InternalErrorPlace: TypeAlias = Literal[
     "resources",
     "server",
     "shutdown",
+    "signals",
     "span",
     "start",
     "tick",

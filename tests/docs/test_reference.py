@@ -94,7 +94,7 @@ def test_settings_table_has_every_setting() -> None:
 def test_configure_signature_has_every_setting() -> None:
     """The reference also explains ``tracer_provider``."""
     arguments = set(config.configure.__kwdefaults__ or {})
-    assert arguments == {setting.name for setting in SETTINGS} | {"tracer_provider"}
+    assert arguments == {setting.name for setting in SETTINGS} | {"tracer_provider", "inherit"}
     assert "`tracer_provider`" in section("Settings")
 
 

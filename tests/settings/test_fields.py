@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -11,6 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress import configure
+from otel_progress.journal import open_journal
 from otel_progress.settings.fields import PREFIX, SETTINGS, Setting, Settings
 
 FIELD_TYPES = get_type_hints(Settings)
@@ -33,7 +35,8 @@ def list_classes(annotation: Any) -> Iterator[type]:
 
 def test_configure_has_one_argument_per_setting_in_the_same_order() -> None:
     """The signature, the declarations and the fields agree."""
-    arguments = [name for name in inspect.signature(configure).parameters if name != "tracer_provider"]
+    others = {"tracer_provider", "inherit"}
+    arguments = [name for name in inspect.signature(configure).parameters if name not in others]
     assert arguments == [setting.name for setting in SETTINGS] == list(FIELD_TYPES)
 
 
@@ -67,3 +70,59 @@ def test_setting_has_its_own_variable_and_a_meaning(setting: Setting) -> None:
     """The variable is the prefix and the name in capitals."""
     assert setting.variables[0] == f"{PREFIX}{setting.name.upper()}"
     assert setting.meaning.endswith(".")
+
+
+def test_settings_from_their_environment_variables_are_the_same() -> None:
+    """Another process gets every value that it can use."""
+    settings = Settings().with_arguments(
+        service_name="nightly",
+        store="sqlite:////var/lib/progress.db",
+        otlp=True,
+        strict=True,
+        tick=1 / 3,
+        retention="7d",
+        capture_logs="DEBUG",
+        redact=False,
+        resources=False,
+        previews="/srv/previews",
+        preview_at=(1 / 3, 0.25),
+        preview_format="webp",
+        public_url="https://progress.example.org",
+        terminate_signals=True,
+    )
+    assert Settings.from_environ(settings.to_environ()) == settings
+    assert Settings.from_environ(Settings(preview_at=(0.07,)).to_environ()).preview_at == (0.07,)
+    assert Settings.from_environ(Settings(preview_at=30.5).to_environ()).preview_at == 30.5
+    assert Settings.from_environ(Settings(preview_at="always").to_environ()).preview_at == "always"
+
+
+def test_environment_variables_of_settings_have_no_secrets_and_no_resources() -> None:
+    """Credentials of URLs are included on request only, and functions never."""
+    settings = Settings().with_arguments(
+        store="redis://user:secret@host/0",
+        prometheus_port=9464,
+        server_port=8000,
+        server_host="0.0.0.0",
+        console=True,
+        token="dGhpcyBpcyBub3QgYSBzZWNyZXQ",
+        redact=lambda key, text: text,
+    )
+    environ = settings.to_environ()
+    assert environ["OTEL_PROGRESS_STORE"] == "redis://host/0"
+    left_out = ("PROMETHEUS_PORT", "SERVER_PORT", "SERVER_HOST", "CONSOLE", "TOKEN", "TOKEN_FILE", "REDACT")
+    assert not {f"{PREFIX}{name}" for name in left_out} & set(environ)
+    assert settings.to_environ(has_credentials=True)["OTEL_PROGRESS_STORE"] == "redis://user:secret@host/0"
+    assert settings.get_process_resources() == {"prometheus_port": 9464, "server_port": 8000, "console": True}
+
+
+def test_environment_variable_of_a_relative_store_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process may run in another folder."""
+    folder = tmp_path / "50% done"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    store = Settings(store="sqlite:///jobs/progress.db").to_environ()["OTEL_PROGRESS_STORE"]
+    journal = open_journal(store)
+    assert journal.location == folder / "jobs/progress.db"
+    journal.close()

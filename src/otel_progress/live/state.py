@@ -317,6 +317,14 @@ class StoreState:
                 raise
             report_internal_error("tick", "An ended operation could not be encoded", error=error)
 
+    def encode_end(self, root: Node) -> bytes:
+        """Return an ended operation in its smallest form."""
+        with self.lock:
+            if root.sequence == 0:
+                self.tree.update_level_locked(root, self.clock(), self.now())
+            snapshot = take_snapshot_locked(root)
+        return encode_end(redact_snapshot(snapshot))
+
     def _reduce_ended(self, root: Node) -> None:
         """Replace an ended operation that waits for a tick by its smallest form.
 
@@ -326,10 +334,7 @@ class StoreState:
         with self.lock:
             if root not in self.tree.closed:
                 return
-            if root.sequence == 0:
-                self.tree.update_level_locked(root, self.clock(), self.now())
-            snapshot = take_snapshot_locked(root)
-        record = encode_end(redact_snapshot(snapshot))
+        record = self.encode_end(root)
         with self.lock:
             # Why again: a tick may have collected it in the meantime.
             if root not in self.tree.closed:

@@ -121,6 +121,10 @@ class LiveStore:
         """Number of ended levels and operations that no change set will report."""
         return self._state.ends.dropped + self._state.tree.dropped_levels
 
+    def encode_end(self, root: Node) -> bytes:
+        """Return an ended operation in the form in which it waits in files."""
+        return self._state.encode_end(root)
+
     def set_end_overflow(self, overflow: EndOverflow) -> None:
         """Set the file of ended operations that do not fit into the memory."""
         self._state.end_overflow = self._state.ends.overflow = overflow

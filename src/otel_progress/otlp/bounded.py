@@ -102,6 +102,11 @@ class ExportMonitor(Generic[T]):
         self._stopped = False
         self._in_outage = False
 
+    @property
+    def is_failing(self) -> bool:
+        """True from a failed export to the next successful one."""
+        return self._in_outage
+
     def export(self, batch: T) -> bool:
         """Export one batch on the current thread.
 

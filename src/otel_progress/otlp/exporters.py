@@ -180,6 +180,10 @@ class BoundedSpanProcessor(BatchSpanProcessor):
         super().__init__(exporter)
         self.monitor = exporter.monitor
 
+    def export_now(self) -> None:
+        """Export all ended spans on the current thread."""
+        super().force_flush()
+
     def shutdown(self) -> None:
         """Export pending spans within the ShutdownBudget, then close."""
         # Why: the public shutdown() takes no timeout and waits 30 s.

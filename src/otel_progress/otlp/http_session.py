@@ -14,7 +14,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from requests.adapters import HTTPAdapter
 
+from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.text import remove_credentials, truncate
 
 if TYPE_CHECKING:
@@ -49,6 +51,12 @@ class CheckedSession(requests.Session):
     def __init__(self, signal: Signal) -> None:
         super().__init__()
         self._signal = signal
+        on_fork(phase=ForkPhase.OUTPUTS, owner=self, after_in_child=CheckedSession.drop_connections)
+
+    def drop_connections(self) -> None:
+        """Drop all connections, as a forked child does, which shares them with its parent."""
+        for prefix in list(self.adapters):
+            self.mount(prefix, HTTPAdapter())
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request without following redirects, and check the answer."""

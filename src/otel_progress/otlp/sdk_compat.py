@@ -113,6 +113,15 @@ class EventLog:
             logger = self._loggers[scope] = self._provider.get_logger(scope)
         return logger
 
+    @property
+    def is_failing(self) -> bool:
+        """True from a failed export to the next successful one."""
+        return self._monitor is not None and self._monitor.is_failing
+
+    def export_now(self) -> None:
+        """Export all emitted events on the current thread."""
+        self._provider.force_flush()
+
     def force_flush(self, timeout_s: float) -> bool:
         """Return True if all emitted events were accepted within ``timeout_s`` seconds."""
         return self._monitor is None or self._monitor.flush(timeout_s, self._provider.force_flush)

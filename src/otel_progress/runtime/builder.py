@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Final
 
 from otel_progress import redaction
 from otel_progress.diagnostics import report_unavailable
+from otel_progress.ends import is_end
 from otel_progress.errors import (
     JournalError,
     MissingExtraError,
@@ -26,6 +27,7 @@ from otel_progress.propagation.environment import build_settings_variables, read
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
 from otel_progress.records import CancelRequest
 from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
+from otel_progress.runtime.export_trigger import ExportTrigger
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.semconv import InternalErrorPlace, SinkName
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from otel_progress.integrations.stdlib_logging import LogCapture
+    from otel_progress.otlp.sdk_compat import EventLog
 
 
 _FAILED_BUILD_SHUTDOWN_S: Final = 1.0
@@ -43,18 +46,23 @@ _FAILED_BUILD_SHUTDOWN_S: Final = 1.0
 
 
 def build_runtime(
-    settings: Settings, provider: TracerProvider | None = None, sources: ClockAndIds | None = None
+    settings: Settings,
+    provider: TracerProvider | None = None,
+    sources: ClockAndIds | None = None,
+    *,
+    withheld: Container[str] = (),
 ) -> Runtime:
     """Build a runtime and make it the active recording.
 
     The runtime joins ``provider``, or the global provider when that is None. A runtime of
-    settings with ``enabled=False`` records nothing. A part that the environment does not permit
-    is reported and left out, or raises UnavailableError with ``strict``. Raises
+    settings with ``enabled=False`` records nothing. Resources of the settings named by ``withheld``
+    are not created, because the parent process has them. A part that the environment does not
+    permit is reported and left out, or raises UnavailableError with ``strict``. Raises
     ConfigurationError or MissingExtraError after it has closed what it had built.
     """
     sources = sources or ClockAndIds()
     if settings.enabled:
-        return _RuntimeBuilder(settings, sources).build(provider)
+        return _RuntimeBuilder(settings, sources, withheld).build(provider)
     return Runtime(RuntimeComponents(settings, sources))
 
 
@@ -64,13 +72,16 @@ class _RuntimeBuilder:
     Everything that may be rejected comes first. A failure closes the components built so far.
     """
 
-    def __init__(self, settings: Settings, sources: ClockAndIds) -> None:
+    def __init__(self, settings: Settings, sources: ClockAndIds, withheld: Container[str]) -> None:
         self._settings = settings
+        self._withheld = withheld
         self._signals = select_signals(os.environ, otlp=settings.otlp)
         self._budget = ShutdownBudget()
-        self._token = None if settings.server_port is None else settings.read_token()
+        is_server_off = settings.server_port is None or "server_port" in withheld
+        self._token = None if is_server_off else settings.read_token()
         self._is_sampling = _is_sampling(settings)
         self._capture: LogCapture | None = None
+        self._event_log: EventLog | None = None
         journal_error: JournalError | None = None
         self._journal: Journal | None = None
         try:
@@ -105,9 +116,11 @@ class _RuntimeBuilder:
             if journal is not None:
                 self._add_journal(journal)
             self._try("console", "Progress is not displayed", self._add_console)
+            self._connect_exports()
             if self._is_sampling:
                 self._try("resources", "Resource use is not sampled", self._build_sampler)
             self._try("logs", "Log records are not captured", self._build_capture)
+            self._try("signals", "SIGTERM and SIGHUP have their previous effect", self._handle_signals)
         except BaseException:
             Runtime(self._components).shutdown(_FAILED_BUILD_SHUTDOWN_S)
             if journal is not None:
@@ -146,6 +159,8 @@ class _RuntimeBuilder:
         """Add the sink of the journal, and the files of ended operations next to it."""
         overflow = self._create_spill_file(journal, "journal")
         self._add_sink("journal", journal, on_written=self._read_journal_requests, overflow=overflow)
+        worker = self._components.sink_workers[-1]
+        self._components.ends.store_end = lambda root: worker.store_end(self._store.encode_end(root))
         waiting = self._create_spill_file(journal, "tick")
         if waiting is not None:
             self._store.set_end_overflow(waiting)
@@ -198,7 +213,26 @@ class _RuntimeBuilder:
         )
         self._components.sink_workers.append(worker)
 
+    def _connect_exports(self) -> None:
+        """Export ended operations without the delay of the SDK."""
+        providers, ends = self._components.providers, self._components.ends
+        if "traces" in self._signals:
+            ends.span_export = ExportTrigger(
+                "export-spans", "otlp.traces", providers.export_now, is_failing=lambda: providers.is_failing
+            )
+        log = self._event_log
+        if log is not None:
+            ends.event_export = ExportTrigger(
+                "export-events", "otlp.logs", log.export_now, is_failing=lambda: log.is_failing
+            )
+
+    def _export_ended_operations(self, written: ChangeSet) -> None:
+        if any(is_end(snapshot) for snapshot in written.snapshots):
+            self._components.ends.request_event_export()
+
     def _add_console(self) -> None:
+        if "console" in self._withheld:
+            return
         from otel_progress.console.terminal import make_console
 
         console = make_console(self._store.reader, mode=self._settings.console)
@@ -241,7 +275,12 @@ class _RuntimeBuilder:
         # Why logs first: sinks close in this order, and the events close the exporter of both.
         if self._settings.capture_logs is not False:
             self._add_sink("logs", OtlpLogs(log))
-        self._add_sink("events", OtlpEvents(log, address=self._get_preview_url))
+        self._event_log = log
+        self._add_sink(
+            "events",
+            OtlpEvents(log, address=self._get_preview_url),
+            on_written=self._export_ended_operations,
+        )
         self._components.flush_callbacks.append(log.force_flush)
 
     def _export_metrics(self) -> None:
@@ -280,7 +319,7 @@ class _RuntimeBuilder:
     # --- servers ---------------------------------------------------------------------------------
 
     def _serve_metrics(self) -> None:
-        if self._settings.prometheus_port is None:
+        if self._settings.prometheus_port is None or "prometheus_port" in self._withheld:
             return
         from otel_progress.metrics.http_server import serve_metrics
 
@@ -292,7 +331,7 @@ class _RuntimeBuilder:
     def _serve_api(self) -> None:
         """Serve the API and the page from this process. Raises MissingExtraError."""
         port = self._settings.server_port
-        if port is None:
+        if port is None or "server_port" in self._withheld:
             return
         # Why here: these modules are an extra, and slow to import.
         try:
@@ -356,6 +395,17 @@ class _RuntimeBuilder:
         sampler = ResourceSampler(self._store.clock, self._store.now, self._store.add_sample)
         self._components.sampler = sampler
         self._components.close_callbacks.append(lambda timeout: sampler.close())
+
+    def _handle_signals(self) -> None:
+        """Handle SIGTERM and SIGHUP. Raises UnavailableError outside of the main thread."""
+        if not self._settings.terminate_signals:
+            return
+        # Why here: only few processes handle signals, and this import takes time.
+        from otel_progress.runtime.terminate_signals import TerminateSignals
+
+        signals = TerminateSignals()
+        signals.install()
+        self._components.terminate_signals = signals
 
     def _build_capture(self) -> None:
         severity = self._settings.capture_logs

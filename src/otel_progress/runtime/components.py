@@ -19,6 +19,7 @@ from otel_progress.processes import current_instance, get_program_name
 from otel_progress.protocols import ChangeSet, TrajectorySource
 from otel_progress.runtime.callbacks import CallbackEvent, Callbacks
 from otel_progress.runtime.composite_reader import CompositeReader
+from otel_progress.runtime.end_delivery import EndDelivery
 from otel_progress.runtime.providers import TracerProviders
 from otel_progress.runtime.ticker import Ticker
 from otel_progress.semconv import RejectionReason
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from otel_progress.previews.service import PreviewService
     from otel_progress.runtime.resource_sampler import ResourceSampler
     from otel_progress.runtime.sink_worker import SinkWorker
+    from otel_progress.runtime.terminate_signals import TerminateSignals
     from otel_progress.settings.fields import Settings
 
 
@@ -68,8 +70,10 @@ class RuntimeComponents:
         self.sampler: ResourceSampler | None = None
         self.sink_workers: list[SinkWorker] = []
         self.spill_files: list[SpillFile] = []
+        self.terminate_signals: TerminateSignals | None = None
         self.flush_callbacks: list[Callable[[float], bool]] = []
         self.close_callbacks: list[CloseCallback] = []
+        self.on_tick: Callable[[], object] = lambda: None
         self.metrics_url: str | None = None
         self.server_url: str | None = None
         self._history_scope: str | None = None
@@ -82,6 +86,7 @@ class RuntimeComponents:
             after=self._after_tick,
             watching=lambda: self.providers.processor.is_watching,
         )
+        self.ends = EndDelivery(self.ticker, self.sink_workers, lambda: self.providers.exports_spans)
         # Why: bound once, because the store calls it whenever a level starts.
         self.on_change = self.ticker.wake
         self.store = LiveStore(
@@ -139,6 +144,7 @@ class RuntimeComponents:
     # --- ticks -----------------------------------------------------------------------------------
 
     def _before_tick(self) -> None:
+        self.on_tick()
         self.providers.processor.read_spans()
         if self.sampler is not None:
             self.sampler.sample_if_due(self.store.reader.get_active_roots)
@@ -182,8 +188,10 @@ class RuntimeComponents:
             self.previews.drop_level(node)
             if node.parent is None:
                 self.previews.operation_ended(node.operation.run)
-        if node.parent is None and self.callbacks:
-            self._submit_to_callbacks(node.status.value, node)  # type: ignore[arg-type]
+        if node.parent is None:
+            if self.callbacks:
+                self._submit_to_callbacks(node.status.value, node)  # type: ignore[arg-type]
+            self.ends.deliver_end(node)
 
     def on_event_dropped(self) -> None:
         """Count a dropped event."""

@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.otlp.bounded import ShutdownBudget
-from otel_progress.otlp.exporters import build_span_processor, build_tracer_provider
+from otel_progress.otlp.bounded import ShutdownBudget, run_with_timeout
+from otel_progress.otlp.exporters import BoundedSpanProcessor, build_span_processor, build_tracer_provider
 from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.runtime.global_provider import (
     GlobalProviderPatch,
@@ -38,6 +38,16 @@ exported at the end of the process.
 
 _exporting_providers: list[TracerProvider] = []
 """The own provider, once it has an exporter."""
+
+
+_own_processors: list[BoundedSpanProcessor] = []
+"""The processor of that exporter."""
+
+
+def discard_own_provider() -> None:
+    """Drop the own provider. The next runtime creates another one."""
+    for known in (_own_providers, _exporting_providers, _own_processors):
+        known.clear()
 
 
 class _SpanSource:
@@ -151,9 +161,45 @@ class TracerProviders:
             _own_providers.append(build_tracer_provider(service_name, otlp=False, instance_id=instance_id))
         own = _own_providers[0]
         if export and own not in _exporting_providers:
-            own.add_span_processor(build_span_processor(os.environ, budget=budget, on_error=on_error))
+            processor = build_span_processor(os.environ, budget=budget, on_error=on_error)
+            own.add_span_processor(processor)
+            _own_processors.append(processor)
             _exporting_providers.append(own)
         return own
+
+    @property
+    def exports_spans(self) -> bool:
+        """True if the own provider creates the spans of levels and has an exporter."""
+        return self._source.provider in _exporting_providers
+
+    @property
+    def is_failing(self) -> bool:
+        """True while the exporter of the own provider fails."""
+        return any(processor.monitor.is_failing for processor in _own_processors)
+
+    def export_now(self) -> None:
+        """Export the ended spans of the own provider on the current thread."""
+        for processor in _own_processors:
+            processor.export_now()
+
+    def flush_joined(self, timeout: float) -> None:
+        """Export the ended spans of all joined providers within ``timeout`` seconds.
+
+        A process that leaves through ``os._exit`` does not shut down the providers of the
+        application.
+        """
+        for provider in self._list_application_providers():
+            force_flush = getattr(provider, "force_flush", None)
+            if callable(force_flush):
+                run_with_timeout(timeout, lambda flush=force_flush: flush(int(timeout * 1000)))  # type: ignore[misc]
+
+    @property
+    def has_application_provider(self) -> bool:
+        """True if a provider of the application is joined."""
+        return bool(self._list_application_providers())
+
+    def _list_application_providers(self) -> list[Any]:
+        return [provider for _, provider in list(self._joined.values()) if provider not in _own_providers]
 
     def flush(self, timeout: float) -> bool:
         """Export the ended spans of the own provider.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -18,6 +17,13 @@ from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import current_instance
 from otel_progress.records import LogRecord
 from otel_progress.runtime.callbacks import Callback, Callbacks
+from otel_progress.runtime.exit_hooks import ExitHooks
+from otel_progress.runtime.parent_process import (
+    ParentSettings,
+    can_publish,
+    publish_settings,
+    withdraw_settings,
+)
 from otel_progress.runtime.reader_facade import ReaderFacade
 
 if TYPE_CHECKING:
@@ -44,6 +50,10 @@ PREVIEWS_SHARE: Final = 0.4
 """Share of the time limit for previews in progress. Beyond it a preview is abandoned."""
 
 
+SPILL_SHARE: Final = 0.2
+"""Share of the time limit at an exit for storing unwritten ends in a file."""
+
+
 _MIN_CLOSE_S: Final = 0.1
 """Time that each component has to close after the time limit is used up, in seconds."""
 
@@ -66,13 +76,22 @@ class Runtime:
         self._previews = components.previews
         self._sampler = components.sampler
         self._sink_workers = components.sink_workers
-        self._pid = os.getpid()
+        self._pid = self._built_pid = os.getpid()
+        self._is_published = False
+        self._exit_hooks = ExitHooks(
+            shut_down=self.shutdown,
+            leave_child=self._leave_child,
+            flush=self._flush_at_exit,
+            finish=self._finish_at_exit,
+            has_unsent=self._has_unsent,
+        )
         self._is_shut_down = False
         self._dropped_ends = 0
         # Why: the thread that shuts down takes it permanently. No thread waits for it, so a
         # signal handler may shut down as well.
         self._shutting_down = threading.Lock()
         on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime._after_fork)
+        components.on_tick = self._publish_settings
 
     @property
     def _callbacks(self) -> Callbacks:
@@ -237,7 +256,11 @@ class Runtime:
         if self._pid != os.getpid() or not self._shutting_down.acquire(blocking=False):
             return True
         self._is_shut_down = True
-        atexit.unregister(self.shutdown)
+        self._exit_hooks.remove()
+        withdraw_settings()
+        self._components.ends.is_closing = True
+        if self._components.terminate_signals is not None:
+            self._components.terminate_signals.remove()
         deadline = time.monotonic() + timeout
         # Why first: no level may start during the shutdown.
         if backend_slot.current is self._recording:
@@ -254,8 +277,7 @@ class Runtime:
             # Why first: the last tick collects the finished previews.
             if self._previews is not None:
                 is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
-            for root in list(self._store.reader.get_active_roots()):
-                self._store.end_level(root, Status.CANCELLED, message=REASON_EXIT)
+            self._cancel_operations(REASON_EXIT)
             is_complete = self._ticker.stop(timeout) and is_complete
             is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
             for worker in self._sink_workers:
@@ -266,7 +288,12 @@ class Runtime:
             return False
         return is_complete
 
+    def _cancel_operations(self, reason: str) -> None:
+        for root in list(self._store.reader.get_active_roots()):
+            self._store.end_level(root, Status.CANCELLED, message=reason)
+
     def _close_components(self, deadline: float) -> bool:
+        self._components.ends.close()
         is_complete = True
         for close in (self._providers.close, *self._components.close_callbacks):
             try:
@@ -283,6 +310,63 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    # --- exit ------------------------------------------------------------------------------------
+
+    def _install_hooks(self) -> None:
+        self._exit_hooks.install()
+        signals = self._components.terminate_signals
+        if signals is not None:
+            signals.finish = self._finish
+            signals.defer = self._store.run_after_interrupted_call
+        self._publish_settings()
+
+    def _publish_settings(self) -> None:
+        if not self._is_published and not self._is_shut_down and can_publish():
+            settings = self._settings
+            published = ParentSettings(
+                settings.to_environ(has_credentials=True), settings.get_process_resources()
+            )
+            self._is_published = publish_settings(published)
+
+    def _has_unsent(self) -> bool:
+        """Return True if a change waits for a sink or exporter."""
+        ends = self._components.ends
+        # Why in this order: other threads move a change from each place to the next one.
+        return not self._is_shut_down and (
+            not self._store.idle
+            or self._ticker.is_ticking
+            or any(worker.has_backlog for worker in self._sink_workers)
+            or not ends.is_idle
+            or (ends.has_other_spans and self._providers.has_application_provider)
+        )
+
+    def _leave_child(self) -> None:
+        # Why: a child that records nothing must not wait for a collector.
+        if self._ticker.has_started:
+            self.shutdown()
+            self._providers.flush_joined(FLUSH_S)
+
+    def _flush_at_exit(self) -> None:
+        if self._ticker.has_started:
+            self.force_flush()
+            self._providers.flush_joined(FLUSH_S)
+
+    def _finish_at_exit(self, timeout: float) -> None:
+        self._finish(REASON_EXIT, timeout)
+        self._providers.flush_joined(timeout)
+
+    def _finish(self, reason: str, timeout: float) -> None:
+        """Cancel the running operations and write all changes. The recording continues."""
+        ends = self._components.ends
+        is_closing, ends.is_closing = ends.is_closing, True
+        try:
+            self._cancel_operations(reason)
+            if not self.force_flush(timeout * (1.0 - SPILL_SHARE)):
+                for worker in self._sink_workers:
+                    worker.store_unwritten_ends()
+        finally:
+            ends.is_closing = is_closing
 
     # --- fork ------------------------------------------------------------------------------------
 
@@ -310,9 +394,25 @@ class Runtime:
         self._components.server_url = None
         self._recording.warnings = CallSiteWarnings()
         self._ticker.restart()
+        self._components.ends.restart()
+        self._is_published = False
+        self._exit_hooks.register_finalizer()
         self._components.restart_callbacks()
         self._providers.processor.restart()
 
 
 def _remaining_s(deadline: float) -> float:
     return max(_MIN_CLOSE_S, deadline - time.monotonic())
+
+
+def install_exit_hooks(runtime: Runtime) -> None:
+    """Flush or shut down a runtime when the process leaves. Publish its settings.
+
+    Children of multiprocessing can read the settings.
+    """
+    runtime._install_hooks()
+
+
+def is_inherited(runtime: Runtime) -> bool:
+    """Return True in a forked child of the process that built the runtime."""
+    return runtime._built_pid != os.getpid()

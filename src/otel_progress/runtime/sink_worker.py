@@ -359,6 +359,22 @@ class SinkWorker:
                 dropped = self._pending.return_ends(ends[stored:])
         self._count_dropped_ends(dropped)
 
+    def store_end(self, record: bytes) -> bool:
+        """Store an ended operation in the file, in addition to the queue.
+
+        The sink may write it twice, which changes nothing. Return False without a file.
+        """
+        return self._overflow is not None and self._overflow.append([record]) == 1
+
+    def store_unwritten_ends(self) -> None:
+        """Move the ended operations that wait to the file, if there is one."""
+        if self._overflow is None or self._lock.is_interrupting():
+            return
+        with self._lock.lock:
+            ends = self._take_unwritten_ends()
+        if ends:
+            self._spill(ends)
+
     def _count_dropped_ends(self, count: int) -> None:
         if count:
             self.dropped_ends += count
@@ -391,7 +407,18 @@ class SinkWorker:
     @property
     def has_backlog(self) -> bool:
         """True while a change set waits, is written, or was rejected."""
-        return self._is_writing or self._has_waiting
+        # Why in this order: the thread may take what waits, or reject it, between two checks.
+        return self._has_waiting or self._is_writing or self._has_waiting
+
+    @property
+    def has_file(self) -> bool:
+        """True if ended operations can wait in a file."""
+        return self._overflow is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """True while the last write is one that the sink rejected."""
+        return self._has_failed
 
     @property
     def _has_waiting(self) -> bool:
@@ -499,11 +526,12 @@ class SinkWorker:
         """Write what waits, and some ends of the file. Return False after an error."""
         with self._lock.lock:
             self._is_due = False
+            # Why first: has_backlog reads it without the lock.
+            self._is_writing = True
             dropped = self._requeue_rejected()
             has_room = self._pending.ends_count < self._limits.ends_per_write and not self._is_closing
             change_set = self._pending.drain()
             self._writing = change_set
-            self._is_writing = True
         spilled = self._read_spilled() if has_room else []
         written = self._add_spilled(change_set, spilled)
         has_failed = written is not None and not self._write(written)
@@ -513,13 +541,14 @@ class SinkWorker:
                 self._overflow.remove_read()
         with self._lock.lock:
             self._attempts += 1
-            self._is_writing = False
             self._writing = None
             # Why without the spilled ones: they are still in the file.
             self._rejected = change_set if has_failed else None
             self._is_rejected_temporarily = has_failed and self._is_error_temporary
             has_recovered = self._has_failed and not has_failed
             self._has_failed = has_failed
+            # Why last: has_backlog reads it without the lock.
+            self._is_writing = False
             self._changed.notify_all()
         if has_recovered:
             self._on_recovered()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
 from typing import Final
 
@@ -40,3 +41,29 @@ def start_daemon_thread(
             report_internal_error(place, text, error=build_thread_error(error))
         return None
     return thread
+
+
+def run_with_limit(function: Callable[[], object], timeout_s: float) -> bool:
+    """Run a function on a thread of its own, for at most ``timeout_s`` seconds.
+
+    Return False if it takes longer. Then it continues in the background. It never raises. Signal
+    handlers may call it: it uses no lock that the interrupted code may hold. Without a further
+    thread the function runs here.
+    """
+    finished = allocate_lock()
+    finished.acquire()
+
+    def run() -> None:
+        try:
+            function()
+        except Exception as error:
+            report_internal_error("shutdown", "Progress could not be written at the exit", error=error)
+        finally:
+            finished.release()
+
+    try:
+        # Why not threading: its locks may be held by the interrupted code.
+        start_new_thread(run_suppressed(run), ())
+    except RuntimeError:
+        run()
+    return finished.acquire(timeout=max(0.0, timeout_s))

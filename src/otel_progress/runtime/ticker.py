@@ -1,7 +1,8 @@
 """Ticker: the thread that collects changes and submits them to the sinks.
 
 It starts when a level starts, ticks while a level is active, and sleeps otherwise. The pause
-between two ticks grows with the time that ticks and sinks need, to at most a tenth of the time.
+between two ticks grows with the time that ticks and sinks need, to at most a tenth of the time. The
+end of an operation interrupts the pause.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
@@ -38,6 +40,16 @@ CROWDED_TIME_SHARE: Final = 0.5
 """Maximum share of the time for ticks while more ended operations wait. Why more: otherwise their
 number grows until some are dropped.
 """
+
+
+END_TIME_SHARE: Final = 0.005
+"""Maximum share of the time for ticks that the ends of operations cause. Beyond it, ends wait for
+the next regular tick.
+"""
+
+
+MAX_END_CREDIT_S: Final = 0.05
+"""Time that ticks at ends may use before their share limits them, in seconds."""
 
 
 _POLL_S: Final = 0.05
@@ -85,6 +97,12 @@ class Ticker:
         self._is_asleep = self._in_background
         self._stop = threading.Event()
         self._heartbeat_at = float("-inf")
+        self._started_ticks = 0
+        self._finished_ticks = 0
+        self._is_end_due = False
+        self._is_awaited = False
+        self._end_credit_s = MAX_END_CREDIT_S
+        self._credited_at = time.monotonic()
 
     def wake(self) -> None:
         """Resume ticking.
@@ -97,6 +115,48 @@ class Ticker:
             # Why last: after an interrupted call the next one wakes the ticker.
             self._wake.put(None)
             self._is_asleep = self._thread is None and self._in_background
+
+    def wake_at_end(self) -> None:
+        """Tick soon, because an operation has ended.
+
+        It only checks a flag while a tick is due.
+        """
+        if not self._is_end_due:
+            self._is_end_due = True
+            # Why: an end may be the first call of a process without a thread for ticks.
+            self.wake()
+            self._wake.put(None)
+
+    def request_tick(self) -> int:
+        """Tick at once. Return a number for :meth:`has_ticked`."""
+        number = self._started_ticks
+        self._is_awaited = True
+        self.wake()
+        self._wake.put(None)
+        return number
+
+    def has_ticked(self, number: int) -> bool:
+        """Return True if a tick after ``request_tick`` has submitted its changes."""
+        return self._finished_ticks > number
+
+    @property
+    def has_started(self) -> bool:
+        """True if something was recorded in this process."""
+        return self._thread is not None or self._started_ticks > 0
+
+    @property
+    def is_ticking(self) -> bool:
+        """True while a tick has changes that it has not submitted, and after a failed one."""
+        return self._finished_ticks != self._started_ticks
+
+    def can_wait(self) -> bool:
+        """Return False if a wait for a tick is useless or would block the tick itself."""
+        return (
+            self._thread is not None
+            and self._thread is not threading.current_thread()
+            and not self._tick_lock.is_owned()
+            and not self._stop.is_set()
+        )
 
     def set_background(self, enabled: bool) -> None:
         """Allow or forbid ticks in the background. Tests forbid them and call ``tick()``."""
@@ -124,6 +184,9 @@ class Ticker:
         if self._tick_lock.is_interrupting():
             return 0.0
         with self._tick_lock.lock:
+            self._started_ticks += 1
+            number = self._started_ticks
+            self._is_end_due = self._is_awaited = False
             self._before()
             change_set = self._get_store().collect()
             is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
@@ -137,6 +200,7 @@ class Ticker:
                 # Why: a signal handler raised, and some sinks have not received it.
                 self._get_store().resend(ended=True)
                 raise
+            self._finished_ticks = number
             seconds = time.perf_counter() - started
             self._after(change_set, seconds)
         return seconds
@@ -146,8 +210,11 @@ class Ticker:
 
         The time of the last writes of the sinks counts as well.
         """
-        busy_s = seconds + sum(worker.seconds for worker in self._sink_workers)
-        return max(self._interval - seconds, busy_s * (1 / MAX_TIME_SHARE - 1))
+        return max(self._interval - seconds, self._get_busy_s(seconds) * (1 / MAX_TIME_SHARE - 1))
+
+    def _get_busy_s(self, seconds: float) -> float:
+        """Return the time of a tick and of the last writes of the sinks."""
+        return seconds + sum(worker.seconds for worker in self._sink_workers)
 
     def drain(self, timeout: float) -> bool:
         """Tick until no ended operation waits. Return False after an error or the timeout."""
@@ -194,14 +261,38 @@ class Ticker:
         """
         started, pause_s = time.monotonic(), self.compute_pause(seconds)
         shortest_s = min(pause_s, max(self._interval, seconds * (1 / CROWDED_TIME_SHARE - 1)))
-        while not self._stop.wait(min(_POLL_S, max(0.0, started + pause_s - time.monotonic()))):
+        while True:
             waited_s = time.monotonic() - started
-            if waited_s >= pause_s:
+            if waited_s >= pause_s or self._stop.is_set() or self._use_end_credit(seconds):
                 return
+            self._wait(min(_POLL_S, pause_s - waited_s))
             store = self._get_store()
             self._spill_safely(store)
-            if waited_s >= shortest_s and store.waiting_ends > MAX_WAITING_ENDS:
+            if time.monotonic() - started >= shortest_s and store.waiting_ends > MAX_WAITING_ENDS:
                 return
+
+    def _wait(self, timeout: float) -> None:
+        """Wait for a wake-up."""
+        with suppress(Empty):
+            self._wake.get(timeout=timeout)
+
+    def _use_end_credit(self, seconds: float) -> bool:
+        """Return True if an operation has ended, within the share of ticks at ends.
+
+        ``seconds`` is the time of the last tick. A caller that waits for a tick needs no credit.
+        """
+        if self._is_awaited:
+            return True
+        if not self._is_end_due:
+            return False
+        now = time.monotonic()
+        earned_s = (now - self._credited_at) * END_TIME_SHARE
+        self._credited_at = now
+        self._end_credit_s = min(MAX_END_CREDIT_S, self._end_credit_s + earned_s)
+        if self._end_credit_s <= 0.0:
+            return False
+        self._end_credit_s -= self._get_busy_s(seconds)
+        return True
 
     def _spill_safely(self, store: LiveStore, *, everything: bool = False) -> None:
         try:

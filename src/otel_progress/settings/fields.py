@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
@@ -57,13 +57,23 @@ PREFIX: Final = "OTEL_PROGRESS_"
 """Prefix of the environment variables of this package."""
 
 
+_RESOURCES: Final = ("prometheus_port", "server_port", "console")
+"""Settings of the resources that exist once per process."""
+
+
+_RELATIVE_STORE: Final = "sqlite:///"
+"""Start of the URL of a journal. An absolute path has a further slash."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Declaration of a setting.
 
     ``name`` is the argument of ``configure`` and the field of :class:`Settings`. The first of
     ``variables`` that is set provides the value. ``parse`` returns the value or raises
-    ValueError with what it expects. The value of a ``secret`` setting is never shown.
+    ValueError with what it expects. The value of a ``secret`` setting is never shown. A
+    ``per_process`` setting belongs to a resource that exists once, such as a port. Children do not
+    inherit it.
     """
 
     name: str
@@ -72,6 +82,7 @@ class Setting:
     parse: Callable[[object], Any]
     meaning: str
     secret: bool = False
+    per_process: bool = False
 
 
 def _setting(
@@ -81,6 +92,7 @@ def _setting(
     *,
     standard_variable: str | None = None,
     secret: bool = False,
+    per_process: bool = False,
 ) -> Any:
     """Declare a setting as a field of :class:`Settings`."""
     declaration = {
@@ -88,6 +100,7 @@ def _setting(
         "meaning": meaning,
         "standard_variable": standard_variable,
         "secret": secret,
+        "per_process": per_process,
     }
     return field(default=default, repr=not secret, metadata=declaration)
 
@@ -106,9 +119,9 @@ class Settings:
         "`sqlite:///path`, or `redis://host:6379/0` for several machines.",
     )
     prometheus_port: int | None = _setting(
-        None, parse_port, "Port of /metrics. 0 selects a free port. Off when not set."
+        None, parse_port, "Port of /metrics. 0 selects a free port. Off when not set.", per_process=True
     )
-    prometheus_host: str = _setting(DEFAULT_HOST, parse_text, "Address of /metrics.")
+    prometheus_host: str = _setting(DEFAULT_HOST, parse_text, "Address of /metrics.", per_process=True)
     otlp: bool | None = _setting(
         None,
         parse_bool,
@@ -118,6 +131,7 @@ class Settings:
         "auto",
         parse_console,
         "Progress on stderr: `auto` (bars on a terminal, otherwise lines), `true` (bars) or `false`.",
+        per_process=True,
     )
     strict: bool = _setting(
         False,
@@ -196,11 +210,13 @@ class Settings:
         None,
         parse_port,
         "Port on which this process serves the API and the page. 0 selects a free port. Off when not set.",
+        per_process=True,
     )
     server_host: str = _setting(
         DEFAULT_HOST,
         parse_text,
         "Address of the API and the page. Any address but loopback requires a token.",
+        per_process=True,
     )
     token: str | None = _setting(
         None,
@@ -210,7 +226,16 @@ class Settings:
         secret=True,
     )
     token_file: str | None = _setting(
-        None, parse_path, "File that contains the token. It is read when the token is needed."
+        None,
+        parse_path,
+        "File that contains the token. It is read when the token is needed.",
+        per_process=True,
+    )
+    terminate_signals: bool = _setting(
+        False,
+        parse_bool,
+        "Whether SIGTERM and SIGHUP cancel the running operations and write everything before they have "
+        "their previous effect.",
     )
     enabled: bool = _setting(
         True, parse_bool, "Whether to record at all. With `false`, instrumentation has no effect."
@@ -267,6 +292,30 @@ class Settings:
             found.append(f"{setting.name}: {values}")
         return found
 
+    def to_environ(self, *, has_credentials: bool = False) -> dict[str, str]:
+        """Return environment variables from which another process gets these settings.
+
+        Settings of resources that exist once per process, tokens and functions are left out.
+        Without ``has_credentials``, so are the user and password of URLs. A relative path of the
+        store becomes an absolute one.
+        """
+        environ = {}
+        for setting in SETTINGS:
+            value = getattr(self, setting.name)
+            if value is None or callable(value) or setting.secret or setting.per_process:
+                continue
+            text = _format_value(_make_absolute(value) if setting.name == "store" else value)
+            environ[setting.variables[0]] = text if has_credentials else remove_credentials(text)
+        return environ
+
+    def get_process_resources(self) -> dict[str, object]:
+        """Return the values of the settings of resources that exist once per process.
+
+        Resources that are off are left out.
+        """
+        values = {name: getattr(self, name) for name in _RESOURCES}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
+
     def read_token(self) -> str | None:
         """Return the token, from its file if there is one, or None without a token.
 
@@ -305,6 +354,7 @@ def _build_declaration(setting: Field[Any]) -> Setting:
         metadata["parse"],
         metadata["meaning"],
         metadata["secret"],
+        metadata["per_process"],
     )
 
 
@@ -328,6 +378,29 @@ def _find_resource_service(environ: Mapping[str, str]) -> str:
         if key.strip() == semconv.SERVICE_NAME:
             return truncate(unquote(value.strip()))
     return ""
+
+
+def _format_value(value: object) -> str:
+    """Return a value as the text of an environment variable."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        # Why twice: a single number would be an interval in seconds.
+        return ",".join(_format_value(ratio) for ratio in (value * 2 if len(value) == 1 else value))
+    text = str(value)
+    # Why: the parsers accept no exponent.
+    return f"{value:.30f}" if isinstance(value, float) and "e" in text else text
+
+
+def _make_absolute(store: str) -> str:
+    """Return the URL of a journal with an absolute path, if the current folder exists."""
+    path = store.removeprefix(_RELATIVE_STORE)
+    if path == store or path.startswith("/"):
+        return store
+    try:
+        return f"{_RELATIVE_STORE}{quote(str(Path.cwd()))}/{path}"
+    except OSError:
+        return store
 
 
 def _quote(value: object) -> str:

@@ -86,6 +86,10 @@ SMALL_DISK_BYTES: Final = 32 * 1024 * 1024
 """Free space below which large change sets are written in several transactions."""
 
 
+_RECOVERY_AT_CLOSE_S: Final = 1.0
+"""Maximum time that a close stores ended operations of dead processes, in seconds."""
+
+
 _MAX_SNAPSHOTS_ON_SMALL_DISK: Final = 50
 """Levels per transaction on a small disk."""
 
@@ -231,6 +235,13 @@ class SqliteJournal:
             msg = f"Ended operations of another process could not be stored yet: {error}"
             report_internal_error("journal", msg, error=error)
 
+    def _recover_at_close(self) -> None:
+        """Store the ended operations that children of this process left in files."""
+        deadline = self._clock() + _RECOVERY_AT_CLOSE_S
+        with suppress(JournalError, OSError):
+            while self._clock() < deadline and self._spilled_ends.recover(self._get_read_time()):
+                pass
+
     def _store_recovered(self, change_set: ChangeSet) -> None:
         self._write(change_set, is_heartbeat=False)
 
@@ -265,7 +276,12 @@ class SqliteJournal:
             return self._retention.run(connection, moment)
 
     def close(self) -> None:
-        """Close the file. The last process that closes it merges the write-ahead log."""
+        """Close the file. The last process that closes it merges the write-ahead log.
+
+        Before that, store the ended operations that dead processes left in files.
+        """
+        if not self._read_only:
+            self._recover_at_close()
         self._writing.close()
         self._reading.close()
 

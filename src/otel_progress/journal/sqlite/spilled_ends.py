@@ -50,6 +50,10 @@ class SpilledEnds:
         if moment.clock < self._next_clock:
             return 0
         self._next_clock = moment.clock + RECOVERY_INTERVAL_S
+        return self.recover(moment)
+
+    def recover(self, moment: ReadTime) -> int:
+        """Store the ended operations of at most one file. Return their number."""
         with contextlib.suppress(OSError):
             for path in list_segments(self._journal):
                 # Why suppressed: the file may be removed, locked or replaced at any time.
