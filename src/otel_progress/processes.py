@@ -9,6 +9,7 @@ host, monotonic clocks only within one boot.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -32,6 +33,16 @@ UNVERIFIED_TIMEOUT_S: Final = 600.0
 applies if the start time is unknown, because the id may have been reused. A process of another host
 or container is gone after the same time.
 """
+
+
+OTLP_TIMEOUT_S: Final = 90.0
+"""Like HEARTBEAT_TIMEOUT_S for a process that sends its heartbeats over OTLP, every 30 seconds."""
+
+
+_OTLP: Final = "otlp"
+
+
+_OTLP_WITHOUT_HEARTBEATS: Final = "otlp-without-heartbeats"
 
 
 _PROC: Final = Path("/proc")
@@ -64,6 +75,22 @@ def current_instance(service: str) -> Instance:
 def this_host() -> str:
     """Return the host of this process as ``name/boot/namespace``."""
     return f"{socket.gethostname()}/{_read_boot_id()}/{_read_pid_namespace()}"
+
+
+def build_otlp_host(name: str, *, heartbeats: bool) -> str:
+    """Return the host of a process that reports over OTLP.
+
+    The part for the namespace says so, because such a process cannot be verified. ``heartbeats`` is
+    True if it sends them. Any other process is never known to be dead.
+    """
+    return f"{name.replace('/', '_')}//{_OTLP if heartbeats else _OTLP_WITHOUT_HEARTBEATS}"
+
+
+def get_heartbeat_timeout_s(host: str) -> float:
+    """Return the age of the last heartbeat beyond which a process of another host is dead."""
+    if host.endswith(f"//{_OTLP}"):
+        return OTLP_TIMEOUT_S
+    return math.inf if host.endswith(f"//{_OTLP_WITHOUT_HEARTBEATS}") else HEARTBEAT_TIMEOUT_S
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +164,7 @@ def is_alive(instance: Instance, heartbeat_at: float, now: float) -> bool:
     """
     age = now - heartbeat_at
     if instance.host != this_host():
-        return age <= HEARTBEAT_TIMEOUT_S
+        return age <= get_heartbeat_timeout_s(instance.host)
     if not 0 < instance.pid < 2**31:
         return False
     if instance.start is not None:

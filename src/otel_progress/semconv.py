@@ -82,6 +82,18 @@ SEQUENCE: Final = "progress.sequence"
 """Number of the snapshot with these values. It increases within a run. int"""
 
 
+RUN: Final = "progress.run"
+"""Unique id of this execution of the operation, on events. string"""
+
+
+START_TIME: Final = "progress.start_time"
+"""Start of the level in Unix seconds, on events. double"""
+
+
+SKIPPED: Final = "progress.skipped"
+"""Skipped units of the level, on events. Absent if there are none. int"""
+
+
 ERROR_TYPE: Final = "error.type"
 """Class of the error (standard attribute). string"""
 
@@ -160,6 +172,10 @@ EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 """Traceback of an error, on spans and log records. string"""
 
 
+EVENT_NAME: Final = "event.name"
+"""Name of an event, from senders that predate the field for it. string"""
+
+
 # --- events ---------------------------------------------------------------------------------------
 
 EVENT_STARTED: Final = "progress.started"
@@ -219,6 +235,9 @@ ATTRIBUTES: Final = (
     STATUS,
     MESSAGE,
     SEQUENCE,
+    RUN,
+    START_TIME,
+    SKIPPED,
     ERROR_TYPE,
     ESTIMATED,
     ENDED_EARLY,

@@ -1,0 +1,345 @@
+"""Merge of reports into the state of runs, in any order.
+
+Each report has the whole state of its level. So the report with the highest key describes the
+level, whatever arrived before it, and a report that arrives again changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from otel_progress.model import NO_METADATA, LevelInfo, LevelSnapshot, Status
+from otel_progress.receivers.reports import LevelReport, Rank, RunOrigin, split_last_segment
+from otel_progress.text import MAX_NAME, pluralize, truncate
+
+MAX_LEVELS_PER_RUN: Final = 10_000
+"""Maximum number of levels of a run. Reports of further levels are rejected."""
+
+
+MAX_RUNS_PER_SENDER: Final = 1_000
+"""Maximum number of runs of a sender that have not ended. Reports of further runs are rejected."""
+
+
+MAX_ENDED_RUNS_PER_SENDER: Final = 1_000
+"""Ended runs of a sender that late reports can still change. Older ones are forgotten."""
+
+
+MAX_GENERATIONS: Final = 10_000
+"""Operations of a sender whose repeated runs are distinguished although the sender does not state
+runs. The operation that ran again first is forgotten first.
+"""
+
+
+_CHANGES_PER_REPORT: Final = 256
+"""Numbers of snapshots between two reports. Late reports can change a level without replacing its
+report, for example its start. The numbers do not depend on the order of arrival otherwise, so after
+a restart of the receiver later reports still replace stored ones.
+"""
+
+
+_MAX_SEQUENCE: Final = 2**62
+
+
+_OrderKey: TypeAlias = tuple[int, int, int, float, float]
+"""Attempt, sequence number (0 without), rank, time in Unix seconds, and count."""
+
+
+class TooManyError(ValueError):
+    """A report of a new run or level beyond a limit."""
+
+
+@dataclass(slots=True)
+class _Level:
+    """A level: the report that describes it, and its number of changes.
+
+    ``report`` is None for a placeholder, of which only levels below it were reported.
+    ``started_at`` is the earliest known start of the attempt, and ``advanced_at`` the earliest
+    report of its count.
+    """
+
+    report: LevelReport | None
+    key: _OrderKey
+    started_at: float
+    advanced_at: float
+    sequence: int = 0
+    identity: LevelInfo | None = None
+
+
+class MergedRun:
+    """State of one run of an operation."""
+
+    def __init__(self, run: str, instance: str, origin: RunOrigin, max_levels: int) -> None:
+        self.run = run
+        self.operation_id = origin.operation_id
+        self.operation_type = origin.operation_type
+        self._trace_id = origin.trace_id
+        self._instance = instance
+        self._max_levels = max_levels
+        self._levels: dict[str, _Level] = {}
+
+    @property
+    def ended_at(self) -> float | None:
+        """End of the operation in Unix seconds on the clock of the sender, or None."""
+        root = self._levels.get("")
+        report = None if root is None else root.report
+        return report.at if report is not None and report.status.finished else None
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def apply(self, report: LevelReport) -> Iterator[str]:
+        """Apply a report. Yield the paths of changed levels, parents before children.
+
+        Raises TooManyError.
+        """
+        level = self._levels.get(report.path)
+        key = _build_key(report)
+        if level is None:
+            yield from self._add_parents(report)
+            self._check_limit()
+            start = report.at if report.started_at is None else report.started_at
+            self._levels[report.path] = _Level(report, key, start, report.at, _to_sequence(report))
+        elif level.report is None or key > level.key:
+            self._replace(level, report, key)
+        elif not self._complete(level, report):
+            return
+        yield report.path
+
+    def add_root(self, at: float) -> list[str]:
+        """Add a placeholder for the operation that ran at ``at``. Return the changed paths."""
+        if "" in self._levels:
+            return []
+        self._levels[""] = _Level(None, (0, 0, 0, 0.0, 0.0), at, at)
+        return [""]
+
+    def build_snapshot(self, path: str, stall_after_s: float) -> LevelSnapshot:
+        """Return the snapshot of a level.
+
+        The monotonic clock of the sender is not known. Clock times are therefore its wall times.
+        """
+        level = self._levels[path]
+        report = level.report
+        info = self._build_info(path, level)
+        at = level.started_at if report is None else report.at
+        status = Status.RUNNING if report is None else report.status
+        return LevelSnapshot(
+            info=info,
+            sequence=level.sequence,
+            status=status,
+            current=0 if report is None else report.current,
+            total=None if report is None else report.total,
+            ratio=None if report is None else report.ratio,
+            failed=0 if report is None else report.failed,
+            skipped=0 if report is None else report.skipped,
+            message=None if report is None else report.message,
+            metadata=NO_METADATA if report is None else report.metadata,
+            error=None if report is None else report.error,
+            stage=None,
+            eta=None,
+            observed_at=at,
+            observed_clock=at,
+            advanced_at=level.advanced_at,
+            advanced_clock=level.advanced_at,
+            stall_after_s=stall_after_s,
+            ended_at=at if status.finished else None,
+            duration_s=max(0.0, at - level.started_at) if status.finished else None,
+            estimated=report is not None and report.estimated,
+        )
+
+    def _add_parents(self, report: LevelReport) -> Iterator[str]:
+        """Add placeholders for the levels above a level that is not known yet."""
+        path = report.path
+        parents = []
+        while path:
+            path = path.rpartition("/")[0]
+            parents.append(path)
+        for parent in reversed(parents):
+            if parent not in self._levels:
+                self._check_limit()
+                start = report.at if report.started_at is None else report.started_at
+                self._levels[parent] = _Level(None, (0, 0, 0, 0.0, 0.0), start, start)
+                yield parent
+
+    def _check_limit(self) -> None:
+        if len(self._levels) >= self._max_levels:
+            msg = f"a run has at most {self._max_levels:,} levels"
+            raise TooManyError(msg)
+
+    def _replace(self, level: _Level, report: LevelReport, key: _OrderKey) -> None:
+        known = level.report
+        is_new_attempt = known is not None and report.attempt != known.attempt
+        if report.started_at is not None:
+            level.started_at = report.started_at
+        elif is_new_attempt:
+            level.started_at = report.at
+        if known is None or is_new_attempt or report.current != known.current:
+            level.advanced_at = report.at
+        level.report, level.key = report, key
+        # Why at least one more: readers and journals use a snapshot only if its number is higher.
+        level.sequence = max(level.sequence + 1, _to_sequence(report))
+        level.identity = None
+
+    def _complete(self, level: _Level, report: LevelReport) -> bool:
+        """Take what a late report knows better about the same attempt: the start and the advance.
+
+        Return False if it changes nothing.
+        """
+        known = level.report
+        if known is None or report.attempt != known.attempt:
+            return False
+        changed = False
+        start = report.at if report.started_at is None else report.started_at
+        if known.started_at is None and start < level.started_at:
+            level.started_at, level.identity, changed = start, None, True
+        if report.current == known.current and report.at < level.advanced_at:
+            level.advanced_at, changed = report.at, True
+        if (level.sequence + 1) % _CHANGES_PER_REPORT:
+            level.sequence += changed
+        return changed
+
+    def _build_info(self, path: str, level: _Level) -> LevelInfo:
+        if level.identity is None:
+            level.identity = self._describe(path, level)
+        return level.identity
+
+    def _describe(self, path: str, level: _Level) -> LevelInfo:
+        report = level.report
+        root = self._levels[""]
+        if report is None:
+            type_, id_ = split_last_segment(path) if path else (self.operation_type, self.operation_id)
+            name, unit, attempt, trace_id, span_id = id_, None, 1, self._trace_id, None
+        else:
+            type_, id_, name, unit = report.type, report.id, report.name, report.unit
+            attempt, span_id = report.attempt, report.span_id
+            trace_id = report.origin.trace_id
+        return LevelInfo(
+            operation_id=self.operation_id,
+            operation_type=self.operation_type,
+            run=self.run,
+            path=path,
+            type=type_,
+            id=id_,
+            name=truncate(name, MAX_NAME),
+            unit=unit,
+            weight=1,
+            declared=False,
+            attempt=attempt,
+            # Why the time: siblings are numbered by their start, in whatever order they arrive.
+            order=max(0, round(1000.0 * (level.started_at - root.started_at))),
+            started_at=level.started_at,
+            started_clock=level.started_at,
+            deadline_at=None,
+            trace_id=trace_id,
+            span_id=span_id,
+            instance=self._instance,
+            unit_plural=None if unit is None else pluralize(unit),
+        )
+
+
+class Sender:
+    """Runs of one process that sends reports, identified by its ``service.instance.id``."""
+
+    def __init__(
+        self,
+        instance: str,
+        *,
+        max_runs: int = MAX_RUNS_PER_SENDER,
+        max_ended_runs: int = MAX_ENDED_RUNS_PER_SENDER,
+        max_levels: int = MAX_LEVELS_PER_RUN,
+    ) -> None:
+        self._instance = instance
+        self._max_runs = max_runs
+        self._max_ended_runs = max_ended_runs
+        self._max_levels = max_levels
+        self._active: dict[str, MergedRun] = {}
+        self._ended: dict[str, MergedRun] = {}
+        self._generations: dict[str, int] = {}
+
+    @property
+    def active(self) -> int:
+        """Number of runs that have not ended."""
+        return len(self._active)
+
+    def apply(self, report: LevelReport) -> tuple[MergedRun, list[str]]:
+        """Apply a report. Return its run and the changed paths. Raises TooManyError."""
+        run = self._get_run(report)
+        try:
+            changed = list(run.apply(report))
+        finally:
+            self._sort_run(run)
+        return run, changed
+
+    def find_run(self, origin: RunOrigin) -> MergedRun | None:
+        """Return the run of an event, or None if no report of it arrived."""
+        name = origin.run or self._name_run(origin)
+        return self._active.get(name) or self._ended.get(name)
+
+    def add_run(self, origin: RunOrigin, at: float) -> tuple[MergedRun, list[str]]:
+        """Add a run of which only an item arrived. Return it and the changed paths.
+
+        Raises TooManyError.
+        """
+        run = self._create_run(origin)
+        return run, run.add_root(at)
+
+    def _get_run(self, report: LevelReport) -> MergedRun:
+        origin = report.origin
+        run = self.find_run(origin)
+        # A sender that does not state runs starts an operation again after its end.
+        starts_again = report.rank is Rank.STARTED and not report.path and not origin.run
+        if run is not None and starts_again and run.ended_at is not None and report.at > run.ended_at:
+            self._count_generation(_describe_origin(self._instance, origin))
+            run = None
+        return self._create_run(origin) if run is None else run
+
+    def _create_run(self, origin: RunOrigin) -> MergedRun:
+        if len(self._active) >= self._max_runs:
+            msg = f"a sender has at most {self._max_runs:,} operations that have not ended"
+            raise TooManyError(msg)
+        name = origin.run or self._name_run(origin)
+        run = self._active[name] = MergedRun(name, self._instance, origin, self._max_levels)
+        return run
+
+    def _name_run(self, origin: RunOrigin) -> str:
+        """Return the name of a run whose sender does not state it.
+
+        It is the same after a restart of the receiver, unless the operation ran several times.
+        """
+        text = _describe_origin(self._instance, origin)
+        return hashlib.sha256(f"{text}\0{self._generations.get(text, 0)}".encode()).hexdigest()[:32]
+
+    def _count_generation(self, text: str) -> None:
+        self._generations[text] = self._generations.pop(text, 0) + 1
+        if len(self._generations) > MAX_GENERATIONS:
+            self._generations.pop(next(iter(self._generations)))
+
+    def _sort_run(self, run: MergedRun) -> None:
+        if run.ended_at is not None and self._active.pop(run.run, None) is not None:
+            self._ended[run.run] = run
+            while len(self._ended) > self._max_ended_runs:
+                self._ended.pop(next(iter(self._ended)))
+
+
+def _build_key(report: LevelReport) -> _OrderKey:
+    """Return the order of a report among those of its level.
+
+    Why the time last: a sender that counts may have a clock that was set back.
+    """
+    sequence = 0 if report.sequence is None else report.sequence
+    return (report.attempt, sequence, int(report.rank), report.at, float(report.current))
+
+
+def _to_sequence(report: LevelReport) -> int:
+    """Return the number of the snapshot of a report.
+
+    A report without a sequence number has its time in microseconds instead.
+    """
+    number = round(report.at * 1e6) if report.sequence is None else report.sequence
+    return min((number * len(Rank) + int(report.rank)) * _CHANGES_PER_REPORT, _MAX_SEQUENCE)
+
+
+def _describe_origin(instance: str, origin: RunOrigin) -> str:
+    return f"{instance}\0{origin.operation_id}\0{origin.trace_id or ''}"
