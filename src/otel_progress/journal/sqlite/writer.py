@@ -120,7 +120,9 @@ def _marks(count: int) -> str:
 
 
 _HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
-    SET heartbeat_at = excluded.heartbeat_at, heartbeat_clock = excluded.heartbeat_clock"""
+    SET host = excluded.host, heartbeat_at = excluded.heartbeat_at,
+        heartbeat_clock = excluded.heartbeat_clock"""
+"""Why the host: only the first heartbeat of a process that sends OTLP shows that it sends them."""
 
 
 _ADD_INSTANCE: Final = f"INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO NOTHING"
