@@ -29,7 +29,7 @@ from grafana.panels import (
 )
 from grafana.promql import increase, is_, quantile, total
 from grafana.states import COLOURS, GREEN, GREY, RED, YELLOW
-from grafana.tables import grid, text, values
+from grafana.tables import failures, grid, text, values
 from grafana.variables import base, kept_operation, window
 from otel_progress import semconv
 from otel_progress.model import Status
@@ -151,7 +151,7 @@ def _table() -> table.Panel:
     columns_ = [
         text("Type", "operation_type"),
         values("Ended", f"round({_grown(_ALL, 'operation_type')}) > 0", COUNT, 90, decimals=0),
-        values("Failed", _failure(_ALL, "operation_type"), RATIO, 90, decimals=1),
+        failures("Failed", _failure(_ALL, "operation_type"), RATIO, 90, decimals=1),
         values("p50", q(0.5), SECONDS, 100),
         values("p90", q(0.9), SECONDS, 100),
         values("p99", q(0.99), SECONDS, 100),

@@ -44,7 +44,7 @@ from grafana.states import (
     operation_state,
     words,
 )
-from grafana.tables import bar, grid, hidden, state, text, values, word
+from grafana.tables import bar, failures, grid, hidden, state, text, values, word
 from grafana.variables import base, kept_operation
 from otel_progress import semconv
 from otel_progress.model import Status
@@ -154,7 +154,7 @@ def _operations() -> table.Panel:
         text("Type", "operation_type", 130),
         bar("Progress", each(semconv.OPERATION_RATIO)),
         word("Basis", facts.basis(), facts.basis_words(), 100),
-        values("Failed", each(semconv.OPERATION_FAILED), COUNT, 75),
+        failures("Failed", each(semconv.OPERATION_FAILED), COUNT, 75),
         values("Units/s", facts.unless_ended(facts.speed()), COUNT, 85, mappings=dash),
         values("Time left", facts.unless_ended(each(semconv.OPERATION_REMAINING)), CLOCK, 100, mappings=dash),
         values(
@@ -206,7 +206,7 @@ def _batches() -> table.Panel:
         values("Of", once(series(semconv.BATCH_TARGET), *keys), COUNT, 60),
         values("Running", count_of(Status.RUNNING), COUNT, 75),
         values("Done", count_of(Status.COMPLETED), COUNT, 60),
-        values("Failed", count_of(Status.FAILED), COUNT, 60),
+        failures("Failed", count_of(Status.FAILED), COUNT, 60),
         values("Time left", once(series(semconv.BATCH_REMAINING), *keys), CLOCK, 90),
         hidden(
             "Described", f"topk by ({', '.join(keys)}) (1, {once(series(semconv.BATCH_INFO), *keys, 'name')})"

@@ -25,6 +25,8 @@ YELLOW: Final = "yellow"
 ORANGE: Final = "orange"
 RED: Final = "red"
 PURPLE: Final = "purple"
+TEXT: Final = "text"
+"""The colour of plain text, which is readable in both themes."""
 
 ENDED_EARLY: Final = "ended early"
 """State of an operation that completed below its total."""

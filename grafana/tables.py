@@ -13,8 +13,10 @@ from grafana_foundation_sdk.models import prometheus
 
 from grafana import states
 from grafana.panels import COUNT, PLAIN, RATIO, About, Query, as_properties, dress, steps
-from grafana.states import BLUE, GREY
+from grafana.states import BLUE, GREY, RED, TEXT
 
+ABOVE_ZERO: Final = 1e-9
+"""Threshold of values above 0, for counts and for ratios."""
 _HIDDEN: Final = {"Time": True, "__name__": True, "job": True, "instance": True}
 
 
@@ -41,6 +43,16 @@ def text(heading: str, label: str, width: int | None = None, **looks: object) ->
 def values(heading: str, query: str, unit: str = COUNT, width: int | None = None, **looks: object) -> Column:
     """Return a column with the numbers of a query, aligned to the right."""
     return Column(heading, query=query, unit=unit, width=width, looks={"custom_align": "right", **looks})
+
+
+def failures(
+    heading: str, query: str, unit: str = COUNT, width: int | None = None, **looks: object
+) -> Column:
+    """Return a column with numbers of failures, red above 0."""
+    colours = steps((None, GREY), (0, TEXT), (ABOVE_ZERO, RED)).build()
+    return values(
+        heading, query, unit, width, custom_cellOptions={"type": "color-text"}, thresholds=colours, **looks
+    )
 
 
 def bar(heading: str, query: str, width: int | None = None) -> Column:

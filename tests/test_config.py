@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import otel_progress as progress
 from otel_progress import ConfigurationError, Status, config
 from otel_progress.settings.fields import Settings
 from otel_progress.testing import Recorder, recording, wait_until
+from tests.support.configuration import occupy_port, remove_variables, shut_down_active_runtime
 
 PATIENCE_S = 60.0
 """Time limit of each step. On a busy machine a thread may wait for seconds."""
@@ -34,18 +34,14 @@ def provider() -> TracerProvider:
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove all variables of this package and of OpenTelemetry."""
-    for name in list(os.environ):
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
+    remove_variables(monkeypatch)
 
 
 @pytest.fixture
 def shut_down() -> Iterator[None]:
     """Shut down the runtime of the test."""
     yield
-    runtime = config.current_runtime()
-    if runtime is not None:
-        runtime.shutdown()
+    shut_down_active_runtime()
 
 
 @pytest.mark.usefixtures("shut_down")
@@ -241,10 +237,8 @@ def test_disabled_runtime_records_nothing(monkeypatch: pytest.MonkeyPatch, provi
 @pytest.fixture
 def used_port() -> Iterator[int]:
     """Port of this machine on which another program listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
+    with occupy_port() as port:
+        yield port
 
 
 def test_strict_configure_with_used_port_is_rejected_and_closes_the_journal(

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import otel_progress
 from otel_progress import fork
 from otel_progress.diagnostics import internal_error_counts
-from otel_progress.fork import ForkPhase, fork_safe_lock, on_fork
+from otel_progress.fork import ForkPhase, ImportGuard, fork_safe_lock, on_fork
 
 PATIENCE_S = 60.0
 """How long to wait for what is to happen; reached only when it never does."""
@@ -26,7 +27,9 @@ pytestmark = [
 ]
 
 
-def fork_and_import(code: int) -> int:
+def fork_and_import(
+    code: int, defer_fork: Callable[[], AbstractContextManager[None]] = fork.defer_fork
+) -> int:
     """Fork, and acquire the import guard in a thread of the child."""
     pid = os.fork()
     if pid == 0:
@@ -34,7 +37,7 @@ def fork_and_import(code: int) -> int:
             free = threading.Event()
 
             def import_in_guard() -> None:
-                with fork.defer_fork():
+                with defer_fork():
                     free.set()
 
             threading.Thread(target=import_in_guard, daemon=True).start()
@@ -45,13 +48,13 @@ def fork_and_import(code: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_fork_during_an_import_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_during_an_import_waits_for_its_end() -> None:
     """Parent and child can import afterwards."""
-    monkeypatch.setattr(fork, "IMPORT_WAIT_S", PATIENCE_S)
+    guard = ImportGuard(max_wait_s=PATIENCE_S)
     inside, done, order = threading.Event(), threading.Event(), []
 
     def work() -> None:
-        with fork.defer_fork():
+        with guard.defer_fork():
             inside.set()
             done.wait(PATIENCE_S)
             order.append("imported")
@@ -60,30 +63,30 @@ def test_fork_during_an_import_waits_for_its_end(monkeypatch: pytest.MonkeyPatch
     thread.start()
     assert inside.wait(PATIENCE_S)
     threading.Timer(0.05, done.set).start()
-    assert fork_and_import(7) == 7
+    assert fork_and_import(7, guard.defer_fork) == 7
     order.append("forked")
     thread.join()
     assert order == ["imported", "forked"]
-    assert fork_and_import(8) == 8
+    assert fork_and_import(8, guard.defer_fork) == 8
 
 
-def test_fork_during_an_endless_import_waits_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_during_an_endless_import_waits_a_limited_time() -> None:
     """The import may wait for the forking thread."""
-    monkeypatch.setattr(fork, "IMPORT_WAIT_S", 0.01)
+    guard = ImportGuard(max_wait_s=0.01)
     inside, done = threading.Event(), threading.Event()
 
     def work() -> None:
-        with fork.defer_fork():
+        with guard.defer_fork():
             inside.set()
             done.wait(PATIENCE_S)
 
     thread = threading.Thread(target=work)
     thread.start()
     assert inside.wait(PATIENCE_S)
-    assert fork_and_import(7) == 7
+    assert fork_and_import(7, guard.defer_fork) == 7
     done.set()
     thread.join()
-    assert fork_and_import(8) == 8
+    assert fork_and_import(8, guard.defer_fork) == 8
 
 
 def test_fork_by_the_importing_thread_does_not_wait() -> None:
@@ -208,9 +211,9 @@ def test_failed_reporter_stops_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fork_safe_lock_is_free_in_the_child() -> None:
-    """The fork waits for its release, and it is a plain lock."""
+    """The fork waits for its release, and a signal handler may enter it again."""
     lock = fork_safe_lock()
-    assert type(lock) is type(threading.Lock())
+    assert type(lock) is type(threading.RLock())
     held, release, order = threading.Event(), threading.Event(), []
 
     def hold() -> None:
@@ -225,7 +228,8 @@ def test_fork_safe_lock_is_free_in_the_child() -> None:
     threading.Timer(0.05, release.set).start()
     assert fork_and_get(lambda: [lock.acquire(timeout=PATIENCE_S), *order]) == [True, "released"]
     thread.join()
-    assert not lock.locked()
+    assert lock.acquire(blocking=False)
+    lock.release()
 
 
 def test_forks_of_two_threads_wait_for_one_another() -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -32,6 +32,9 @@ PACKAGES: Final = 12
 """Maximum number of packages in a round, largest first. It limits the number of series."""
 WORKERS: Final = 2
 """Threads that compress or check."""
+
+WAKE_S: Final = 1.0
+"""Maximum seconds until a signal is handled while threads work."""
 
 logger = logging.getLogger("demo_worker")
 
@@ -62,13 +65,22 @@ def compress(roots: Sequence[sources.Root]) -> None:
         packages=len(packages),
     ) as op:
         with ThreadPoolExecutor(WORKERS) as pool:
+            futures = [pool.submit(_compress, op, package) for package in packages]
             try:
-                sizes = list(pool.map(lambda package: _compress(op, package), packages))
+                pending = set(futures)
+                while pending:
+                    # Why a timeout: a signal that arrives just before the wait does not end it.
+                    done, pending = wait(pending, WAKE_S, FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
             except KeyboardInterrupt:
                 # The pool waits for its threads. They check after each file, because a whole
                 # package takes long.
                 progress.request_cancel(op.operation_id, "stopped by a signal")
                 raise
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        sizes = [future.result() for future in futures]
         before, after = (sum(column) for column in zip(*sizes, strict=True))
         op.update(message=f"{before:,} bytes became {after:,}")
         logger.info("compressed %d files: %d bytes became %d", total, before, after)

@@ -105,11 +105,13 @@ class EtaDocument(TypedDict):
     ]
 
 
-NumbersByStatus: TypeAlias = dict[Literal["completed", "failed", "cancelled", "skipped"], int]
+NumbersByStatus: TypeAlias = dict[Literal["completed", "failed", "cancelled", "skipped", "ended_early"], int]
 
 
 EvictedLevels: TypeAlias = Annotated[
-    NumbersByStatus, "Ended levels directly below that are not stored any more, by status, without zeros."
+    NumbersByStatus,
+    "Ended levels directly below that are not stored any more, by status, without zeros. "
+    "`ended_early` are those of `completed` that completed below their total.",
 ]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from otel_progress.errors import ConfigurationError
 from otel_progress.fork import ForkPhase, on_fork
+from otel_progress.locking import CallerLock
 from otel_progress.runtime.builder import build_runtime
 from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.runtime import Runtime
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 
-_lock = threading.Lock()
+_lock = CallerLock()
 """Held while a runtime is built, so that there is only one."""
 
 
@@ -34,7 +34,7 @@ def _renew_lock() -> None:
     A thread that does not exist there may have held it.
     """
     global _lock
-    _lock = threading.Lock()
+    _lock = CallerLock()
 
 
 on_fork(phase=ForkPhase.LOCKS, after_in_child=_renew_lock)
@@ -127,7 +127,10 @@ def start(
             "expected an OpenTelemetry TracerProvider. Pass a provider or leave it out."
         )
         raise ConfigurationError(msg)
-    with _lock:
+    if _lock.is_interrupting():
+        msg = "Invalid call of configure(): expected no call that interrupts another one. Call it once."
+        raise ConfigurationError(msg)
+    with _lock.lock:
         active = current_runtime()
         if active is not None and is_exclusive:
             msg = "Progress is recorded already. Call shutdown() on the active runtime first."

@@ -7,11 +7,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from otel_progress.errors import ProgressError
 from otel_progress.fork import fork_safe_lock, report_hook_errors
+from otel_progress.interrupts import is_interrupt
+from otel_progress.locking import CallerLock
 
 if TYPE_CHECKING:
     from otel_progress.semconv import InternalErrorPlace
@@ -34,7 +35,7 @@ _logged_causes: Final[set[str]] = set()
 _ONLY_COUNTED: Final = "further errors of this kind are only counted"
 
 
-_lock: Final = fork_safe_lock()
+_lock: Final = CallerLock(fork_safe_lock())
 
 
 def report_internal_error(
@@ -45,11 +46,10 @@ def report_internal_error(
     The default of ``error`` is the exception that is being handled. The cause is a traceback, or
     for a ProgressError its message in a second line.
     """
-    with _lock:
-        internal_error_counts[place] += 1
-        first = internal_error_counts[place] == 1
+    is_first: list[bool] = []
+    _lock.run(_count, place, is_first)
     cause = error or sys.exc_info()[1]
-    if first and _is_new_cause(cause):
+    if any(is_first) and _is_new_cause(cause):
         _log_failure(text, _ONLY_COUNTED, cause)
 
 
@@ -66,10 +66,10 @@ def _is_new_cause(cause: BaseException | None) -> bool:
     if not isinstance(cause, ProgressError):
         return True
     text = str(cause)
-    with _lock:
-        is_new = text not in _logged_causes
-        if len(_logged_causes) < MAX_LOGGED_CAUSES:
-            _logged_causes.add(text)
+    # Why without the lock: each call is one C function, and a cause may be logged twice.
+    is_new = text not in _logged_causes
+    if len(_logged_causes) < MAX_LOGGED_CAUSES:
+        _logged_causes.add(text)
     return is_new
 
 
@@ -78,15 +78,22 @@ def report_unavailable(place: InternalErrorPlace, text: str, error: ProgressErro
 
     The log record has two lines: ``text`` and the reason.
     """
-    with _lock:
-        internal_error_counts[place] += 1
+    _lock.run(_count, place, [])
     log_warning("%s:\n%s", text, error)
+
+
+def _count(place: str, is_first: list[bool]) -> None:
+    internal_error_counts[place] += 1
+    is_first.append(internal_error_counts[place] == 1)
 
 
 def log_warning(text: str, *arguments: object, error: BaseException | None = None) -> None:
     """Log a warning. Exceptions of log handlers and filters are ignored."""
-    with suppress(Exception):
+    try:
         logger.warning(text, *arguments, exc_info=error)
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
 
 
 OUTAGE_LOG_INTERVAL_S: Final = 60.0
@@ -110,8 +117,7 @@ class OutageLog:
 
     def report_error(self, text: str, *, error: BaseException | None) -> None:
         """Count an error. Log it if it is the first one of its outage."""
-        with _lock:
-            internal_error_counts[self._place] += 1
+        _lock.run(_count, self._place, [])
         self._is_failing = True
         now = self._clock()
         is_early = self._logged_at is not None and now - self._logged_at < OUTAGE_LOG_INTERVAL_S

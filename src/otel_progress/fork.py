@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any, Final, TypeVar, overload
 
 IMPORT_WAIT_S: Final = 5.0
@@ -84,9 +84,9 @@ _guard: Final = RLock()
 _hooks: list[_Hook] = []
 
 
-_running: list[tuple[_Hook, tuple[Any, ...]]] = []
-"""Hooks of the current fork with their arguments, in the order after the fork. References their
-owners.
+_forks: list[list[tuple[_Hook, tuple[Any, ...]]]] = []
+"""Hooks of each current fork with their arguments, in the order after the fork. References their
+owners. There are several when a hook is interrupted by a signal handler that forks.
 """
 
 
@@ -143,13 +143,13 @@ def report_hook_errors(reporter: Callable[[BaseException], object]) -> None:
     _reporters.append(reporter)
 
 
-def fork_safe_lock() -> Lock:
-    """Return a plain lock that each fork acquires, so that it is free in the child.
+def fork_safe_lock() -> Any:
+    """Return a reentrant lock that each fork acquires. It is free in the child.
 
     A fork waits for the lock without a limit. So hold it only for a few instructions, and call no
-    foreign code.
+    foreign code. A signal handler may enter it while its thread holds it.
     """
-    lock = Lock()
+    lock = RLock()
     lock_type = type(lock)
     on_fork(
         phase=ForkPhase.LOCKS,
@@ -163,48 +163,51 @@ def fork_safe_lock() -> Lock:
 
 # --- imports -------------------------------------------------------------------------------------
 
-_importing = RLock()
+
+class ImportGuard:
+    """Delays forks while other threads import, by at most ``max_wait_s`` seconds."""
+
+    def __init__(self, max_wait_s: float = IMPORT_WAIT_S) -> None:
+        self._max_wait_s = max_wait_s
+        self._importing = RLock()
+        self._locked: list[bool] = []
+        on_fork(
+            phase=ForkPhase.IMPORTS,
+            owner=self,
+            before=ImportGuard._wait,
+            after_in_parent=ImportGuard._release,
+            after_in_child=ImportGuard._reset,
+        )
+
+    @contextmanager
+    def defer_fork(self) -> Iterator[None]:
+        """Delay forks by other threads while importing.
+
+        The block must contain only imports. A child that is forked during an import by another
+        thread inherits an incomplete module and its import lock.
+        """
+        lock = self._importing
+        with lock:
+            yield
+
+    def _wait(self) -> None:
+        # Why a limit: the forking thread may be importing a module that the other one waits for.
+        self._locked.append(self._importing.acquire(timeout=self._max_wait_s))
+
+    def _release(self) -> None:
+        if self._locked.pop():
+            self._importing.release()
+
+    def _reset(self) -> None:
+        self._locked.clear()
+        self._importing = RLock()
 
 
-_import_locked: Final[list[bool]] = []
+_import_guard: Final = ImportGuard()
 
 
-@contextmanager
-def defer_fork() -> Iterator[None]:
-    """Delay forks by other threads by at most ``IMPORT_WAIT_S`` while importing.
-
-    The block must contain only imports.
-
-    A child that is forked during an import by another thread inherits an incomplete module and its
-    import lock.
-    """
-    lock = _importing
-    with lock:
-        yield
-
-
-def _wait_for_imports() -> None:
-    # Why a limit: the forking thread may be importing a module that the other thread waits for.
-    _import_locked.append(_importing.acquire(timeout=IMPORT_WAIT_S))
-
-
-def _release_imports() -> None:
-    if _import_locked.pop():
-        _importing.release()
-
-
-def _reset_imports() -> None:
-    global _importing
-    _import_locked.clear()
-    _importing = RLock()
-
-
-on_fork(
-    phase=ForkPhase.IMPORTS,
-    before=_wait_for_imports,
-    after_in_parent=_release_imports,
-    after_in_child=_reset_imports,
-)
+defer_fork: Final = _import_guard.defer_fork
+"""Delays forks by other threads by at most ``IMPORT_WAIT_S`` during imports of this package."""
 
 
 # --- running the hooks ---------------------------------------------------------------------------
@@ -212,17 +215,19 @@ on_fork(
 
 def _run_before() -> None:
     _guard.acquire()
+    running: list[tuple[_Hook, tuple[Any, ...]]] = []
+    _forks.append(running)
     for hook in sorted(_hooks, key=lambda hook: hook.phase):
         if hook.owner is None:
-            _running.append((hook, ()))
+            running.append((hook, ()))
         elif (owner := hook.owner()) is not None:
-            _running.append((hook, (owner,)))
-    for hook, arguments in reversed(_running):
+            running.append((hook, (owner,)))
+    for hook, arguments in reversed(running):
         _call_hook(hook.before, arguments)
 
 
 def _run_after_in_parent() -> None:
-    for hook, arguments in _running:
+    for hook, arguments in _forks[-1]:
         _call_hook(hook.after_in_parent, arguments)
     _finish_fork()
 
@@ -230,7 +235,7 @@ def _run_after_in_parent() -> None:
 def _run_after_in_child() -> None:
     # Why: the parent reports the errors of the hooks before the fork.
     _errors.clear()
-    for hook, arguments in _running:
+    for hook, arguments in _forks[-1]:
         _call_hook(hook.after_in_child, arguments)
     _finish_fork()
 
@@ -238,7 +243,7 @@ def _run_after_in_child() -> None:
 def _finish_fork() -> None:
     errors = _errors.copy()
     _errors.clear()
-    _running.clear()
+    _forks.pop()
     _guard.release()
     for error in errors:
         for reporter in _reporters:

@@ -70,12 +70,16 @@ class Outcome(str, Enum):
 
 
 class LevelCounts(NamedTuple):
-    """Number of ended levels by status."""
+    """Number of ended levels by status.
+
+    ``ended_early`` are those of ``completed`` that completed below their total.
+    """
 
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
     skipped: int = 0
+    ended_early: int = 0
 
     @property
     def total(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
 
 from otel_progress.model import (
     NO_LEVELS,
@@ -224,11 +223,13 @@ class OperationSnapshot:
 
 
 def _count_evicted_levels(operation: OperationSnapshot) -> dict[str, LevelCounts]:
-    stored: dict[str, dict[Status, int]] = {}
+    stored: dict[str, dict[str, int]] = {}
     for level in operation.levels:
         if level.status.finished:
             counts = stored.setdefault(level.info.parent_path or "", {})
             counts[level.status] = counts.get(level.status, 0) + 1
+            if level.ended_early:
+                counts["ended_early"] = counts.get("ended_early", 0) + 1
     evicted = {}
     for level in (operation.root, *operation.levels):
         if level.ended_levels == NO_LEVELS:
@@ -237,17 +238,13 @@ def _count_evicted_levels(operation: OperationSnapshot) -> dict[str, LevelCounts
         # Why at least 0: a level may have ended after the snapshot of its parent.
         differences = LevelCounts(
             *(
-                max(0, ended - counts.get(status, 0))
-                for status, ended in zip(_ENDED_STATUSES, level.ended_levels, strict=True)
+                max(0, ended - counts.get(name, 0))
+                for name, ended in zip(LevelCounts._fields, level.ended_levels, strict=True)
             )
         )
         if differences != NO_LEVELS:
             evicted[level.path] = differences
     return evicted
-
-
-_ENDED_STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
-"""Statuses in the order of LevelCounts."""
 
 
 def _derive_condition(operation: OperationSnapshot) -> Condition:

@@ -6,7 +6,6 @@ with the attribute ``progress.current`` or ``progress.total`` becomes a level of
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -19,8 +18,10 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.arguments import normalize_metadata, parse_number, parse_unit
 from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
 from otel_progress.instrument.rejections import Rejection
-from otel_progress.live.node import Node, Spec, merge_metadata
+from otel_progress.interrupts import is_interrupt
+from otel_progress.live.node import HandleReference, Node, Spec, add_orphan, merge_metadata
 from otel_progress.live.store import LiveStore
+from otel_progress.locking import CallerLock
 from otel_progress.model import NO_METADATA, Failure, Number, Status
 from otel_progress.redaction import redact_id, redact_name, redact_value
 from otel_progress.text import MAX_NAME, normalize_id, truncate
@@ -48,8 +49,8 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def restart(self) -> None:
         """Drop all spans. A forked child calls this."""
-        # Why reentrant: the garbage collector may end a span while this thread reads another one.
-        self._lock = threading.RLock()
+        # Why: the garbage collector may end a span while this thread reads another one.
+        self._lock = CallerLock()
         self._watched: dict[int, tuple[Span, Node | None]] = {}
         self._nodes: dict[int, Node] = {}
 
@@ -62,13 +63,17 @@ class ProgressSpanProcessor(SpanProcessor):
         try:
             level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)
             ancestor = cast("Node | None", getattr(level, "_node", None))
-            with self._lock:
-                if len(self._watched) >= self._max_watched:
-                    self._drop_oldest_locked()
-                self._watched[span.get_span_context().span_id] = (span, ancestor)
+            self._lock.run(self._watch_locked, span, ancestor)
             self._store.notify_change()
         except Exception as error:
+            if is_interrupt(error):
+                raise
             report_internal_error("processor", "Watching a span for progress failed.", error=error)
+
+    def _watch_locked(self, span: Span, ancestor: Node | None) -> None:
+        if len(self._watched) >= self._max_watched:
+            self._drop_oldest_locked()
+        self._watched[span.get_span_context().span_id] = (span, ancestor)
 
     def _drop_oldest_locked(self) -> None:
         without_progress = next((span_id for span_id in self._watched if span_id not in self._nodes), None)
@@ -76,7 +81,9 @@ class ProgressSpanProcessor(SpanProcessor):
         del self._watched[oldest]
         node = self._nodes.pop(oldest, None)
         if node is not None:
-            node.orphaned = node.operation.orphaned = True
+            reference = HandleReference(self, add_orphan)
+            reference.node, node.handle = node, reference
+            add_orphan(reference)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Read the final values of a plain span and end its level."""
@@ -84,21 +91,29 @@ class ProgressSpanProcessor(SpanProcessor):
             return
         try:
             span_id = span.get_span_context().span_id  # type: ignore[union-attr]
-            with self._lock:
-                if span_id not in self._watched:
-                    return
-                try:
-                    self._read_span_locked(span_id, cast(Span, span))
-                except Exception as error:
-                    report_internal_error(
-                        "processor", "Reading the final progress of a span failed.", error=error
-                    )
-                del self._watched[span_id]
-                node = self._nodes.pop(span_id, None)
+            if self._lock.is_interrupting():
+                self._lock.defer(self.on_end, span)
+                return
+            with self._lock.lock:
+                node = self._stop_watching_locked(span_id, span)
             if node is not None:
                 self._close_node(span, node)
+            self._lock.run_deferred()
         except Exception as error:
+            if is_interrupt(error):
+                raise
             report_internal_error("processor", "Ending the level of a span failed.", error=error)
+
+    def _stop_watching_locked(self, span_id: int, span: ReadableSpan) -> Node | None:
+        """Read an ended span, and return its level if it has one."""
+        if span_id not in self._watched:
+            return None
+        try:
+            self._read_span_locked(span_id, cast(Span, span))
+        except Exception as error:
+            report_internal_error("processor", "Reading the final progress of a span failed.", error=error)
+        del self._watched[span_id]
+        return self._nodes.pop(span_id, None)
 
     def shutdown(self) -> None:
         """Do nothing.
@@ -117,7 +132,7 @@ class ProgressSpanProcessor(SpanProcessor):
         A provider cannot remove a processor, so the processor stays registered and idle.
         """
         self._closed = True
-        with self._lock:
+        with self._lock.lock:
             self._watched.clear()
             self._nodes.clear()
 
@@ -130,12 +145,12 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def read_spans(self) -> None:
         """Read the attributes of all watched spans. A span with progress becomes a level."""
-        with self._lock:
+        with self._lock.lock:
             watched = list(self._watched.items())
         for span_id, (span, _) in watched:
             try:
                 # Why per span: the end of a span never waits for more than one read.
-                with self._lock:
+                with self._lock.lock:
                     if span_id in self._watched:  # it may have ended since
                         self._read_span_locked(span_id, span)
             except Exception as error:

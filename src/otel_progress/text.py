@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from otel_progress.interrupts import is_interrupt
+
 MAX_ID: Final = 256
 """Characters of an identifier or type. Longer ones end in a digest."""
 
@@ -121,7 +123,9 @@ def _escape(match: re.Match[str]) -> str:
 def _to_text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # A foreign __str__ may raise any exception.
+    except Exception as failure:  # A foreign __str__ may raise any exception.
+        if is_interrupt(failure):
+            raise
         return f"<{type(value).__name__}>"
 
 

@@ -187,6 +187,7 @@ def test_at_least_counts_in_a_pause_only() -> None:
     assert ours.at_least_true == pytest.approx(4 / 7)
 
 
+@pytest.mark.process
 def test_replay_in_two_processes_has_the_same_sums() -> None:
     """The sums are those of one process."""
     here = [steady(number, 10.0 + number % 3, "a", "x") for number in range(5)]

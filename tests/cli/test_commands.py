@@ -101,6 +101,9 @@ def test_show_options_add_details_or_select_levels(store: str) -> None:
     assert "Export" not in run("--store", store, "show", "friday-42", "--depth", "1").stdout
 
 
+TABLE = LevelCounts(completed=312, failed=2, ended_early=12)
+
+
 @pytest.fixture
 def evicted_store(tmp_path: Path) -> str:
     """A journal with two tables. The first one has a failed level and evicted ones."""
@@ -109,7 +112,7 @@ def evicted_store(tmp_path: Path) -> str:
         journal.write(
             present(
                 snapshot(ended_levels=LevelCounts(completed=7)),
-                ended("table:1", name="table 1", ended_levels=LevelCounts(completed=312, failed=2), order=1),
+                ended("table:1", name="table 1", ended_levels=TABLE, order=1),
                 ended("table:1/chunk:4", name="chunk 4", status=Status.FAILED),
                 snapshot("table:2", name="users", ended_levels=LevelCounts(cancelled=1), order=2),
             )
@@ -125,7 +128,7 @@ def evicted_store(tmp_path: Path) -> str:
             [
                 "  ✓ table 1",
                 "    ✗ chunk 4",
-                "    … 313 more: 312 completed, 1 failed",
+                "    … 313 more: 312 completed (12 ended early), 1 failed",
                 "  ● table users",
                 "    … 1 more, cancelled",
                 "  … 6 more, all completed",
@@ -133,7 +136,10 @@ def evicted_store(tmp_path: Path) -> str:
         ),
         (("--depth", "1"), ["  ✓ table 1", "  ● table users", "  … 6 more, all completed"]),
         (("--depth", "0"), []),
-        (("--path", "table:1"), ["  ✗ chunk 4", "  … 313 more: 312 completed, 1 failed"]),
+        (
+            ("--path", "table:1"),
+            ["  ✗ chunk 4", "  … 313 more: 312 completed (12 ended early), 1 failed"],
+        ),
         (("--path", "table:2"), ["  … 1 more, cancelled"]),
     ],
 )
@@ -152,7 +158,7 @@ def test_documents_have_the_numbers_of_evicted_levels(evicted_store: str, comman
     (document,) = documents(run("--store", evicted_store, *command.split()))
     assert {level["path"]: level["evicted_levels"] for level in (document, *document["levels"])} == {
         "": {"completed": 6},
-        "table:1": {"completed": 312, "failed": 1},
+        "table:1": {"completed": 312, "failed": 1, "ended_early": 12},
         "table:1/chunk:4": {},
         "table:2": {"cancelled": 1},
     }
@@ -161,16 +167,15 @@ def test_documents_have_the_numbers_of_evicted_levels(evicted_store: str, comman
 def test_other_exports_have_the_numbers_of_evicted_levels(evicted_store: str) -> None:
     """Each line of JSON has its own, and the table has a column per status."""
     lines = documents(run("--store", evicted_store, "export", "friday-42", "--format", "jsonl"))
-    expected = {"": (6, 0), "table:1": (312, 1), "table:1/chunk:4": (0, 0), "table:2": (0, 0)}
+    expected = {"": (6, 0, 0), "table:1": (312, 1, 12), "table:1/chunk:4": (0, 0, 0), "table:2": (0, 0, 0)}
+    names = ("completed", "failed", "ended_early")
     numbers = {line["path"]: line["evicted_levels"] for line in lines}
     assert {
-        path: (counts.get("completed", 0), counts.get("failed", 0)) for path, counts in numbers.items()
+        path: tuple(counts.get(name, 0) for name in names) for path, counts in numbers.items()
     } == expected
     text = run("--store", evicted_store, "export", "friday-42", "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert {
-        row["path"]: (int(row["evicted_completed"]), int(row["evicted_failed"])) for row in rows
-    } == expected
+    assert {row["path"]: tuple(int(row[f"evicted_{name}"]) for name in names) for row in rows} == expected
 
 
 def test_show_and_ls_have_the_type_of_an_operation_without_a_name_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from otel_progress.console.plain import format_operation
 from otel_progress.model import Eta, Failure, LevelCounts, Status
 from otel_progress.operations import OperationSnapshot
 from tests.support.estimate_cases import WAITS
+from tests.support.examples import scale_examples
 from tests.support.factories import CLOCK, ended, operation, snapshot
 
 
@@ -80,6 +81,8 @@ def test_interval_is_shown_on_wide_terminal_only() -> None:
         (LevelCounts(completed=312), "  … 315 more, all completed"),
         (LevelCounts(failed=1), "  … 4 more: 3 completed, 1 failed"),
         (LevelCounts(1, 2, 3, 4), "  … 13 more: 4 completed, 2 failed, 3 cancelled, 4 skipped"),
+        (LevelCounts(completed=7, ended_early=2), "  … 10 more, all completed (2 ended early)"),
+        (LevelCounts(failed=1, ended_early=1), "  … 4 more: 3 completed (1 ended early), 1 failed"),
     ],
 )
 def test_evicted_levels_are_counted_with_the_ended_levels_without_a_row(
@@ -92,6 +95,14 @@ def test_evicted_levels_are_counted_with_the_ended_levels_without_a_row(
     queue = LevelCounts(completed=1, skipped=1)  # the stages
     counts = LevelCounts(*(first + second for first, second in zip(counts, queue, strict=True)))
     assert text(replace(before, root=replace(before.root, ended_levels=counts)))[-1] == line
+
+
+def test_ended_levels_without_a_row_that_ended_early_are_counted() -> None:
+    """They are stored, unlike evicted ones."""
+    early = [ended(f"song:{number}", total=10, current=4, order=number) for number in range(2)]
+    whole = ended("song:9", total=10, current=10, order=9)
+    assert text(operation(snapshot(), [*early, whole]))[-1] == "  … 3 more, all completed (2 ended early)"
+    assert text(operation(snapshot(), early[:1]))[-1] == "  … 1 more, completed (1 ended early)"
 
 
 def test_level_with_only_evicted_levels_below_has_their_number() -> None:
@@ -243,7 +254,7 @@ def test_wide_characters_keep_columns_aligned() -> None:
     assert len({line.cell_len for line in lines}) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scale_examples(60), deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(1, 130), st.none() | st.floats(-1, 2))
 def test_tree_of_any_text_fits_any_width(name: str, message: str, width: int, ratio: float | None) -> None:
     levels = [snapshot("song:1", name=message, ratio=ratio, current=1)]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_progress.console.region import Region
+from tests.support.examples import scale_examples
 from tests.support.terminal import Terminal
 
 
@@ -135,7 +136,7 @@ STEPS = st.sampled_from(["ab混 \n", "ab \n\r"]).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scale_examples(150), deadline=None)
 @given(STEPS)
 def test_any_output_is_unchanged_by_frames(steps: list[str | int]) -> None:
     plain, shared = Terminal(80, 90), Terminal(80, 90)

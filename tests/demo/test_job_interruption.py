@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,16 +13,15 @@ import pytest
 
 from otel_progress.demo import job, run
 from otel_progress.model import Status
+from tests.support.configuration import occupy_port
 from tests.support.demo_journal import PATIENCE_S, kept
 
 
 @pytest.fixture
 def used_port() -> Iterator[int]:
     """Port with a listening socket."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        yield int(other.getsockname()[1])
+    with occupy_port() as port:
+        yield port
 
 
 def test_demo_with_used_default_port_serves_on_free_port(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_progress.demo.measure import ERRORS, Measures, measure_source
+from tests.support.examples import scale_examples
 
 SAMPLE = b'''"""Module."""
 import os.path, sys
@@ -113,7 +114,7 @@ def test_measure_of_invalid_source_raises_known_error(source: bytes) -> None:
         examine(source)
 
 
-@settings(max_examples=200)
+@settings(max_examples=scale_examples(200))
 @given(
     st.one_of(
         st.binary(max_size=200),

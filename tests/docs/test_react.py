@@ -17,6 +17,8 @@ from tests.support.servers import REQUIRED, require
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.browser
+
 COMPONENT = PROJECT / "docs" / "how-to" / "react.md"
 PACKAGES = ("react@19.3.1", "react-dom@19.3.1", "esbuild@0.28.2")
 INSTALL_TIMEOUT_S = 120

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from otel_progress.errors import RejectedValueError
 from otel_progress.eta import Eta, Parallel, Trajectory, estimate
+from tests.support.examples import scale_examples
 from tests.support.sample_runs import error, job, jobs, seen, steady, stepped, trajectory
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1.0)), max_size=40)
@@ -267,7 +268,7 @@ def test_invalid_history_or_confidence_is_rejected() -> None:
             estimate([], 0.0, [good], confidence=confidence)
 
 
-@settings(max_examples=60)
+@settings(max_examples=scale_examples(60))
 @given(steps=STEPS, since=st.floats(0.0, 1e6), history=PASTS)
 def test_estimate_of_any_run_is_finite_and_ordered(
     steps: list[tuple[float, float]], since: float, history: list[Trajectory]
@@ -285,7 +286,7 @@ def test_estimate_of_any_run_is_finite_and_ordered(
     assert (eta.state == "stalled") == (eta.remaining_s is None and eta.low_s is not None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=scale_examples(60))
 @given(steps=STEPS, early=st.floats(0.0, 1e5), later=st.floats(0.0, 1e5), history=PASTS)
 def test_estimate_ages_as_a_new_estimate(
     steps: list[tuple[float, float]], early: float, later: float, history: list[Trajectory]

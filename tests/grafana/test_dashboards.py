@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from grafana.names import FOLDER, PLACES, TAG
-from grafana.states import ENDED_EARLY, NUMBERS, mapping
+from grafana.states import ENDED_EARLY, GREY, NUMBERS, RED, TEXT, mapping
 from grafana.writing import DASHBOARDS, differing, files
 
 from otel_progress.model import Status
@@ -224,6 +224,22 @@ def test_panel_outside_the_linter_has_required_options(name: str, panel: dict[st
             for target in panel.get("targets", ())
             if target["datasource"]["type"] == "prometheus"
         )
+
+
+def test_failed_columns_are_red_above_zero_only() -> None:
+    """In every table, for counts and ratios. A missing value is grey."""
+    found = [
+        (panel["title"], columns(panel)["Failed"])
+        for _, panel in PANELS
+        if panel["type"] == "table" and "Failed" in columns(panel)
+    ]
+    assert [title for title, _ in found] == ["By type", "Operations", "Batches"]
+    for title, properties in found:
+        assert properties["custom.cellOptions"] == {"type": "color-text"}, title
+        thresholds = properties["thresholds"]["steps"]
+        assert [step["color"] for step in thresholds] == [GREY, TEXT, RED]
+        assert [step["value"] for step in thresholds[:2]] == [None, 0]
+        assert 0 < thresholds[2]["value"] < 1e-6
 
 
 def test_state_mapping_is_shared_and_has_distinct_colours() -> None:

@@ -16,7 +16,7 @@ from opentelemetry import trace
 
 import otel_progress as progress
 from otel_progress import Status, semconv
-from otel_progress.live.state import REASON_COLLECTED
+from otel_progress.live.node import REASON_COLLECTED
 from otel_progress.testing import Recorder, wait_until
 
 

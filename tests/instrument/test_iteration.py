@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -14,7 +15,8 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import LevelSnapshot, Status
-from otel_progress.testing import Recorder
+from otel_progress.errors import RejectedValueError
+from otel_progress.testing import Recorder, recording
 
 WAIT_S = 60.0
 
@@ -332,9 +334,9 @@ def test_track_with_handle_from_before_the_start_reads_the_length(recorder: Reco
     assert recorder.runtime.get_history()[0].root.total == 3
 
 
-def _share(source: Iterable[int], threads: int) -> list[int]:
+def _share(source: Iterable[int], threads: int, total: int | None = None) -> list[int]:
     """Iterate over one iterator in several threads. Returns all elements, sorted."""
-    shared, elements, errors = iter(progress.track(source, "shared")), [], []
+    shared, elements, errors = iter(progress.track(source, "shared", total=total)), [], []
 
     def work() -> None:
         try:
@@ -382,6 +384,41 @@ def test_threads_share_an_iterator_that_blocks(lenient: Recorder) -> None:
     # Why a range: the thread that receives the first None ends the level.
     assert 196 <= operation.root.current <= 200
     assert operation.status is Status.COMPLETED
+
+
+@pytest.fixture
+def rapid_switches() -> Iterator[None]:
+    """Let threads interrupt each other at almost every line."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("rapid_switches")
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("make", [list, lambda numbers: map(abs, numbers)])
+def test_threads_that_share_an_iterator_count_all_elements_before_the_end(
+    make: Callable[[range], Iterable[int]], is_strict: bool
+) -> None:
+    """No element is counted late, and no thread receives an error."""
+    for _ in range(25):
+        with recording(strict=is_strict) as recorder:
+            assert _share(make(range(100)), 4, total=100) == list(range(100))
+            (operation,) = recorder.runtime.get_history()
+            assert (operation.root.current, operation.status) == (100, Status.COMPLETED)
+
+
+def test_shared_iterator_with_more_elements_than_its_total_is_rejected_in_strict_mode(
+    recorder: Recorder,
+) -> None:
+    """The element above the total does not count, as with a loop of one thread."""
+    shared = iter(progress.track(map(abs, range(4)), "shared", total=2))
+    assert [next(shared), next(shared), next(shared)] == [0, 1, 2]
+    with pytest.raises(RejectedValueError, match="at most the total 2"):
+        next(shared)
+    (operation,) = recorder.runtime.get_history()
+    assert (operation.root.current, operation.status) == (2, Status.FAILED)
 
 
 def test_threads_share_the_iterator_of_a_list(lenient: Recorder) -> None:

@@ -15,7 +15,7 @@ import otel_progress as progress
 from otel_progress import ConfigurationError
 from otel_progress.diagnostics import internal_error_counts, report_internal_error
 from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES
-from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL
+from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL, LogBuffer
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder, recording
 
@@ -277,9 +277,9 @@ def test_record_after_the_end_of_a_level_belongs_to_the_level_above(captured: Re
     assert [(record.path, record.message) for record in captured.runtime.get_logs("o")] == [("", "late")]
 
 
-def test_records_beyond_the_limits_are_dropped(captured: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_beyond_the_limits_are_dropped(captured: Recorder) -> None:
     """Limits apply per tick and per level."""
-    monkeypatch.setattr(captured.runtime._store._state.logs, "_max_unsent", 500)
+    captured.runtime._store._state.logs = LogBuffer(max_unsent=500)
     with progress.operation("o", id="o"):
         for number in range(505):
             handle_record(logging.INFO, "%d", number)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from otel_progress.live.counter import GilCounter, LockCounter
+from tests.support.examples import scale_examples
 
 Counter = GilCounter | LockCounter
 KINDS = [GilCounter, LockCounter]
@@ -168,7 +169,7 @@ class CounterMachine(RuleBasedStateMachine):
 
 TestCounter = CounterMachine.TestCase
 TestCounter.__doc__ = "Any sequence of counting, setting and iterating leaves what a plain number has."
-TestCounter.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+TestCounter.settings = settings(max_examples=scale_examples(80), stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

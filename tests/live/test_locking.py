@@ -97,12 +97,13 @@ def test_locked_method_without_the_lock_raises(recorder: Recorder, unlocked_call
     """All tests of this folder use this assertion."""
     state = recorder.runtime._store._state
     spec = Spec("job", "a", None, None, None, 1, None, None, NO_METADATA)
+    node = state.tree.create_node(None, spec)
     with pytest.raises(AssertionError, match="start_level_locked was called without the lock"):
-        state.tree.start_level_locked(None, spec)
+        state.tree.start_level_locked(node)
     assert unlocked_calls == ["Tree.start_level_locked"]
     unlocked_calls.clear()
     with state.lock:
-        node = state.tree.start_level_locked(None, spec)
+        state.tree.start_level_locked(node)
         state.tree.end_level_locked(node, progress.Status.COMPLETED, [])
 
 

@@ -234,11 +234,11 @@ def test_paused_seconds_between_two_times_are_the_overlap_with_all_pauses(
     pauses, clock, expected = Pauses(), 0.0, 0.0
     for work, pause in given_pauses:
         clock += work
-        pauses.start(clock)
-        pauses.start(clock)
-        assert pauses.end(clock) == 0.0
+        pauses.start("outer", clock)
+        pauses.start("inner", clock)
+        assert pauses.end("inner", clock) == 0.0
         expected += max(0.0, min(end, clock + pause) - max(start, clock))
-        assert pauses.end(clock + pause) == pytest.approx(pause)
+        assert pauses.end("outer", clock + pause) == pytest.approx(pause)
         clock += pause
     assert pauses.seconds_between(start, end) == pytest.approx(expected, abs=1e-9)
     assert pauses.ended_seconds == pytest.approx(sum(pause for _, pause in given_pauses))
@@ -248,8 +248,8 @@ def test_pauses_beyond_the_limit_are_merged() -> None:
     """The two oldest pauses become one of the same length, so the sum is exact."""
     pauses = Pauses(max_pauses=10)
     for number in range(100):
-        pauses.start(10.0 * number)
-        pauses.end(10.0 * number + 1.0)
+        pauses.start("key", 10.0 * number)
+        pauses.end("key", 10.0 * number + 1.0)
     assert len(pauses._starts) == len(pauses._ends) == len(pauses._sums) == 10
     assert pauses.seconds_before(10_000.0) == pytest.approx(100.0)
     assert pauses.seconds_between(905.0, 995.0) == pytest.approx(9.0)

@@ -15,6 +15,7 @@ import otel_progress as progress
 from otel_progress import Level, LevelSnapshot, Stages, Status
 from otel_progress.live import rollup
 from otel_progress.testing import Recorder, recording
+from tests.support.examples import scale_examples
 
 ENDS = {
     "complete": Status.COMPLETED,
@@ -189,7 +190,7 @@ def check(node: Model, found: LevelSnapshot) -> None:
 
 TestRollUp = RollUp.TestCase
 TestRollUp.__doc__ = "Any sequence of what can be done to a tree of levels rolls up as defined."
-TestRollUp.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestRollUp.settings = settings(max_examples=scale_examples(40), stateful_step_count=30, deadline=None)
 
 
 STATUSES = st.sampled_from(list(Status))
@@ -225,7 +226,11 @@ def test_count_ratio_is_between_zero_and_one_or_none(
         assert 0.0 <= ratio <= 1.0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=scale_examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     weights=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
     steps=st.lists(

@@ -256,7 +256,7 @@ def test_counts_from_many_threads_are_exact() -> None:
 def test_child_forked_under_the_lock_can_count() -> None:
     """The child has a new lock."""
     totals = Totals()
-    with totals._lock:
+    with totals._lock.lock:
         child = os.fork()
         if not child:
             try:

@@ -7,17 +7,25 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_progress import semconv
 from otel_progress.metrics.counters import Totals
 from otel_progress.otlp.bounded import SHUTDOWN_S, ShutdownBudget
 from otel_progress.otlp.events import OtlpEvents
-from otel_progress.otlp.exporters import build_resource, build_tracer_provider
+from otel_progress.otlp.exporters import (
+    BoundedSpanExporter,
+    BoundedSpanProcessor,
+    build_resource,
+    build_tracer_provider,
+)
 from otel_progress.otlp.metrics import build_otlp_metrics
 from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.protocols import Reader
@@ -113,6 +121,7 @@ def test_process_with_a_dead_collector_ends_normally() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("dead_collector")
 @pytest.mark.parametrize("explicit", [True, False])
 def test_shutdown_with_a_dead_collector_ends_within_the_documented_time(explicit: bool) -> None:
@@ -139,3 +148,68 @@ def test_shutdown_with_a_dead_collector_ends_within_the_documented_time(explicit
     assert float(done.stdout) <= SHUTDOWN_S + BUSY_MACHINE_S
     for signal in ("spans", "events", "metrics"):
         assert done.stderr.count(f"OTLP export of {signal} to http://") == 1
+
+
+class BlockedReader(ListedReader):
+    """A reader that another thread blocks, like a busy machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def active(self, *, levels: bool = True) -> Any:
+        """Wait, then return the running operations."""
+        self.released.wait(60.0)
+        return super().active(levels=levels)
+
+
+@pytest.mark.usefixtures("dead_collector")
+def test_close_before_the_last_export_of_metrics_starts_reports_the_loss(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A second close does not report it again."""
+    errors: list[str] = []
+    reader = BlockedReader()
+    metrics = build_otlp_metrics(
+        cast("Reader", reader),
+        Totals(),
+        build_resource("nightly", "i"),
+        budget=ShutdownBudget(0.1),
+        on_error=lambda: errors.append("metrics"),
+    )
+    metrics.close()
+    metrics.close()
+    reader.released.set()
+    assert errors == ["metrics"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "otel_progress.otlp"]
+    assert len(lines) == 1
+    assert "OTLP export of metrics to http://" in lines[0]
+    assert "the last batch was not sent within the time for shutdown" in lines[0]
+
+
+def test_close_with_spans_behind_a_hanging_export_reports_both_losses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are counted, and one line is logged for the outage."""
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    started, released, errors = threading.Event(), threading.Event(), list[str]()
+
+    class HangingExporter(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            del spans
+            started.set()
+            released.wait(60.0)
+            return SpanExportResult.FAILURE
+
+    exporter = BoundedSpanExporter(
+        HangingExporter(), budget=ShutdownBudget(0.1), on_error=lambda: errors.append("spans")
+    )
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BoundedSpanProcessor(exporter))
+    for _ in range(3):
+        provider.get_tracer("t").start_span("op").end()
+    assert started.wait(60.0)
+    provider.shutdown()
+    released.set()
+    assert errors == ["spans", "spans"]
+    assert [record.name for record in caplog.records].count("otel_progress.otlp") == 1

@@ -24,9 +24,14 @@ def name_of(path: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def trees() -> dict[str, ast.Module]:
-    """Return the syntax tree of each file by its path within the folder of the tests."""
-    return {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+def read_files() -> dict[str, tuple[list[str], set[str]]]:
+    """Return forbidden imports and markers of each file by its path within the tests."""
+    # Why not the trees: their objects would slow down every later garbage collection.
+    found = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found[name_of(path)] = forbidden(tree), markers(tree)
+    return found
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -57,15 +62,17 @@ def markers(tree: ast.Module) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Attribute)
-        and ast.unparse(node.value) == "pytest.mark"
+        and node.value.attr == "mark"
+        and isinstance(node.value.value, ast.Name)
+        and node.value.value.id == "pytest"
     }
 
 
 def test_files_of_tests_import_no_other_test() -> None:
     """Tests, fixtures and helpers import only ``tests.support`` from the tests."""
-    found = {name: forbidden(tree) for name, tree in trees().items()}
-    assert {name: names for name, names in found.items() if names} == {}
-    assert len(found) > 200
+    found = {name: names for name, (names, _) in read_files().items() if names}
+    assert found == {}
+    assert len(read_files()) > 200
 
 
 @pytest.mark.parametrize(
@@ -107,7 +114,7 @@ def test_files_outside_support_have_no_helpers() -> None:
 def test_markers_in_use_are_registered(pytestconfig: pytest.Config) -> None:
     """All markers of pyproject.toml except ``slow`` are used."""
     registered = {line.partition(":")[0].partition("(")[0] for line in pytestconfig.getini("markers")}
-    used = set().union(*(markers(tree) for tree in trees().values()))
+    used = set().union(*(names for _, names in read_files().values()))
     assert used - BUILT_IN <= registered
     assert {"process", "browser", "server", "stack", "docs"} <= used
     assert markers(ast.parse("@pytest.mark.surprise\ndef test(): ...")) == {"surprise"}

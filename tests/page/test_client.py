@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ import otel_progress as progress
 from tests.support.servers import poll
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from tests.support.browser import Tab
 
@@ -84,7 +85,7 @@ def wait_until(page: Page, true: str) -> None:
 
     It is polled from outside because the page's policy forbids eval.
     """
-    poll(lambda: page.evaluate(true), timeout=10.0, what=true)
+    poll(lambda: page.evaluate(true), what=true)
 
 
 def test_subscription_receives_run_until_end(site: str, tab: Tab) -> None:
@@ -101,6 +102,90 @@ def test_subscription_receives_run_until_end(site: str, tab: Tab) -> None:
     errors = page.evaluate("seen.errors")
     assert [one for one in errors if one[1] != 404] == []
     assert page.evaluate("[seen.complete, seen.snapshots.at(-1)]") == [["completed"], [3, "completed", 0]]
+
+
+def test_interrupted_poll_does_not_delay_the_stream(site: str, tab: Tab) -> None:
+    """A page that is shown during the poll of a hidden page opens a stream at once."""
+    page = open_bare_page(tab, site)
+    polls: list[Route] = []
+
+    def answer_first(route: Route) -> None:
+        polls.append(route)
+        if len(polls) == 1:
+            route.continue_()
+
+    with progress.operation("job", id="client-shown", total=3) as op:
+        page.evaluate(START, {"id": "client-shown", "options": {}})
+        wait_until(page, "client.state.state === 'live'")
+        page.route("**/api/v1/operations/*", answer_first)
+        page.evaluate("client.setQuiet(200)")
+        poll(lambda: page.evaluate("client.state.state") == "polling" and len(polls) == 2, what="a poll")
+        page.evaluate("seen.states.length = 0; client.setQuiet(0)")
+        op.increment()
+        wait_until(page, "seen.snapshots.at(-1)[0] === 1 && client.state.state === 'live'")
+        assert len(polls) == 2
+
+
+def test_page_hidden_and_shown_quickly_ends_with_a_stream(site: str, tab: Tab) -> None:
+    """The end is the same for an interrupted connect, stream, poll or pause."""
+    page = open_bare_page(tab, site)
+    with progress.operation("job", id="client-flips", total=3) as op:
+        page.evaluate(START, {"id": "client-flips", "options": {}})
+        page.evaluate("""async () => {
+          for (let number = 0; number < 80; number++) {
+            client.setQuiet(number % 2 ? 0 : 20);
+            if (number % 7 === 0) client.reconnect();
+            await new Promise((resolve) => setTimeout(resolve, 120 * Math.random() ** 2));
+          }
+          client.setQuiet(0);
+        }""")
+        page.route("**/api/v1/operations/*", lambda _: None)  # a poll would end nothing
+        op.increment()
+        wait_until(page, "seen.snapshots.at(-1)[0] === 1 && client.state.state === 'live'")
+
+
+def test_failed_request_of_one_operation_does_not_delay_the_others(site: str, tab: Tab) -> None:
+    """The stream is ready without an operation that could not be requested."""
+    page = open_bare_page(tab, site)
+    page.route("**/api/v1/operations/client-absent*", lambda route: route.fulfill(status=503, body="busy"))
+    with progress.operation("job", id="client-there", total=3):
+        page.evaluate(START, {"id": ["client-there", "client-absent"], "options": {}})
+        page.evaluate("""() => {
+          window.kinds = [];
+          client.subscribe("client-there", () => {}, {onMessage: (kind) => kinds.push(kind)});
+        }""")
+        wait_until(page, "kinds.includes('ready')")
+    tab.troubles[:] = [trouble for trouble in tab.troubles if "503" not in trouble]
+
+
+@pytest.mark.parametrize("change_s", [3_600, -3_600])
+def test_changed_clock_of_the_browser_does_not_change_ages(site: str, tab: Tab, change_s: int) -> None:
+    """A document ages by the server's clock, before and after the next connection."""
+    page = open_bare_page(tab, site)
+    with progress.operation("job", id="client-clock", total=3) as op:
+        page.evaluate(START, {"id": "client-clock", "options": {}})
+        page.evaluate("""() => {
+          window.ages = [];
+          client.subscribe("client-clock", (operation) => ages.push(client.ageOf(operation)));
+        }""")
+        wait_until(page, "client.state.state === 'live' && seen.snapshots.length")
+        page.evaluate(
+            """(change) => {
+              const now = Date.now;
+              Date.now = () => now.call(Date) + change;
+              ages.length = 0;
+            }""",
+            1000 * change_s,
+        )
+        for count in (1, 2):
+            op.increment()
+            wait_until(page, f"seen.snapshots.at(-1)[0] === {count}")
+        ages = page.evaluate("ages")
+        assert ages
+        assert max(ages) < 600
+        # The server runs on this machine.
+        age = page.evaluate("(read_at) => client.ageOf({read_at})", time.time() - 600)
+        assert age == pytest.approx(600, abs=60)
 
 
 def test_client_without_streams_polls(site: str, tab: Tab) -> None:

@@ -281,6 +281,74 @@ def test_abandoned_operation_can_be_deleted(
     assert page.request.get(f"{site}api/v1/operations/{id_}").status == 404
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_abandoned_operation_can_be_marked_as_failed(
+    worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest
+) -> None:
+    """With the keyboard, with a reason, after the dialog was declined once."""
+    worker.wait_for("started")
+    page = tab.page
+    id_ = f"friday-{request.node.name}"
+    page.goto(f"{site}#/operations/{id_}")
+    details = page.get_by_role("complementary")
+    button = details.get_by_role("button", name="Mark as failed…")
+    expect(details.locator(".chip").first).to_have_text("Running")
+    expect(button).to_be_hidden()
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(PATIENCE_S)
+    expect(details.locator(".chip").first).to_have_text("Abandoned")
+    button.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Mark this operation as failed?")
+    expect(dialog.get_by_label("Reason (optional)")).to_be_focused()
+    page.keyboard.type("declined")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(button).to_be_focused()
+    assert page.request.get(f"{site}api/v1/operations/{id_}").json()["status"] == "running"
+    page.keyboard.press("Enter")
+    page.keyboard.type("power failure <b>in</b> rack 4")
+    tab.shoot("mark-as-failed-dialog")
+    page.keyboard.press("Enter")
+    expect(details.locator(".answer")).to_have_text("Marked as failed.")
+    expect(details.locator(".chip").first).to_have_text("Failed")
+    expect(details.get_by_role("region", name="Error")).to_contain_text("power failure <b>in</b> rack 4")
+    expect(details.get_by_role("heading", name="Friday setlist")).to_be_focused()
+    expect(button).to_be_hidden()
+    expect(details.get_by_role("button", name="Cancel…")).to_be_hidden()
+    expect(page.get_by_role("treeitem", name=re.compile("Friday setlist, Failed")).first).to_contain_text(
+        "power failure"
+    )
+    tab.shoot("marked-as-failed")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_refused_mark_as_failed_shows_the_reason(
+    worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest
+) -> None:
+    """The operation ended in another window, or the session has ended."""
+    worker.wait_for("started")
+    page = tab.page
+    id_ = f"friday-{request.node.name}"
+    address = f"{site}api/v1/operations/{id_}"
+    page.goto(f"{site}#/operations/{id_}")
+    details = page.get_by_role("complementary")
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(PATIENCE_S)
+    answer = details.locator(".answer")
+    page.route("**/fail", lambda route: route.fulfill(status=401, body="{}"))
+    details.get_by_role("button", name="Mark as failed…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Mark as failed").click()
+    expect(answer).to_have_text("Not allowed: the session has ended. Reload the page to log in.")
+    page.unroute("**/fail")
+    details.get_by_role("button", name="Mark as failed…").click()
+    assert page.request.post(f"{address}/fail", data={"reason": "first"}).status == 200
+    page.get_by_role("dialog").get_by_role("button", name="Mark as failed").click()
+    expect(answer).to_contain_text("has already ended (failed)")
+    assert page.request.get(address).json()["error"]["message"] == "first"
+    tab.troubles[:] = [trouble for trouble in tab.troubles if "409" not in trouble]
+
+
 def test_logs_batches_and_history_are_shown(site: str, tab: Tab) -> None:
     with progress.operation("mix", "Mix-down", id="mix-1", total=2) as op:
         logging.getLogger("mix").warning("clipping in bar %d", 12)
@@ -337,6 +405,8 @@ def test_evicted_levels_are_counted_below_their_parent(site: str, tab: Tab) -> N
                     with table.level("chunk") as chunk:
                         if (table_number, number) == (0, 7):
                             chunk.fail("unreadable")
+                        if table_number == 1 and number < 3:
+                            chunk.set_total(10)
         with op.level("thumbs"):
             page.goto(f"{site}#/operations/evicting")
             levels = page.locator(".details .tree")
@@ -348,7 +418,7 @@ def test_evicted_levels_are_counted_below_their_parent(site: str, tab: Tab) -> N
             expect(levels.get_by_role("treeitem", name="table_1").locator(".type")).to_have_text("table")
             levels.get_by_role("treeitem", name="table_1").click()
             more = levels.locator(".row.more")
-            expect(more).to_have_text(["… 400 more, all completed"])
+            expect(more).to_have_text(["… 400 more, all completed (3 ended early)"])
             levels.get_by_role("treeitem", name="table_0").click()
             expect(levels.get_by_role("treeitem", name="chunk 8, Failed")).to_have_count(1)
             expect(more.filter(has_text="… 399 more, all completed")).to_have_count(1)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import otel_progress as progress
 from otel_progress.previews.retention import Bounds, PreviewRetention
 from otel_progress.records import Preview
-from otel_progress.testing import Recorder, recording
+from otel_progress.testing import CountingIds, FakeClock, Recorder, recording
+from tests.support.examples import scale_examples
 from tests.support.previews import PATIENCE_S, content_of, outcomes, settle, stored
 
 
@@ -29,7 +30,7 @@ def make_preview(number: int, at: float, size: int = 10, digest: str = "") -> Pr
     return Preview(*origin, number, at, "preview", "image/png", size, digest, f"memory:/{digest}", 1, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scale_examples(60), deadline=None)
 @given(
     gaps=st.lists(st.floats(0.1, 100.0), min_size=1, max_size=80),
     sizes=st.lists(st.integers(1, 50), min_size=80, max_size=80),
@@ -167,6 +168,40 @@ def test_first_preview_sweeps_old_runs_and_keeps_foreign_files(tmp_path: Path) -
         assert list_files(old) == ["mine.txt"]
         assert list_files(odd) == list_files(outside) == sorted(names)
         assert len(stored(recorder, op.operation_id)) == 1
+
+
+@pytest.mark.parametrize(("hours", "is_kept"), [(23, True), (25, False)])
+def test_first_preview_sweeps_runs_older_than_the_retention_by_the_clock_of_the_runtime(
+    tmp_path: Path, hours: int, is_kept: bool
+) -> None:
+    """The content has the time of that clock, too."""
+    clock, ids = FakeClock(), CountingIds()
+    for number in range(2):
+        with recording(clock=clock, ids=ids, previews=str(tmp_path), retention="24h") as recorder:
+            with progress.operation("render", total=1) as op:
+                op.preview(f"preview {number}", at="always")
+                settle(recorder)
+            settle(recorder)
+        if number == 0:
+            (old,) = tmp_path.iterdir()
+            assert {path.stat().st_mtime for path in (old, *old.iterdir())} == {clock.wall()}
+        clock.advance(3600.0 * hours)
+    assert old.exists() is is_kept
+    assert len(list(tmp_path.iterdir())) == 1 + is_kept
+
+
+def test_process_whose_clock_is_ahead_does_not_sweep_the_content_of_others(tmp_path: Path) -> None:
+    """The time of the file system limits the age of files."""
+    other = tmp_path / ("0" * 16)
+    other.mkdir()
+    (other / f"{'a' * 64}.png").write_text("of another process")
+    clock = FakeClock(wall=other.stat().st_mtime + 2 * 86_400.0)
+    with recording(clock=clock, previews=str(tmp_path), retention="24h") as recorder:
+        with progress.operation("render", total=1) as op:
+            op.preview("new", at="always")
+            settle(recorder)
+        assert [path.name for path in other.iterdir()] == [f"{'a' * 64}.png"]
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_active_run_marks_its_folder_against_sweeps(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from otel_progress.metrics import render_exposition
 from otel_progress.runtime import providers
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.testing import wait_until
+from tests.support.configuration import occupy_port, remove_variables, shut_down_active_runtime
 from tests.support.servers import free_port
 
 PATIENCE_S = 60.0
@@ -39,15 +40,11 @@ def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run without variables of OpenTelemetry and without earlier errors."""
     counts = diagnostics.internal_error_counts.copy()
     diagnostics.internal_error_counts.clear()
-    for name in list(os.environ):
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
+    remove_variables(monkeypatch)
     monkeypatch.setattr(providers, "_own_providers", [])
     monkeypatch.setattr(providers, "_exporting_providers", [])
     yield
-    runtime = config.current_runtime()
-    if runtime is not None:
-        runtime.shutdown()
+    shut_down_active_runtime()
     diagnostics.internal_error_counts.clear()
     diagnostics.internal_error_counts.update(counts)
 
@@ -55,10 +52,8 @@ def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def used_port() -> Iterator[int]:
     """Port of this machine on which another program listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
+    with occupy_port() as port:
+        yield port
 
 
 @pytest.fixture

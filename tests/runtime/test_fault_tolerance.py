@@ -342,7 +342,7 @@ def test_interrupt_during_the_start_of_a_level_cancels_the_level(
     with progress.operation("outer", id="outer") as outer:
         with monkeypatch.context() as patched:
             if place == "in the store":
-                patched.setattr(recorder.runtime._store, "notify_change", interrupted)
+                patched.setattr(recorder.runtime._store._state, "notify_change", interrupted)
             else:
                 patched.setattr(recorder.runtime._recording, "tracer", lambda scope: Interrupted())
             with (

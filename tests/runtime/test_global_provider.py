@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,11 +14,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 import otel_progress as progress
-from otel_progress import config
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.runtime import global_provider, providers
 from otel_progress.runtime.runtime import Runtime
+from tests.support.configuration import remove_variables, shut_down_active_runtime
 
 PATIENCE_S = 60.0
 """Time limit of each step. On a busy machine a thread may wait for seconds."""
@@ -28,17 +27,13 @@ PATIENCE_S = 60.0
 @pytest.fixture(autouse=True)
 def _no_global_provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Remove the global provider and the variables of OpenTelemetry for the test."""
-    for name in list(os.environ):
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
+    remove_variables(monkeypatch)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(providers, "_own_providers", [])
     monkeypatch.setattr(providers, "_exporting_providers", [])
     yield
-    runtime = config.current_runtime()
-    if runtime is not None:
-        runtime.shutdown()
+    shut_down_active_runtime()
 
 
 class Application:

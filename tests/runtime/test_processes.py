@@ -303,14 +303,13 @@ def test_fork_while_threads_record_does_not_block_the_child(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "place",
     [
-        "live.counter:counter._creating",
-        "live.node:node._creating",
-        "diagnostics:diagnostics._lock",
-        "instrument.backend:backend.backend_slot.current.warnings._lock",
+        "diagnostics:diagnostics._lock.lock",
+        "eta.cache:cache._lock",
+        "instrument.backend:backend.backend_slot.current.store._state.lock",
     ],
 )
 def test_fork_while_another_thread_holds_a_lock_does_not_block_the_child(tmp_path: Path, place: str) -> None:
-    """The locks are those of levels, warnings and internal errors."""
+    """The locks are those of levels, estimates and internal errors."""
     module, _, lock = place.partition(":")
     package, _, name = f"otel_progress.{module}".rpartition(".")
     run(

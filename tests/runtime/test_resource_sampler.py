@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -327,3 +328,76 @@ def test_shutdown_closes_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
         recorder.tick()
         assert nvml.open == 1
     assert nvml.open == 0
+
+
+SLOW_MODULE = """
+import warnings
+warnings.warn("The pynvml package is deprecated. Please install nvidia-ml-py instead.", FutureWarning)
+import __main__
+__main__.imported.set()
+__main__.released.wait(60)
+raise ImportError("no driver")
+"""
+
+WARN_DURING_IMPORT = """
+import threading, warnings
+from otel_progress.runtime.resource_sampler import Gpus
+imported, released = threading.Event(), threading.Event()
+def warn():
+    warnings.warn("known", UserWarning)  # Python shows it once
+before = list(warnings.filters)
+warn()
+thread = threading.Thread(target=Gpus.detect)
+thread.start()
+assert imported.wait(60)
+warn()
+warnings.warn("during", UserWarning)
+released.set()
+thread.join()
+warn()
+print(list(warnings.filters) == before)
+"""
+
+
+def test_import_of_nvml_changes_no_warnings_of_other_threads(tmp_path: Path) -> None:
+    """Only the warning of the package itself is not shown."""
+    done = _run_with_slow_nvml(tmp_path, WARN_DURING_IMPORT)
+    assert done.stdout == "True\n"
+    shown = [line.partition(": ")[2] for line in done.stderr.splitlines() if "Warning: " in line]
+    assert shown == ["UserWarning: known", "UserWarning: during"]
+
+
+CAPTURE_DURING_IMPORT = """
+import logging, threading, warnings
+from otel_progress.runtime.resource_sampler import Gpus
+imported, released = threading.Event(), threading.Event()
+thread = threading.Thread(target=Gpus.detect)
+thread.start()
+assert imported.wait(60)
+logging.captureWarnings(True)
+released.set()
+thread.join()
+logging.basicConfig(format="logged %(message)s")
+warnings.warn("after", UserWarning)
+"""
+
+
+def test_capture_of_warnings_during_the_import_of_nvml_remains(tmp_path: Path) -> None:
+    """The end of the import restores nothing that the application changed."""
+    assert _run_with_slow_nvml(tmp_path, CAPTURE_DURING_IMPORT).stderr.startswith("logged ")
+
+
+def _run_with_slow_nvml(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    (folder / "pynvml.py").write_text(SLOW_MODULE, encoding="utf-8")
+    path = os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -82,6 +82,7 @@ def _add_to_longest_call(path: Path, text: str) -> None:
     _insert_before(path, call.end_lineno, call.end_col_offset - 1, text)
 
 
+@pytest.mark.process
 def test_snapshot_field_added_in_three_files_reaches_every_format(tmp_path: Path) -> None:
     """The dataclass, the TypedDict and the value are all that a new field needs."""
     package = tmp_path / "source" / "otel_progress"

@@ -41,7 +41,11 @@ worker.bz2.compress, progress.request_cancel = noted, requested
 
 def interrupt():
     wait_until(lambda: len(done) == 2, timeout=60)
-    os.kill(os.getpid(), signal.SIGINT)
+    if sys.argv[3] == "process":
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        # The wait of the main thread continues, as after a signal that arrives just before it.
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 with progress.configure(console=False, store=f"sqlite:///{sys.argv[2]}"):
     threading.Thread(target=interrupt).start()
@@ -54,7 +58,8 @@ with progress.configure(console=False, store=f"sqlite:///{sys.argv[2]}"):
 """
 
 
-def test_worker_with_signal_stops_threads_between_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("receiver", ["process", "thread"])
+def test_worker_with_signal_stops_threads_between_files(tmp_path: Path, receiver: str) -> None:
     """Ctrl-C and SIGTERM cancel the work before the running packages are complete."""
     sources = tmp_path / "sources"
     for package in ("a", "b"):
@@ -63,7 +68,7 @@ def test_worker_with_signal_stops_threads_between_files(tmp_path: Path) -> None:
         for number in range(FILES):
             (folder / f"m{number}.py").write_text("x = 1\n", encoding="ascii")
     path = os.pathsep.join((str(DEPLOY / "worker"), os.environ.get("PYTHONPATH", "")))
-    command = [sys.executable, "-c", INTERRUPTED, str(sources), str(tmp_path / "journal.db")]
+    command = [sys.executable, "-c", INTERRUPTED, str(sources), str(tmp_path / "journal.db"), receiver]
     done = subprocess.run(
         command,
         capture_output=True,

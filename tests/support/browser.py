@@ -66,6 +66,7 @@ class Serving:
                 self._process is None or self._process.poll() is not None or answers(f"{self.url}healthz")
             ),
             what="server",
+            timeout=PATIENCE_S,
         )
         assert self._process.poll() is None, self._log.read_text(errors="replace")[-500:]
 

@@ -61,7 +61,7 @@ def _import_modules() -> list[ModuleType]:
 
 def _register_parts(monkeypatch: pytest.MonkeyPatch, locks: weakref.WeakKeyDictionary[object, Any]) -> None:
     """Record the lock of each part of a store, and of each operation in its tree."""
-    clear, create_operation = StoreState._clear, Tree._create_operation_locked
+    clear, create_operation = StoreState._clear, Tree._create_operation
 
     def clear_and_register(state: StoreState, *arguments: Any) -> None:
         clear(state, *arguments)
@@ -76,7 +76,7 @@ def _register_parts(monkeypatch: pytest.MonkeyPatch, locks: weakref.WeakKeyDicti
         return node
 
     monkeypatch.setattr(StoreState, "_clear", clear_and_register)
-    monkeypatch.setattr(Tree, "_create_operation_locked", create_and_register)
+    monkeypatch.setattr(Tree, "_create_operation", create_and_register)
 
 
 def _wrap(

@@ -32,6 +32,10 @@ UNKNOWN: Final = "?"
 """Text of a figure that is unknown or not finite."""
 
 
+ENDED_EARLY: Final = "ended early"
+"""Note of a level that completed below its total."""
+
+
 _BYTE_UNITS: Final = frozenset({"byte", "bytes", "b", "by"})
 
 
@@ -185,13 +189,19 @@ def format_more_levels(counts: LevelCounts) -> str:
     """Return the number of ended levels that are not shown.
 
     For example ``312 more, all completed``. With several statuses:
-    ``312 more: 300 completed, 12 failed``.
+    ``312 more: 300 completed (7 ended early), 12 failed``.
     """
-    present = [(status, count) for status, count in counts._asdict().items() if count]
+    early = counts.ended_early
+    present = [
+        (status, count) for status, count in counts._asdict().items() if count and status != "ended_early"
+    ]
+    names = {"completed": "completed" + (f" ({early} {ENDED_EARLY})" if early else "")}
     if len(present) == 1:
         status, count = present[0]
-        return f"{count} more, {'all ' if count > 1 else ''}{status}"
-    return f"{counts.total} more: " + ", ".join(f"{count} {status}" for status, count in present)
+        return f"{count} more, {'all ' if count > 1 else ''}{names.get(status, status)}"
+    return f"{counts.total} more: " + ", ".join(
+        f"{count} {names.get(status, status)}" for status, count in present
+    )
 
 
 def is_byte_unit(unit: str | None) -> bool:

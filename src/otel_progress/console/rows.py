@@ -15,6 +15,7 @@ from typing import Final
 
 from otel_progress import semconv
 from otel_progress.console.format import (
+    ENDED_EARLY,
     format_count,
     format_duration,
     format_more_levels,
@@ -153,10 +154,6 @@ def format_figures(level: LevelSnapshot, active_s: float) -> tuple[str, str, str
     return format_percentage(level.ratio, estimated=level.estimated), count, rate
 
 
-ENDED_EARLY: Final = "ended early"
-"""Note of a level that completed below its total."""
-
-
 def format_state_notes(level: LevelSnapshot) -> tuple[Part, ...]:
     """Return the failed count, an early end and the attempt of a level as notes."""
     notes: list[Part] = []
@@ -288,6 +285,7 @@ class _LevelTree:
             yield Row((Rank.FAILED + number, 0), indent, format_failed_level(level, self._glyphs))
         statuses = Counter(level.status.value for level in finished)
         statuses[Status.FAILED.value] -= len(latest)
+        statuses["ended_early"] = sum(level.ended_early for level in finished)
         more = LevelCounts(*(count + statuses[name] for name, count in evicted._asdict().items()))
         if more.total:
             text = f"{self._glyphs.more} {format_more_levels(more)}"

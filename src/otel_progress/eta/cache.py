@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -85,7 +86,8 @@ def prepare_history(history: Sequence[Trajectory]) -> PreparedHistory:
     with _lock:
         prepared = _by_identity.get(key)
         if prepared is not None:
-            _by_identity.move_to_end(key)
+            with suppress(KeyError):  # a signal handler evicted it
+                _by_identity.move_to_end(key)
             return prepared
         durations = tuple([trajectory.duration_s for trajectory in recent])
         similar = _by_durations.get(durations)
@@ -105,7 +107,8 @@ def _have_equal_points(first: Sequence[Trajectory], second: Sequence[Trajectory]
 
 def _store(cache: OrderedDict[_Key, PreparedHistory], key: _Key, prepared: PreparedHistory) -> None:
     cache[key] = prepared
-    cache.move_to_end(key)
+    with suppress(KeyError):  # a signal handler evicted it
+        cache.move_to_end(key)
     while len(cache) > MAX_HISTORIES:
         cache.popitem(last=False)
 

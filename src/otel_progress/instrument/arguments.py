@@ -14,13 +14,13 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
-from opentelemetry import context as context_api
-
 from otel_progress import redaction, semconv
 from otel_progress.errors import ProgressError
-from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend
+from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.instrument.callers import Caller, describe_caller
+from otel_progress.instrument.context import get_current_batch
 from otel_progress.instrument.rejections import Rejection
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, MetadataValue, Number, Outcome
 from otel_progress.stages import Stages, to_stages
@@ -97,11 +97,14 @@ def _convert_number(value: object) -> Number | None:
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except Exception:  # A foreign __index__ may raise any exception.
-        pass
+    except Exception as failure:  # A foreign __index__ may raise any exception.
+        if is_interrupt(failure):
+            raise
     try:
         return float(value)  # type: ignore[arg-type]
-    except Exception:  # A foreign __float__ may raise any exception.
+    except Exception as failure:  # A foreign __float__ may raise any exception.
+        if is_interrupt(failure):
+            raise
         return None
 
 
@@ -113,7 +116,11 @@ def parse_deadline(value: object, now: float) -> float | Rejection | None:
     if isinstance(value, datetime):
         try:
             return value.timestamp()
-        except Exception:  # The moment is outside the system's range, or a foreign time zone raised.
+        except (
+            Exception
+        ) as failure:  # The moment is outside the system's range, or a foreign time zone raised.
+            if is_interrupt(failure):
+                raise
             return _reject_type("deadline", value, expected)
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     number = parse_number(seconds, "deadline", expected)
@@ -173,7 +180,9 @@ def normalize_metadata(raw: Mapping[str, object]) -> dict[str, MetadataValue]:
 def _normalize_value(value: object) -> MetadataValue:
     try:
         return _to_attribute(value)
-    except Exception:  # A foreign value may raise any exception when it is read.
+    except Exception as failure:  # A foreign value may raise any exception when it is read.
+        if is_interrupt(failure):
+            raise
         return f"<{type(value).__name__}>"
 
 
@@ -195,7 +204,9 @@ def _to_attribute(value: object) -> MetadataValue:
     if callable(scalar):
         try:
             plain = scalar()
-        except Exception:
+        except Exception as failure:
+            if is_interrupt(failure):
+                raise
             return truncate(value)
         if type(plain) in (bool, int, float, str):
             return _to_attribute(plain)
@@ -221,7 +232,9 @@ def parse_outcome(value: object) -> Outcome | Rejection:
     """Return an outcome from an Outcome or its text."""
     try:
         return Outcome(value)
-    except Exception:  # The value is not an outcome, or its comparison raised.
+    except Exception as failure:  # The value is not an outcome, or its comparison raised.
+        if is_interrupt(failure):
+            raise
         text = f"Invalid outcome {_quote(value)}: expected 'completed', 'failed' or 'skipped'."
         return Rejection("outcome", text)
 
@@ -356,7 +369,7 @@ def _accept_stages(backend: RecordingBackend, stages: Any) -> Stages | None:
 def _resolve_batch(backend: RecordingBackend, batch: object) -> str | None:
     """Return the batch id of an operation: the given one, else that of the context."""
     if batch is None:
-        return cast("str | None", context_api.get_value(BATCH_KEY))
+        return get_current_batch()
     if callable(batch):
         return cast("str | None", batch())
     batch_id = parse_batch_id(batch)
@@ -409,5 +422,7 @@ def _reject_type(quantity: str, value: object, expected: str) -> Rejection:
 def _quote(value: object) -> str:
     try:
         return truncate(repr(value), _MAX_QUOTED_CHARACTERS)
-    except Exception:  # A foreign __repr__ may raise any exception.
+    except Exception as failure:  # A foreign __repr__ may raise any exception.
+        if is_interrupt(failure):
+            raise
         return f"a {type(value).__name__}"

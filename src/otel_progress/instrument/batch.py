@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from otel_progress import redaction
+from otel_progress.errors import ProgressError
 from otel_progress.instrument.arguments import (
     DeadlineLike,
     EtaKey,
@@ -15,10 +18,19 @@ from otel_progress.instrument.arguments import (
     parse_number,
 )
 from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend, backend_slot
-from otel_progress.instrument.context import BlockEntry, enter_batch_context, leave_context
+from otel_progress.instrument.blocks import BlockEntry, BlockExit, drop_guard, take_entry
+from otel_progress.instrument.context import (
+    ContextEntry,
+    cancel_entry,
+    enter_batch_context,
+    get_guard,
+    leave_context,
+)
 from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
 from otel_progress.instrument.level import Level
+from otel_progress.instrument.lifecycle import DONE
 from otel_progress.instrument.rejections import Rejection
+from otel_progress.live.node import BlockReference
 from otel_progress.model import Number
 from otel_progress.operations import BatchSnapshot
 from otel_progress.stages import StagesLike
@@ -39,7 +51,7 @@ class OperationBatch(SharedHandle):
     handle itself. A pickle is too, and in another process it is a handle of the same batch.
     """
 
-    __slots__ = ("_arguments", "_backend", "_closed", "_entries", "_id", "_scope", "_started")
+    __slots__ = ("_arguments", "_backend", "_closed", "_entries", "_id", "_prepared", "_scope", "_started")
 
     def __init__(self, name: object, id: object, type: object, total: object, scope: str) -> None:
         self._arguments = (name, id, type, total)
@@ -48,7 +60,8 @@ class OperationBatch(SharedHandle):
         self._backend: RecordingBackend | None = None
         self._started = False
         self._closed = False
-        self._entries: list[BlockEntry] = []
+        self._entries: list[ContextEntry] = []
+        self._prepared: BlockEntry | None = None
 
     def start(self) -> OperationBatch:
         """Declare the batch without ``with``.
@@ -56,8 +69,8 @@ class OperationBatch(SharedHandle):
         Call :meth:`close` after its last operation started.
         """
         if not self._started:
-            self._started = True
             self._declare()
+            self._started = True
         return self
 
     def close(self) -> None:
@@ -132,20 +145,62 @@ class OperationBatch(SharedHandle):
         return batches.summarise(declaration, batches.BatchTally(), (), (), now)
 
     def __enter__(self) -> OperationBatch:
-        if self._closed:
-            # Entered again: the batch is open again, with the same id.
-            self._closed = False
-            self._declare()
-        self.start()
-        if self._backend is not None:
-            self._entries.append(enter_batch_context(self._id))
-        return self
+        number = len(self._entries)
+        try:
+            guard = take_entry(self).guard
+            if self._closed:
+                # Entered again: the batch is open again, with the same id.
+                self._closed = False
+                self._declare()
+            self.start()
+            if self._backend is not None:
+                if guard is not None:
+                    guard.leave = partial(self._leave_collected, guard)
+                enter_batch_context(self._id, self._entries, guard)
+            return self
+        except ProgressError:
+            raise
+        except BaseException:
+            if len(self._entries) > number:
+                cancel_entry(self._entries)
+            if not self._entries:
+                self.close()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._entries:
-            leave_context(self._entries, BATCH_KEY, self._id)
+        self._end_block(None, error)
+
+    def _end_block(self, entry: BlockEntry | None, error: BaseException | None) -> None:  # noqa: ARG002
+        """Leave the block of the current context. ``entry`` identifies its exit only."""
+        number = len(self._entries)
+        try:
+            self._leave(number)
+        except ProgressError:
+            raise
+        except BaseException:
+            self._leave(number)
+            raise
+        if entry is not None:
+            drop_guard(entry)
+
+    def _leave(self, number: int) -> None:
+        """Restore the context and close the batch. Idempotent for the block ``number``."""
+        if self._entries and len(self._entries) >= number:
+            leave_context(self._entries, BATCH_KEY)
+        if not self._entries:
+            self.close()
+
+    def _leave_collected(self, guard: BlockReference) -> None:
+        """Close the batch after the exit of its block was collected. Idempotent.
+
+        The next use of the package in the thread of the block restores the context.
+        """
+        for index, entry in enumerate(self._entries):
+            if get_guard(entry) is guard:
+                del self._entries[index]
+                break
         if not self._entries:
             self.close()
 
@@ -160,6 +215,10 @@ class OperationBatch(SharedHandle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:
+        __aexit__ = BlockExit(__exit__, DONE)
+        __exit__ = BlockExit(__exit__)
 
     def __repr__(self) -> str:
         return f"<OperationBatch {self._id!r}>" if self._started else "<OperationBatch, not started>"

@@ -13,18 +13,44 @@ from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
+    from otel_progress.live.node import BlockReference
 
 
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, context_api.Context())))
 """Key of the span in a context. With it a level's context needs one copy instead of two."""
 
 
+_BEFORE: Final = 0
+"""Index of the context before the block in its entry."""
+
+
+_CONTEXT: Final = 1
+"""Index of the context inside the block in its entry."""
+
+
+_TOKEN: Final = 2
+"""Index of the token in the entry of a block."""
+
+
+_GUARD: Final = 3
+"""Index of the reference to the exit of a batch's block in its entry. None without one."""
+
+
+_BATCH_ID: Final = 4
+"""Index of the batch id in the entry of a batch's block."""
+
+
 def get_current_level() -> LevelHandle | None:
     """Return the current level or its nearest running ancestor, or None."""
-    level = cast("LevelHandle | None", context_api.get_value(LEVEL_KEY))
-    while level is not None and not level.recording:
+    level = cast("LevelHandle | None", restore_context().get(LEVEL_KEY))
+    while level is not None and not (level.recording and _is_entered(level)):
         level = level._parent
     return level
+
+
+def _is_entered(level: LevelHandle) -> bool:
+    """Return False if an exception interrupted the exit of the level's ``with`` block."""
+    return level._guard is None or level._guard() is not None
 
 
 def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
@@ -41,8 +67,13 @@ def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
 def build_level_context(
     level: LevelHandle, current: context_api.Context | None = None
 ) -> context_api.Context:
-    """Return a copy of the current context with the level and its span."""
-    node, entries = level._node, {**(current or context_api.get_current()), LEVEL_KEY: level}
+    """Return a copy of ``current`` with the level and its span.
+
+    The default of ``current`` is the current context.
+    """
+    if current is None:
+        current = context_api.get_current()
+    node, entries = level._node, {**current, LEVEL_KEY: level}
     if node.spec.batch is not None:
         # An operation is one unit of its batch.
         # Operations started inside it are not part of the batch.
@@ -52,71 +83,158 @@ def build_level_context(
     return context_api.Context(entries)
 
 
-BlockEntry: TypeAlias = "tuple[context_api.Context, object]"
-"""One entry of a block: the context inside it, and the token that leaves it.
+ContextEntry: TypeAlias = "list[Any]"
+"""One entry of a block: the contexts before and inside it, and the token that leaves it.
 
-The token is None if the block did not change the context.
+The token is None if the block did not change the context. A list, because each start of a block
+creates one.
 """
 
 
-def enter_level_context(level: LevelHandle) -> BlockEntry:
-    """Make a level current, unless it is current already."""
+def enter_level_context(level: LevelHandle, entries: list[ContextEntry]) -> None:
+    """Make a level current, unless it is current already. Add the entry of its block."""
     current = context_api.get_current()
-    if current.get(LEVEL_KEY) is level:
-        return current, None
-    context = build_level_context(level, current)
-    return context, context_api.attach(context)
+    parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
+    if parent is not None and parent._guard is not None and parent._guard() is None:
+        current = restore_context()
+        parent = cast("LevelHandle | None", current.get(LEVEL_KEY))
+    entry: ContextEntry = [current, current, None]
+    # Why first: an exception that interrupts the change finds the entry.
+    entries.append(entry)
+    if parent is not level:
+        entry[_CONTEXT] = context = build_level_context(level, current)
+        entry[_TOKEN] = context_api.attach(context)
 
 
-def enter_batch_context(batch_id: str) -> BlockEntry:
-    """Make a batch current."""
-    context = context_api.set_value(BATCH_KEY, batch_id)
-    return context, context_api.attach(context)
+def enter_batch_context(batch_id: str, entries: list[ContextEntry], guard: BlockReference | None) -> None:
+    """Make a batch current. Add the entry of its block.
+
+    The entry is the value of ``BATCH_KEY``. ``guard`` references the exit of the block.
+    """
+    current = restore_context()
+    entry: ContextEntry = [current, current, None, guard, batch_id]
+    entries.append(entry)
+    entry[_CONTEXT] = context = context_api.set_value(BATCH_KEY, entry, current)
+    entry[_TOKEN] = context_api.attach(context)
 
 
-def leave_context(entries: list[BlockEntry], key: str, value: object) -> None:
+def get_current_batch() -> str | None:
+    """Return the id of the current batch, or None."""
+    entry: ContextEntry | None = context_api.get_current().get(BATCH_KEY)  # type: ignore[assignment]
+    if entry is None or not _is_left_block(entry):
+        return None if entry is None else cast(str, entry[_BATCH_ID])
+    entry = restore_context().get(BATCH_KEY)  # type: ignore[assignment]
+    return None if entry is None or _is_left_block(entry) else cast(str, entry[_BATCH_ID])
+
+
+def get_guard(entry: ContextEntry) -> BlockReference | None:
+    """Return the reference to the exit of a batch's block, or None."""
+    return cast("BlockReference | None", entry[_GUARD])
+
+
+def _is_left_block(entry: ContextEntry) -> bool:
+    """Return True if an exception interrupted the exit of a batch's block."""
+    return entry[_GUARD] is not None and entry[_GUARD]() is None
+
+
+def cancel_entry(entries: list[ContextEntry]) -> None:
+    """Undo the newest entry, which an exception interrupted."""
+    entry = entries[-1]
+    before, context, token = entry[:_GUARD]
+    if context is not before and context_api.get_current() is context:
+        if token is None:
+            context_api.attach(before)
+        else:
+            detach(token)
+    _remove(entries, entry)
+
+
+def leave_context(entries: list[ContextEntry], key: str, value: object = None) -> None:
     """Remove the entry of the block that ends, and restore the context before it.
 
-    Several threads and tasks can be in blocks of one handle. The entry of this one has the current
-    context. If the block left another context behind, the newest entry is removed.
+    ``value`` is that of ``key`` in the block, by default the entry. Several threads and tasks can
+    be in blocks of one handle. The entry of this one has the current context. If the block
+    left another context behind, the newest entry is removed.
     """
     current = context_api.get_current()
+    if key == BATCH_KEY:
+        current = restore_context()
     try:
-        context, token = entries.pop()
-        if context is not current:
-            context, token = _replace_entry(entries, (context, token), current)
+        entry = entries[-1]
     except IndexError:  # another thread removed the last one
         return
-    if token is None:
+    if entry[_CONTEXT] is not current:
+        entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), entry)
+    token = entry[_TOKEN]
+    # Why first: the call is repeated when an exception interrupts it.
+    if token is not None:
+        if entry[_CONTEXT] is current:
+            detach(token)
+        else:
+            detach_if_current(token, key, entry if value is None else value)
+    if key == BATCH_KEY:
+        if entry[_GUARD] is not None:
+            entry[_GUARD].leave = None
+        # Why: contexts that tasks copied from the block reference the entry.
+        entry[_GUARD] = entry[_CONTEXT] = entry[_BEFORE] = None
+    try:
+        # Why without a call in between: another thread may add and remove entries.
+        if entries[-1] is entry:
+            del entries[-1]
+            return
+    except IndexError:
         return
-    if context is current:
-        detach(token)
-    else:
-        detach_if_current(token, key, value)
+    _remove(entries, entry)
 
 
-def _replace_entry(entries: list[BlockEntry], newest: BlockEntry, current: context_api.Context) -> BlockEntry:
-    """Return the newest entry with the current context instead of ``newest``.
+def _remove(entries: list[ContextEntry], entry: ContextEntry) -> None:
+    """Remove an entry by its identity. Another thread may have removed it."""
+    for index, other in enumerate(entries):
+        if other is entry:
+            del entries[index]
+            return
 
-    Return ``newest`` if there is no such entry.
-    """
-    for entry in reversed(entries.copy()):
-        if entry[0] is current:
-            # Why in place: another thread may add and remove entries at the same time.
-            entries.append(newest)
-            position = next((index for index, other in enumerate(entries) if other is entry), None)
-            return newest if position is None else entries.pop(position)
-    return newest
+
+def restore_context() -> context_api.Context:
+    """Return the current context, without blocks whose exit was interrupted."""
+    current = context_api.get_current()
+    while True:
+        level = cast("LevelHandle | None", current.get(LEVEL_KEY))
+        block = cast("ContextEntry | None", current.get(BATCH_KEY))
+        entry: ContextEntry | None = None
+        entries: list[ContextEntry] = []
+        if block is not None and block[_CONTEXT] is current:
+            entry = block if _is_left_block(block) else None
+        elif level is not None and not _is_entered(level):
+            entries = level._entries or []
+            entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), None)
+        if entry is None or entry[_TOKEN] is None:
+            return current
+        detach(entry[_TOKEN])
+        _remove(entries, entry)
+        left, current = current, context_api.get_current()
+        if current is left:
+            return current
 
 
 def detach_if_current(token: object, key: str, value: object) -> None:
     """Detach ``token`` if ``value`` is still the current value of ``key``.
 
     Generators and threads leave their blocks in any order, and the garbage collector at any time.
-    The current context may then belong to other code and stays unchanged.
+    The current context may then belong to other code and stays unchanged. A level below ``value``
+    whose block was left is skipped, because an exception interrupted its exit.
     """
-    if context_api.get_current().get(key) is value:
+    current = context_api.get_current().get(key)
+    if current is value or (key == LEVEL_KEY and _is_left_below(cast(Any, current), value)):
         detach(token)
+
+
+def _is_left_below(level: LevelHandle | None, ancestor: object) -> bool:
+    while level is not None and level is not ancestor:
+        if level.recording and _is_entered(level):
+            return False
+        level = level._parent
+    return level is ancestor
 
 
 def detach(token: object) -> None:

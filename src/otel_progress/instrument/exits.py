@@ -15,6 +15,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from otel_progress.errors import OperationCancelledError
+from otel_progress.interrupts import is_interrupt
 
 TypeName: TypeAlias = "tuple[str, str]"
 """Module and qualified name of a class."""
@@ -58,6 +59,11 @@ MAX_STORED_LEAVES: Final = 1_000
 """Leaves that are stored in a group. The leaves of a larger group are collected at each level."""
 
 
+# Why attributes of the exceptions: what is stored must be released with the exception. A weak
+# mapping is not possible, because most built-in exceptions have no weak references. A mapping by
+# identity, even a bounded one, keeps exceptions and their frames alive, or confuses an exception
+# with a later one of the same identity. Both attributes are small, and a program does not see them
+# unless it lists ``__dict__``.
 _LEAVES: Final = "__otel_progress_leaves__"
 """Attribute of a group: its leaves, which it references anyway. Nested task groups wrap a group at
 each level, so the levels would collect the same leaves again and again.
@@ -113,7 +119,10 @@ FAILED_EXIT: Final = LevelExit("failed", "")
 
 
 def classify_exception(error: BaseException) -> LevelExit:
-    """Return the effect of an exception on the level that it leaves. Never raises."""
+    """Return the effect of an exception on the level that it leaves.
+
+    Raises only an exception that interrupts it.
+    """
     try:
         leaves = find_leaves(error)
         if leaves.failures:
@@ -122,7 +131,9 @@ def classify_exception(error: BaseException) -> LevelExit:
             is_signal = any(_is_raised_by_signal(part) for part in (error, *leaves.exits))
             return LevelExit("cancelled", REASON_SIGNAL) if is_signal else LevelExit("exited", REASON_EXITED)
         return LevelExit("cancelled", _get_cancel_reason(leaves.cancellations))
-    except Exception:  # An attribute of a foreign exception may raise any exception.
+    except Exception as failure:  # An attribute of a foreign exception may raise any exception.
+        if is_interrupt(failure):
+            raise
         return FAILED_EXIT
 
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from otel_progress import redaction
 from otel_progress.instrument.exits import find_leaves, get_qualified_type_name, is_group
+from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Failure
 from otel_progress.text import MAX_DETAILS, normalize_id, truncate
 
@@ -205,7 +206,9 @@ def format_traceback(error: BaseException) -> str | None:
             header = _CAUSE_HEADER if here.__cause__ is not None else _CONTEXT_HEADER
             here = get_chained_exception(here)
             text = text if here is None else header + text
-    except Exception:  # Formatting calls a foreign __str__ or __repr__, which may raise any exception.
+    except Exception as failure:  # A foreign __str__ or __repr__ may raise any exception.
+        if is_interrupt(failure):
+            raise
         return None
     return truncate(text[-MAX_DETAILS:], MAX_DETAILS)
 

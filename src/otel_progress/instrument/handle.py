@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry.trace import Span
 
 from otel_progress.instrument.backend import RecordingBackend
-from otel_progress.live.node import Node
+from otel_progress.live.node import HandleReference, Node
 
 Self = TypeVar("Self", bound="LevelHandle")
 
@@ -16,9 +16,13 @@ Self = TypeVar("Self", bound="LevelHandle")
 class LevelHandle(Protocol):
     """Members of ``Level`` that starting, context, decorators and iteration use."""
 
+    _arguments: Any
     _node: Node
     _backend: RecordingBackend | None
+    _entries: list[Any] | None
+    _guard: HandleReference | None
     _parent: LevelHandle | None
+    _span: Span
 
     @property
     def recording(self) -> bool:

@@ -16,18 +16,16 @@ from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from otel_progress.errors import OperationCancelledError
-from otel_progress.live.counter import GilCounter
-from otel_progress.live.node import Node
+from otel_progress.instrument.rejections import Rejection, reject_excess
+from otel_progress.interrupts import is_interrupt
+from otel_progress.live.counter import GilCounter, LockCounter
+from otel_progress.live.node import STOPPED_EARLY, LoopReference, Node, add_orphan
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
 
 
 T = TypeVar("T")
-
-
-STOPPED_EARLY: Final = "stopped before the end"
-"""Message of a level whose loop ended before its last element."""
 
 
 _GET_ITER: Final = opmap["GET_ITER"]
@@ -78,7 +76,9 @@ def get_length(iterable: Sized) -> int | None:
     """Return the length of an iterable, or None if its ``__len__`` raises."""
     try:
         return len(iterable)
-    except Exception:  # A foreign __len__ may raise any exception. The total stays unknown.
+    except Exception as failure:  # A foreign __len__ may raise any exception. The total stays unknown.
+        if is_interrupt(failure):
+            raise
         return None
 
 
@@ -86,24 +86,34 @@ def iterate(
     iterator: Iterator[T],
     level: LevelHandle,
     node: Node,
+    guard: LoopGuard,  # noqa: ARG001 - its lifetime is that of the generator
     counted: Iterator[T] | None = None,
     is_exhausted: Callable[[], object] = bool,
+    check: TotalCheck | None = None,
 ) -> Generator[T, None, None]:
     """Yield the elements of ``iterator``, count them on the node, and end the level.
 
-    ``counted`` is an iterator over the same elements that counts them on the node. When the
-    generator is closed, ``is_exhausted`` returns whether all elements were yielded.
+    ``guard`` is that of :func:`watch_loop`. ``counted`` is an iterator over the same elements that
+    counts them on the node. The count is one lower already then. When the generator is closed,
+    ``is_exhausted`` returns whether all elements were yielded. ``check`` is called after each
+    counted element. It raises if the total is exceeded.
     """
     # The loop requests an element before it processes it, but the element is done only when the
     # loop requests the next one. So the count is one lower while the loop runs.
-    ahead = 0 if _is_strict(level) else 1
+    ahead = 0 if counted is None and _is_strict(level) else 1
     counter = node.ensure_counter()
-    counter.shift(-ahead)
+    if counted is None:
+        counter.shift(-ahead)
     node.tracked = True
     operation = node.operation
     try:
         _check_cancelled(node)
-        if ahead:
+        if counted is not None and check is not None:
+            for element in counted:
+                yield element
+                check()
+                _check_cancelled(node)
+        elif ahead:
             # Why: one line of Python per element costs less than one more iterator in C that
             # checks for cancellation.
             for element in counter.count(iterator) if counted is None else counted:
@@ -114,17 +124,47 @@ def iterate(
             yield from _iterate_strict(iterator, node)
     except GeneratorExit:
         if is_exhausted():
-            counter.shift(ahead)
+            _end_count(counter, ahead, check)
             level.__exit__(None, None, None)
         else:
             _cancel_early(level)
         raise
     except BaseException as error:
-        counter.shift(ahead)
+        _end_count(counter, ahead, check)
         level.__exit__(type(error), error, error.__traceback__)
         raise
-    counter.shift(ahead)
+    _end_count(counter, ahead, check)
     level.__exit__(None, None, None)
+
+
+def _end_count(counter: GilCounter | LockCounter, ahead: int, check: TotalCheck | None) -> None:
+    """Count the last element, which the loop has done."""
+    if check is not None:
+        check.ahead = 0
+    counter.shift(ahead)
+
+
+class TotalCheck:
+    """Rejects an element of a strict loop that exceeds the total.
+
+    It does not count then. The count of the loop is ``ahead`` lower than that of its elements.
+    """
+
+    __slots__ = ("_node", "_reject", "ahead")
+
+    def __init__(self, node: Node, reject: Callable[[Rejection], None]) -> None:
+        self._node = node
+        self._reject = reject
+        self.ahead = 1
+
+    def __call__(self) -> None:
+        """Raise RejectedValueError if the total is exceeded."""
+        node, counter = self._node, self._node.ensure_counter()
+        # Why this order: another thread may end the loop, which changes ``ahead`` first.
+        current = counter.value() + self.ahead
+        if node.total is not None and current > node.total:
+            counter.shift(-1)
+            self._reject(reject_excess(node, current))
 
 
 def can_iterate_in_c(iterator: object, level: LevelHandle) -> bool:
@@ -151,41 +191,67 @@ def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Itera
     # A request to cancel clears the flags, which ends this iterator before the next element.
     while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
     elements = map(_get_element, while_running, counter.count(iterator))
-    return cast("Iterator[T]", chain(elements, _end_loop(_LoopEnd(level, node))))
+    return cast("Iterator[T]", chain(elements, _LoopEnd(level, node, watch_loop(node))))
 
 
-def _end_loop(loop: _LoopEnd) -> Iterator[Any]:
-    """End the level after the last element. Yields nothing."""
-    loop.end()
-    return
-    yield
+class LoopGuard:
+    """Object that only the iterator of a loop references.
+
+    If it is collected before the level ended, the next tick or query cancels the level.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
+def watch_loop(node: Node) -> LoopGuard:
+    """Cancel the level when its loop was left without an end."""
+    guard = LoopGuard()
+    reference = LoopReference(guard, add_orphan)
+    reference.node, node.handle = node, reference
+    return guard
 
 
 class _LoopEnd:
-    """End of a level whose loop runs in C. A loop that was left early drops it."""
+    """Iterator without elements that ends the level of a loop in C.
 
-    __slots__ = ("_has_ended", "_level", "_node")
+    ``guard`` is that of :func:`watch_loop`. Why not a generator: several threads may receive the
+    end at the same time. Why not ``iter(function, None)``: if another thread drops it during the
+    call, CPython uses freed memory.
+    """
 
-    def __init__(self, level: LevelHandle, node: Node) -> None:
+    __slots__ = ("_guard", "_level", "_node", "_unended")
+
+    def __init__(self, level: LevelHandle, node: Node, guard: LoopGuard) -> None:
         self._level = level
         self._node = node
-        self._has_ended = False
+        self._guard = guard
+        self._unended = [True]
+        """Empty after the first call. Removing its element is atomic."""
 
-    def end(self) -> None:
-        """End the level. Raises OperationCancelledError if cancellation was requested."""
-        self._has_ended = True
+    def __iter__(self) -> _LoopEnd:
+        return self
+
+    def __next__(self) -> Any:
+        """End the level. Raises StopIteration.
+
+        Raises OperationCancelledError if cancellation was requested. Several threads may call it.
+        The first call ends the level.
+        """
         node, level = self._node, self._level
+        is_cancelled = node.operation.cancel_requested_at is not None
+        try:
+            self._unended.pop()
+        except IndexError:
+            if is_cancelled:
+                raise make_cancelled_error(node) from None
+            raise StopIteration from None
         node.ensure_counter().shift(1)
-        if node.operation.cancel_requested_at is None:
+        if not is_cancelled:
             level.__exit__(None, None, None)
-            return
+            raise StopIteration
         error = make_cancelled_error(node)
         level.__exit__(type(error), error, None)
         raise error
-
-    def __del__(self) -> None:
-        if not self._has_ended:
-            _cancel_early(self._level)
 
 
 class SharedIterator(Generic[T]):
@@ -201,13 +267,22 @@ class SharedIterator(Generic[T]):
     __slots__ = ("_exhausted", "_generator", "_next", "_next_directly")
 
     def __init__(self, iterator: Iterator[T], level: LevelHandle, node: Node) -> None:
-        counted = None if _is_strict(level) else node.ensure_counter().count(iterator)
+        # Why also in strict mode: an element that is received and counted by one call of a C
+        # function cannot be counted after another thread has ended the level.
+        counter = node.ensure_counter()
+        counted = counter.count(iterator)
+        # Why here: another thread may receive elements before the generator has started.
+        counter.shift(-1)
         self._exhausted: list[bool] = []
         """Not empty after a thread received the end directly."""
-        self._generator = iterate(iterator, level, node, counted, self._exhausted.__len__)
+        backend = level._backend
+        check = None if backend is None or not backend.strict else TotalCheck(node, backend.reject)
+        self._generator = iterate(
+            iterator, level, node, watch_loop(node), counted, self._exhausted.__len__, check
+        )
         self._next = self._generator.__next__
         self._next_directly: Callable[[], T] = (
-            partial(_count_strictly, iterator, node) if counted is None else counted.__next__
+            counted.__next__ if check is None else partial(_get_checked, counted, check)
         )
 
     def __iter__(self) -> Iterator[T]:
@@ -231,9 +306,9 @@ class SharedIterator(Generic[T]):
         self._generator.close()
 
 
-def _count_strictly(iterator: Iterator[T], node: Node) -> T:
-    element = next(iterator)
-    node.count_one()
+def _get_checked(counted: Iterator[T], check: TotalCheck) -> T:
+    element = next(counted)
+    check()
     return element
 
 
@@ -248,7 +323,9 @@ class SharedAsyncIterator(Generic[T]):
     def __init__(self, iterator: AsyncIterator[T], level: LevelHandle) -> None:
         self._iterator = iterator
         self._node = level._node
-        self._generator = cast("AsyncGeneratorType[T, None]", iterate_async(iterator, level))
+        self._generator = cast(
+            "AsyncGeneratorType[T, None]", iterate_async(iterator, level, watch_loop(self._node))
+        )
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -265,7 +342,11 @@ class SharedAsyncIterator(Generic[T]):
         await self._generator.aclose()
 
 
-async def iterate_async(iterator: AsyncIterator[T], level: LevelHandle) -> AsyncGenerator[T, None]:
+async def iterate_async(
+    iterator: AsyncIterator[T],
+    level: LevelHandle,
+    guard: LoopGuard,  # noqa: ARG001 - its lifetime is that of the generator
+) -> AsyncGenerator[T, None]:
     """Yield the elements of an async iterator, count them, and end the level."""
     node = level._node
     node.ensure_counter()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from opentelemetry.trace import Span
 
 from otel_progress import redaction
+from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import (
     MAX_METADATA,
@@ -28,8 +29,15 @@ from otel_progress.instrument.arguments import (
     parse_outcome,
 )
 from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
-from otel_progress.instrument.context import (
+from otel_progress.instrument.blocks import (
     BlockEntry,
+    BlockExit,
+    remove_entry,
+    take_entry,
+)
+from otel_progress.instrument.context import (
+    ContextEntry,
+    cancel_entry,
     enter_level_context,
     get_current_level,
     leave_context,
@@ -49,16 +57,21 @@ from otel_progress.instrument.iteration import (
     iterate_async,
     iterate_in_c,
     make_cancelled_error,
+    watch_loop,
 )
 from otel_progress.instrument.lifecycle import (
+    DONE,
     NOOP_NODE,
     UNSTARTED_NODE,
+    GuardedExit,
+    cancel_start,
     has_reached_total,
     start_level,
     take_level_snapshot,
+    watch_handle,
 )
 from otel_progress.instrument.rejections import Rejection, capture_call_site, reject_excess
-from otel_progress.live.node import CounterMissing, Node, merge_metadata
+from otel_progress.live.node import REASON_COLLECTED, CounterMissing, HandleReference, Node, merge_metadata
 from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import NO_METADATA, Eta, LevelSnapshot, Number, Outcome, Status
 from otel_progress.stages import StagesLike
@@ -97,16 +110,17 @@ class Level(SharedHandle):
     itself. A pickle is too, but in another process its methods do nothing.
     """
 
-    __slots__ = ("_arguments", "_backend", "_entries", "_node", "_parent", "_span")
+    __slots__ = ("_arguments", "_backend", "_entries", "_guard", "_node", "_parent", "_span")
 
     def __init__(self, arguments: LevelArguments, parent: LevelHandle | None) -> None:
         self._arguments = arguments
         self._parent = parent
         self._backend: RecordingBackend | None = None
         self._node = UNSTARTED_NODE
-        self._entries: list[BlockEntry] | None = None
+        self._entries: list[ContextEntry] | None = None
         """Active blocks, of all threads and tasks."""
         self._span: Span = NOOP_NODE.span
+        self._guard: HandleReference | None = None
 
     # --- counting: the hot path ------------------------------------------------------------------
 
@@ -352,32 +366,54 @@ class Level(SharedHandle):
         if self._node is UNSTARTED_NODE:
             if self._parent is None and self._arguments.kind != "operation":
                 self._parent = get_current_level()
-            self._node, self._backend = start_level(self._arguments, self._parent)
-            self._span = self._node.span
+            try:
+                start_level(self)
+                return self
+            except ProgressError:
+                raise
+            except BaseException as error:
+                cancel_start(self, error)
+                raise
         return self
 
     def complete(self) -> None:
         """End the level as completed."""
-        node = self._node
-        if node.status is Status.RUNNING and self._backend is not None:
-            self._backend.store.end_level(node, Status.COMPLETED)
-        else:
-            self._end(Status.COMPLETED)
+        try:
+            node = self._node
+            if node.status is Status.RUNNING and self._backend is not None:
+                self._backend.store.end_level(node, Status.COMPLETED)
+            else:
+                self._end(Status.COMPLETED)
+        except BaseException as error:
+            self._repeat_end(error, Status.COMPLETED)
+            raise
 
     def fail(self, error: ErrorLike) -> None:
         """End the level as failed. ``error`` is an exception, a text or a Failure."""
-        self._end(Status.FAILED, error)
+        try:
+            self._end(Status.FAILED, error)
+        except BaseException as interruption:
+            self._repeat_end(interruption, Status.FAILED, error)
+            raise
 
     def cancel(self, reason: str = "cancelled") -> None:
         """End the level as cancelled, with the reason as its message."""
-        self._end(Status.CANCELLED, message=reason)
+        try:
+            self._end(Status.CANCELLED, message=reason)
+        except BaseException as error:
+            self._repeat_end(error, Status.CANCELLED, message=reason)
+            raise
 
     def skip(self, reason: str = "skipped") -> None:
         """End the level as skipped because there was nothing to do.
 
         The reason is its message.
         """
-        self._end(Status.SKIPPED, message=reason)
+        try:
+            self._end(Status.SKIPPED, message=reason)
+        except BaseException as error:
+            self._repeat_end(error, Status.SKIPPED, message=reason)
+            raise
 
     def _end(self, status: Status, error: ErrorLike | None = None, message: str | None = None) -> None:
         node = self._get_running_node()
@@ -392,24 +428,97 @@ class Level(SharedHandle):
             message=None if message is None else truncate(message),
         )
 
+    def _repeat_end(
+        self,
+        interruption: BaseException,
+        status: Status,
+        error: ErrorLike | None = None,
+        message: str | None = None,
+    ) -> None:
+        """End a running level after an exception interrupted its end."""
+        if not isinstance(interruption, ProgressError) and self.recording:
+            self._end(status, error, message)
+
     # --- with, async with, decorator -------------------------------------------------------------
 
     def __enter__(self) -> Level:
-        if self._node is not UNSTARTED_NODE and self._node.status.finished and not self._entries:
-            self._node, self._backend = UNSTARTED_NODE, None
-        self.start()
-        if self._backend is not None:
-            entry = enter_level_context(self)
-            if self._entries is None:
-                self._entries = [entry]
+        number = len(self._entries) if self._entries else 0
+        try:
+            if self._node is not UNSTARTED_NODE and self._node.status.finished and not self._entries:
+                self._node, self._backend = UNSTARTED_NODE, None
+            if self._parent is not None and self._node is UNSTARTED_NODE:
+                start_level(self)
             else:
-                self._entries.append(entry)
-        return self
+                self.start()
+            if self._backend is not None:
+                if self._entries is None:
+                    self._entries = []
+                enter_level_context(self, self._entries)
+                guard = self._guard
+                if guard is not None and self._node.handle is not guard:
+                    guard.node, self._node.handle = self._node, guard
+            return self
+        except ProgressError:
+            raise
+        except BaseException as error:
+            self._cancel_enter(number, error)
+            raise
+
+    def _cancel_enter(self, number: int, error: BaseException) -> None:
+        """Undo the start of a block that an exception interrupted."""
+        if self._entries is not None and len(self._entries) > number:
+            cancel_entry(self._entries)
+        if not self._entries:
+            cancel_start(self, error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._entries:
+        number = len(self._entries) if self._entries else 0
+        try:
+            if number:
+                leave_context(self._entries, LEVEL_KEY, self)  # type: ignore[arg-type]
+            node, backend = self._node, self._backend
+            # Why not _leave: most blocks end here.
+            if error is None and backend is not None and node.status is Status.RUNNING and not self._entries:
+                backend.store.end_level(node, Status.COMPLETED)
+            else:
+                self._leave(error, number)
+            if self._entries:
+                self._release_guard()
+            else:
+                self._guard = None
+        except ProgressError:
+            raise
+        except BaseException:
+            self._leave(error, number)
+            self._release_guard()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:
+        __exit__ = GuardedExit(__exit__)
+
+        def __aexit__(self, kind, error, traceback):
+            Level.__exit__(self, kind, error, traceback)
+            return DONE
+
+        __aexit__ = GuardedExit(__aexit__)
+
+    def _release_guard(self) -> None:
+        """Stop watching the exit of the block. Other active blocks need the handle only."""
+        if self._guard is not None:
+            self._guard = None
+            if self._entries and self.recording:
+                watch_handle(self, self._node)
+
+    def _leave(self, error: BaseException | None, number: int) -> None:
+        """Restore the context and end the level. Idempotent for the block ``number``."""
+        if self._entries and len(self._entries) >= number:
             leave_context(self._entries, LEVEL_KEY, self)
         if self._entries or self._backend is None or self._node.status is not Status.RUNNING:
             return
@@ -427,11 +536,6 @@ class Level(SharedHandle):
     async def __aenter__(self) -> Level:
         return self.__enter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
-
     def __reduce__(self) -> tuple[object, ...]:
         return _load_level, (make_reference(self), str(self._arguments.type))
 
@@ -441,12 +545,6 @@ class Level(SharedHandle):
         The function is plain, async, a generator function or an async generator function.
         """
         return decorate(function, partial(Level, self._arguments, self._parent))
-
-    def __del__(self) -> None:
-        node = getattr(self, "_node", None)
-        if node is not None and node.status is Status.RUNNING:
-            # Why: this thread may hold the store's lock, so the next tick closes the level.
-            node.orphaned = node.operation.orphaned = True
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -524,6 +622,8 @@ class Level(SharedHandle):
         if node.status is not Status.RUNNING:
             if node is UNSTARTED_NODE:
                 node = self.start()._node
+            if node.status is Status.PENDING and self._backend is not None:
+                return node  # an interrupted call of this thread, or another thread, starts it
             if node.status is not Status.RUNNING:
                 if self._backend is not None:
                     text = f"Invalid change to {self._arguments.type}: expected a level that has not ended."
@@ -593,39 +693,64 @@ class OpaqueStep(SharedHandle):
     A level that is not running starts and ends with the step.
     """
 
-    __slots__ = ("_entries", "_expected", "_level")
+    __slots__ = ("_entries", "_expected", "_level", "_prepared")
 
     def __init__(self, level: Level, expected: float | None) -> None:
         self._level = level
         self._expected = expected
-        self._entries: list[tuple[bool, tuple[RecordingBackend, Node] | None]] = []
-        """Per active entry: whether it started the level, and the node that it marked."""
+        self._entries: list[BlockEntry] = []
+        self._prepared: BlockEntry | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return OpaqueStep, (self._level, self._expected)
 
     def __enter__(self) -> Level:
-        level, marked = self._level, None
-        is_owner = level._node is UNSTARTED_NODE
-        if is_owner:
-            level.__enter__()
-        if level._backend is not None and level._backend.store.start_opaque(
-            level._node, self._expected, is_whole_level=is_owner
-        ):
-            marked = (level._backend, level._node)
-        self._entries.append((is_owner, marked))
-        return level
+        level, entry = self._level, take_entry(self)
+        try:
+            if entry.guard is not None:
+                entry.guard.leave = partial(self._leave_collected, entry)
+            entry.is_owner = level._node is UNSTARTED_NODE
+            if entry.is_owner:
+                level.__enter__()
+            backend, node = level._backend, level._node
+            entry.backend, entry.node = backend, node
+            self._entries.append(entry)
+            if backend is not None:
+                backend.store.start_opaque(node, entry, self._expected, is_whole_level=entry.is_owner)
+            return level
+        except BaseException as error:
+            self._leave(entry, error)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        is_owner, marked = self._entries.pop()
-        if is_owner:
+        self._end_block(self._entries[-1], error)
+
+    def _end_block(self, entry: BlockEntry, error: BaseException | None) -> None:
+        try:
+            self._leave(entry, error)
+        except ProgressError:
+            raise
+        except BaseException:
+            self._leave(entry, error)
+            raise
+
+    def _leave_collected(self, entry: BlockEntry) -> None:
+        """End the step after its exit was collected. A level that it started is cancelled."""
+        if entry.is_owner:
+            self._level.cancel(REASON_COLLECTED)
+        self._leave(entry)
+
+    def _leave(self, entry: BlockEntry, error: BaseException | None = None) -> None:
+        """End the step, and its level if the step started it. Idempotent."""
+        if entry.is_owner and self._level.recording:
             # Ends the level before the mark is removed, so that its ratio is never unknown.
-            self._level.__exit__(kind, error, traceback)
-        if marked is not None:
-            backend, node = marked
-            backend.store.end_opaque(node)
+            self._level.__exit__(None if error is None else type(error), error, None)
+        entry.is_owner = False
+        if entry.backend is not None and entry.node is not None:
+            entry.backend.store.end_opaque(entry.node, entry)
+        remove_entry(self._entries, entry)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -634,39 +759,58 @@ class OpaqueStep(SharedHandle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:
+        __aexit__ = BlockExit(__exit__, DONE, starts_level=True)
+        __exit__ = BlockExit(__exit__, starts_level=True)
 
 
 class Pause(SharedHandle):
     """Context manager that pauses an operation. See :meth:`Level.paused`."""
 
-    __slots__ = ("_entries", "_level", "_reason")
+    __slots__ = ("_entries", "_level", "_prepared", "_reason")
 
     def __init__(self, level: Level, reason: object) -> None:
         self._level = level
         self._reason = None if reason is None else truncate(reason)
-        self._entries: list[tuple[RecordingBackend, Node, str | None] | None] = []
-        """Per active entry: the paused node and the message before the pause."""
+        self._entries: list[BlockEntry] = []
+        self._prepared: BlockEntry | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return Pause, (self._level, self._reason)
 
     def __enter__(self) -> Level:
-        level = self._level.start()
-        backend, node = level._backend, level._node
-        if backend is None:
-            self._entries.append(None)
-        else:
-            previous_message = backend.store.start_pause(node.operation, self._reason)
-            self._entries.append((backend, node, previous_message))
-        return level
+        entry = take_entry(self)
+        try:
+            if entry.guard is not None:
+                entry.guard.leave = partial(self._leave, entry)
+            level = self._level.start()
+            entry.backend, entry.node = level._backend, level._node
+            self._entries.append(entry)
+            if entry.backend is not None:
+                entry.backend.store.start_pause(entry.node.operation, entry, self._reason)
+            return level
+        except BaseException:
+            self._leave(entry)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry = self._entries.pop()
-        if entry is not None:
-            backend, node, previous_message = entry
-            backend.store.end_pause(node.operation, self._reason, previous_message)
+        self._end_block(self._entries[-1], error)
+
+    def _end_block(self, entry: BlockEntry, error: BaseException | None) -> None:  # noqa: ARG002
+        try:
+            self._leave(entry)
+        except BaseException:
+            self._leave(entry)
+            raise
+
+    def _leave(self, entry: BlockEntry) -> None:
+        """End the pause. Idempotent."""
+        if entry.backend is not None and entry.node is not None:
+            entry.backend.store.end_pause(entry.node.operation, entry, self._reason)
+        remove_entry(self._entries, entry)
 
     async def __aenter__(self) -> Level:
         return self.__enter__()
@@ -675,6 +819,10 @@ class Pause(SharedHandle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    if not TYPE_CHECKING:
+        __aexit__ = BlockExit(__exit__, DONE)
+        __exit__ = BlockExit(__exit__)
 
 
 class Track(SharedHandle, Generic[T]):
@@ -725,7 +873,7 @@ class Track(SharedHandle, Generic[T]):
         # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
         # it.
         if is_loop(sys._getframe(1)):
-            return iterate(iterator, level, node)
+            return iterate(iterator, level, node, watch_loop(node))
         if can_iterate_in_c(iterator, level):
             return iterate_in_c(iterator, level, node)
         return SharedIterator(iterator, level, node)
@@ -736,7 +884,7 @@ class Track(SharedHandle, Generic[T]):
         if level._node is NOOP_NODE:
             return iterator
         if is_async_loop(sys._getframe(1)):
-            return iterate_async(iterator, level)
+            return iterate_async(iterator, level, watch_loop(level._node))
         return SharedAsyncIterator(iterator, level)
 
     def _start(self) -> Level:

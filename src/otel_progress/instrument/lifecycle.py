@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import repeat
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from otel_progress.diagnostics import report_internal_error
@@ -13,7 +14,8 @@ from otel_progress.instrument.arguments import LevelArguments, normalize_argumen
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter, capture_call_site
-from otel_progress.live.node import Node, Operation, Spec
+from otel_progress.interrupts import is_interrupt
+from otel_progress.live.node import HandleReference, Node, Operation, Spec, add_orphan
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, Status, is_below_total
 from otel_progress.stages import to_stage_name
@@ -41,56 +43,107 @@ NOOP_NODE: Final = _make_noop_node()
 """Node of every handle that records nothing."""
 
 
-def start_level(
-    arguments: LevelArguments, parent: LevelHandle | None
-) -> tuple[Node, RecordingBackend | None]:
-    """Start a level and its span. Raises only in strict mode.
+def start_level(level: LevelHandle) -> None:
+    """Start a level and its span, and store them in its handle.
 
-    Returns ``NOOP_NODE`` if nothing is configured or the level was rejected.
+    Raises only in strict mode.
+
+    The handle gets ``NOOP_NODE`` if nothing is configured or the level was rejected. An exception
+    that interrupts the start is raised. The level has ended then, and its handle can start again.
     """
     backend = backend_slot.current
     if backend is None:
-        return NOOP_NODE, None
-    node: Node | None = None
+        level._node = NOOP_NODE
+        return
     try:
-        parent_node = None if parent is None else _get_started_node(parent)
-        if parent_node is NOOP_NODE:
-            return NOOP_NODE, None
-        node = _open_node(backend, arguments, parent_node)
-        if node is None:
-            return NOOP_NODE, None
+        _start(backend, level)
+    except ProgressError:
+        _reset(level)
+        raise
+    except BaseException as error:
+        if is_interrupt(error):
+            cancel_start(level, error)
+            raise
+        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
+        if not level.recording:
+            _ignore(level)
+
+
+def cancel_start(level: LevelHandle, error: BaseException) -> None:
+    """End a level whose start was interrupted. Its handle can start again."""
+    node, backend = level._node, level._backend
+    if backend is not None and node is not UNSTARTED_NODE and node is not NOOP_NODE:
+        backend.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
+    _reset(level)
+
+
+def _reset(level: LevelHandle) -> None:
+    level._node = UNSTARTED_NODE
+    level._backend = None
+
+
+def _ignore(level: LevelHandle) -> None:
+    level._node = NOOP_NODE
+    level._backend = None
+
+
+def _start(backend: RecordingBackend, level: LevelHandle) -> None:
+    arguments, parent = level._arguments, level._parent
+    parent_node = None if parent is None else _get_started_node(parent)
+    if parent_node is NOOP_NODE:
+        level._node = NOOP_NODE
+        return
+    if arguments.kind == "stage":
+        opened = _open_stage(backend, arguments, parent_node)
+        if opened is None:
+            level._node = NOOP_NODE
+            return
+        node = opened
         if node.total is not None:
             node.call_site = capture_call_site()
-        if backend.strict:
-            node.ensure_counter()
-            node.count_one = StrictCounter(node, backend.reject).count_one
-        _start_span(backend, arguments, node, parent)
-    except ProgressError:
-        raise
-    except Exception:
-        report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
-        return (NOOP_NODE, None) if node is None else (node, backend)
-    except BaseException as error:
-        # KeyboardInterrupt: the caller never receives the handle, so close the level here.
-        if node is not None:
-            backend.store.end_level(node, Status.CANCELLED, message=type(error).__name__)
-        raise
-    return node, backend
+        level._backend, level._node = backend, node
+        watch_handle(level, node)
+    else:
+        spec = normalize_arguments(backend, arguments, parent_node)
+        if parent_node is None and arguments.kind == "level":
+            spec = _to_operation_spec(spec)
+        new_node = backend.store.create_node(parent_node, spec)
+        level._backend = backend
+        # Why in one statement: a signal handler or another thread may start the same handle at the
+        # same time, and neither runs before the statement has ended.
+        node = level._node = new_node if level._node is UNSTARTED_NODE else level._node
+        if node is new_node:
+            if node.total is not None:
+                node.call_site = capture_call_site()
+            guard = level._guard
+            # Why not watch_handle: each start of a level calls this.
+            if guard is None or guard() is None:
+                guard = HandleReference(level, add_orphan)
+            guard.node, node.handle = node, guard
+        if not backend.store.start_node(node):
+            _ignore(level)
+            return
+        if node is not new_node:
+            return
+    if backend.strict:
+        node.ensure_counter()
+        node.count_one = StrictCounter(node, backend.reject).count_one
+    _start_span(backend, arguments, node, parent)
+    level._span = node.span
+
+
+def watch_handle(level: LevelHandle, node: Node) -> None:
+    """End the level when its handle, or the exit of its ``with`` block, is collected."""
+    reference = level._guard
+    if reference is None or reference() is None:
+        reference = HandleReference(level, add_orphan)
+    reference.node = node
+    node.handle = reference
 
 
 def _get_started_node(level: LevelHandle) -> Node:
     node = level._node
     return level.start()._node if node is UNSTARTED_NODE else node
-
-
-def _open_node(backend: RecordingBackend, arguments: LevelArguments, parent: Node | None) -> Node | None:
-    """Add a node to the live store. Returns None if the level was rejected."""
-    if arguments.kind == "stage":
-        return _open_stage(backend, arguments, parent)
-    spec = normalize_arguments(backend, arguments, parent)
-    if parent is None and arguments.kind == "level":
-        spec = _to_operation_spec(spec)
-    return backend.store.start_level(parent, spec)
 
 
 def _to_operation_spec(spec: Spec) -> Spec:
@@ -122,7 +175,7 @@ def _start_span(
     context = span.get_span_context()
     if context.is_valid:
         node.trace = (context.trace_id, context.span_id)
-    node.span, node.info, node.dirty = span, None, True
+    node.info, node.dirty = None, True
     if node.status is not Status.RUNNING:
         # Another thread ended the level before its span existed.
         spans.finish_span(node)
@@ -145,3 +198,43 @@ def has_reached_total(node: Node, backend: RecordingBackend) -> bool:
         return True
     stages = None if node.total is not None or node.children is None else node.children.stages
     return stages is not None and all(stage.status is not Status.PENDING for stage in stages)
+
+
+class GuardedExit:
+    """Descriptor of an exit that detects when a block is left without it.
+
+    It is that of ``__exit__`` or ``__aexit__``. A signal handler may raise at the first bytecode of
+    the exit, where no ``try`` can catch it.
+    The bound method of a ``with`` statement has no other reference. So it is collected when the
+    statement ends, and its level is ended by the next tick or query.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+
+    def __get__(self, level: LevelHandle | None, owner: type | None = None) -> Callable[..., object]:
+        if level is None:
+            return self._function
+        method = MethodType(self._function, level)
+        guard = level._guard
+        if (guard is None or guard() is None) and backend_slot.current is not None:
+            level._guard = HandleReference(method, add_orphan)
+        return method
+
+
+class _Done:
+    """Awaitable without a result that is done already."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+DONE: Final = _Done()
+"""Result of every ``__aexit__``, which leaves the block when it is called.
+
+A coroutine could be interrupted before its first statement.
+"""

@@ -12,6 +12,7 @@ from typing import Final
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import PreviewError
 from otel_progress.instrument import spans
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.live.store import LiveStore
 from otel_progress.model import Status
@@ -34,6 +35,8 @@ def offer_preview(
     try:
         _offer(previewer, store, node, value, truncate(name, MAX_NAME), at)
     except Exception as error:  # A foreign type may raise any exception when it is read.
+        if is_interrupt(error):
+            raise
         previewer.count_refused(error)
 
 
@@ -107,4 +110,6 @@ def _on_preview_stored(
     try:
         spans.add_preview_event(node, preview, previewer.address(preview.operation_id, preview.number))
     except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "Adding the event of a preview to a span failed.", error=error)

@@ -7,7 +7,6 @@ In strict mode it raises.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import dirname, sep
@@ -52,17 +51,20 @@ class CallSiteWarnings:
     """
 
     max_call_sites: int = MAX_CALL_SITES
-    _logged: set[tuple[str, str]] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _logged: dict[tuple[str, str], object] = field(default_factory=dict)
 
     def warn_once(self, reason: str, text: str, call_site: CallSite | None) -> None:
         """Log a rejected value unless its call site and reason were logged before."""
         place = "" if call_site is None else format_call_site(call_site)
         key = (place, reason)
-        with self._lock:
-            if key in self._logged or len(self._logged) >= self.max_call_sites:
-                return
-            self._logged.add(key)
+        mark = object()
+        # Why without a lock: the insertion is one call of a C function, so one caller is first.
+        if (
+            key in self._logged
+            or len(self._logged) >= self.max_call_sites
+            or self._logged.setdefault(key, mark) is not mark
+        ):
+            return
         if place:
             log_warning("%s (%s; further invalid values there are only counted)", text, place)
         else:

@@ -19,6 +19,7 @@ from otel_progress import redaction, semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.backend import span_start_guard
 from otel_progress.instrument.failures import RECORDED_AT, is_compound, to_failure
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.model import Failure, MetadataValue
 from otel_progress.model import Status as LevelStatus
@@ -60,20 +61,29 @@ _ETA_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv
 
 
 def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
-    """Start the span of a level. Returns INVALID_SPAN if the tracer fails."""
+    """Start the span of a level and store it in its node.
+
+    Returns INVALID_SPAN if the tracer fails.
+    """
+    # Why the earlier value: a signal handler may start a level while a span is being started.
+    was_starting = getattr(span_start_guard, "starting", False)
     span_start_guard.starting = True
     try:
-        return tracer(scope).start_span(
+        # Why in one statement: an exception that interrupts the start then finds the span.
+        node.span = tracer(scope).start_span(
             node.spec.type,
             context,
             attributes=build_identity_attributes(node),
             start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
         )
-    except Exception:
+        return node.span
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
     finally:
-        span_start_guard.starting = False
+        span_start_guard.starting = was_starting
 
 
 def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:
@@ -166,17 +176,23 @@ def finish_span(node: Node) -> None:
     span = node.span
     if span is INVALID_SPAN:
         return
-    node.span = INVALID_SPAN
     try:
         if not span.is_recording():  # not sampled, or ended by other code
+            node.span = INVALID_SPAN
             return
         _write_final_attributes(span, node)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "Writing the final values of a span failed.")
     try:
         span.end(_compute_time_ns(node, span) if node.operation.wall_lead else None)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("span", "A span processor failed at the end of a span.")
+    # Why last: an end that an exception interrupts is repeated.
+    node.span = INVALID_SPAN
 
 
 def _write_final_attributes(span: Span, node: Node) -> None:
@@ -216,7 +232,9 @@ def record_exception(node: Node, error: BaseException) -> None:
             node.span.add_event("exception", attributes, _compute_time_ns(node))
         else:
             node.span.record_exception(error, _redact_exception(error), _compute_time_ns(node))
-    except Exception:
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
         report_internal_error("span", "Recording an exception on a span failed.")
 
 
@@ -292,7 +310,9 @@ def add_event(
     node.span_events += 1
     try:
         node.span.add_event(name, attributes, _compute_time_ns(node))
-    except Exception:
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
         report_internal_error("span", "Adding an event to a span failed.")
 
 

@@ -21,6 +21,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.arguments import normalize_metadata
 from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.failures import format_traceback
+from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Status
 from otel_progress.records import NO_ATTRIBUTES, Attribute, LogRecord
 from otel_progress.text import MAX_DETAILS, MAX_NAME, truncate
@@ -152,7 +153,9 @@ def _get_message(record: logging.LogRecord) -> str:
     """
     try:
         return record.getMessage()
-    except Exception:  # a wrong % format, or an argument whose __str__ raises
+    except Exception as failure:  # a wrong % format, or an argument whose __str__ raises
+        if is_interrupt(failure):
+            raise
         parts = (record.msg, *(record.args if isinstance(record.args, tuple) else (record.args,)))
         return " ".join(truncate(part, 256) for part in parts)
 

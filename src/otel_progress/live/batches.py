@@ -24,6 +24,7 @@ from otel_progress.batches import (
 )
 from otel_progress.live.node import Node
 from otel_progress.live.snapshots import take_snapshot_locked
+from otel_progress.locking import store_together
 from otel_progress.model import LevelSnapshot, Status
 
 MAX_BATCHES: Final = 200
@@ -38,7 +39,7 @@ _NS: Final = 1_000_000_000
 class BatchState:
     """A batch with its active operations and snapshots of its last failed ones."""
 
-    __slots__ = ("active", "clock", "counts", "ends", "failed", "info")
+    __slots__ = ("active", "clock", "counts", "ends", "failed", "info", "last_ended")
 
     def __init__(self, info: BatchDeclaration, clock: float) -> None:
         self.info = info
@@ -46,6 +47,8 @@ class BatchState:
         """Monotonic seconds at ``info.started_at``."""
         self.active: dict[Node, None] = {}
         self.counts = dict.fromkeys((Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED), 0)
+        self.last_ended: Node | None = None
+        """Operation that is being moved to the counts."""
         self.ends: deque[float] = deque(maxlen=MAX_ENDS)
         self.failed: deque[LevelSnapshot] = deque(maxlen=MAX_LISTED)
 
@@ -136,11 +139,15 @@ class BatchRegistry:
         batch = self._batches.get(id_)
         if batch is None or node not in batch.active:
             return
+        if batch.last_ended is not node:
+            counts = {**batch.counts, node.status: batch.counts[node.status] + 1}
+            # Why together: the call is repeated when an exception interrupts it.
+            store_together((batch, batch), ("counts", "last_ended"), (counts, node))
+            batch.ends.append(node.ended_at or 0.0)
+            if node.status is Status.FAILED:
+                batch.failed.appendleft(take_snapshot_locked(node))
         del batch.active[node]
-        batch.counts[node.status] += 1
-        batch.ends.append(node.ended_at or 0.0)
-        if node.status is Status.FAILED:
-            batch.failed.appendleft(take_snapshot_locked(node))
+        batch.last_ended = None
 
     def get_batch_locked(self, id_: str) -> BatchState | None:
         """Return a batch with its operations, or None."""

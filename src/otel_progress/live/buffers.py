@@ -73,7 +73,8 @@ class EventBuffer:
         operation: Operation | None = None
         events: _OperationEvents | None = None
         for _ in range(len(self._new)):
-            node, event = self._new.popleft()
+            # Why removed last: an exception that interrupts the caller must not lose the event.
+            node, event = self._new[0]
             # Why compared first: most events in a row are of one operation, and the lookup is slow.
             if node.operation is not operation or events is None:
                 operation = node.operation
@@ -82,6 +83,7 @@ class EventBuffer:
                     events = self._by_operation[operation] = _OperationEvents(self._limits)
             (events.completed if event.outcome is Outcome.COMPLETED else events.others).append(event)
             self._unsent.append(event)
+            self._new.popleft()
 
     def drain_locked(self) -> list[Event]:
         """Return the events for the next change set."""
@@ -89,9 +91,13 @@ class EventBuffer:
         events, self._unsent = self._unsent, []
         return events
 
-    def list_events_locked(self, operation: Operation) -> Sequence[Event]:
-        """Return the events of an operation in memory, in no particular order."""
-        self.distribute_locked()
+    def list_events_locked(self, operation: Operation, *, is_complete: bool = True) -> Sequence[Event]:
+        """Return the events of an operation in memory, in no particular order.
+
+        Without ``is_complete``, the newest ones may be missing and nothing changes.
+        """
+        if is_complete:
+            self.distribute_locked()
         events = self._by_operation.get(operation)
         return [] if events is None else [*events.completed, *events.others]
 
@@ -167,9 +173,10 @@ class LogBuffer:
     def distribute_locked(self) -> None:
         """Move new records to their operations and to the next change set."""
         for _ in range(len(self._new)):
-            node, record = self._new.popleft()
+            node, record = self._new[0]
             self._unsent.append(record)
             self._store_locked(node.operation, record)
+            self._new.popleft()
 
     def drain_locked(self) -> list[LogRecord]:
         """Return the records for the next change set."""
@@ -177,9 +184,13 @@ class LogBuffer:
         records, self._unsent = self._unsent, []
         return records
 
-    def list_logs_locked(self, operation: Operation) -> Sequence[LogRecord]:
-        """Return the records of an operation in memory, oldest first."""
-        self.distribute_locked()
+    def list_logs_locked(self, operation: Operation, *, is_complete: bool = True) -> Sequence[LogRecord]:
+        """Return the records of an operation in memory, oldest first.
+
+        Without ``is_complete``, the newest ones may be missing and nothing changes.
+        """
+        if is_complete:
+            self.distribute_locked()
         logs = self._by_operation.get(operation)
         return [] if logs is None else sorted(logs.records.values(), key=lambda record: record.number)
 

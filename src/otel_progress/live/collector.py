@@ -46,6 +46,7 @@ class ChangeCollector:
         """Return what changed since the last call."""
         state = self._state
         state.end_orphans()
+        state.end_interrupted()
         now, clock = state.now(), state.clock()
         state.estimates.refresh_opaque(clock)
         changed = self._update_changed(clock, now)
@@ -54,7 +55,7 @@ class ChangeCollector:
             ended = self._take_ended_locked(clock, now)
             stored = self._list_stored_operations_locked() if self._resend else []
             evicted, state.tree.evicted = state.tree.evicted, []
-            items, state.tree.items = state.tree.items, {}
+            counts, state.tree.items = state.tree.items, {}
             events = state.events.drain_locked()
             trajectories = state.estimates.trajectories.drain_locked()
             logs = state.logs.drain_locked()
@@ -82,7 +83,7 @@ class ChangeCollector:
             snapshots=snapshots,
             events=events,
             evicted=evicted,
-            items=items,
+            items={label: count.units for label, count in counts.items()},
             logs=logs,
             sample=sample,
             resources=resources,

@@ -9,7 +9,8 @@ Steps other than one use ``itertools.accumulate`` over a queue. A caller appends
 advances the sum. Each call adds the next step in the queue. The result is exact, because a sum does
 not depend on the order.
 
-Without a GIL these iterators are not atomic, so a lock is used there.
+Without a GIL these iterators are not atomic, so a lock is used there. A signal handler that counts
+while its thread holds the lock leaves its step to that thread.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, compress, repeat
 from operator import length_hint
-from threading import Lock
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from otel_progress.fork import fork_safe_lock
+from otel_progress.locking import CallerLock, create_once, store_together
 
 if TYPE_CHECKING:
     from otel_progress.model import Number
@@ -37,16 +37,13 @@ _FULL: Final = sys.maxsize
 _ZERO: Final = (0, 0)
 
 
-_creating: Final = fork_safe_lock()
-
-
 class GilCounter:
     """Counter of units of work.
 
     Exact across threads with the GIL. ``count_one`` is the hot path.
     """
 
-    __slots__ = ("_left", "_start", "_steps", "_sum", "count_one")
+    __slots__ = ("_left", "_start", "_steps", "count_one")
 
     def __init__(self) -> None:
         self._left: repeat[bool] = repeat(True, _FULL)
@@ -56,16 +53,15 @@ class GilCounter:
         """A count, and the value of the C counter at that count. One tuple, so that both change at
         once.
         """
-        self._steps: deque[Number] | None = None
-        self._sum: Callable[[], Number] | None = None
+        self._steps: _Steps | None = None
+        """Queue of steps, and the function that returns their sum. None before the first step."""
 
     def add(self, step: Number) -> None:
         """Count ``step`` units. ``step`` is a finite number >= 0."""
-        if self._steps is None:
-            self._create_steps()
-        self._steps.append(step)  # type: ignore[union-attr]
+        queue, next_sum = self._steps or create_once(self, "_steps", _create_steps)
+        queue.append(step)
         try:
-            self._sum()  # type: ignore[misc]
+            next_sum()
         except IndexError:
             # Why: a reader drained the queue between the two calls, so the sum contains the step.
             return
@@ -100,29 +96,30 @@ class GilCounter:
 
     def _read_c_counter(self) -> Number:
         ones = _FULL - length_hint(self._left)
-        return ones if self._steps is None else ones + self._read_sum()
+        return ones if self._steps is None else ones + _read_sum(*self._steps)
 
-    def _read_sum(self) -> Number:
-        # Why drain: a thread may be interrupted between appending its step and advancing the sum.
-        # Why append 0: another thread may consume the last step first, and the sum needs one step
-        # to return.
-        steps, next_sum = self._steps, self._sum
-        steps.append(0)  # type: ignore[union-attr]
-        while True:
-            try:
-                total = next_sum()  # type: ignore[misc]
-            except IndexError:
-                steps.append(0)  # type: ignore[union-attr]
-                continue
-            if not steps:
-                return total
 
-    def _create_steps(self) -> None:
-        with _creating:
-            if self._steps is None:
-                steps: deque[Number] = deque()
-                self._sum = accumulate(iter(steps.popleft, _NEVER)).__next__
-                self._steps = steps
+_Steps: TypeAlias = "tuple[deque[Number], Callable[[], Number]]"
+
+
+def _create_steps() -> _Steps:
+    queue: deque[Number] = deque()
+    return queue, accumulate(iter(queue.popleft, _NEVER)).__next__
+
+
+def _read_sum(queue: deque[Number], next_sum: Callable[[], Number]) -> Number:
+    # Why drain: a thread may be interrupted between appending its step and advancing the sum.
+    # Why append 0: another thread may consume the last step first, and the sum needs one step
+    # to return.
+    queue.append(0)
+    while True:
+        try:
+            total = next_sum()
+        except IndexError:
+            queue.append(0)
+            continue
+        if not queue:
+            return total
 
 
 class LockCounter:
@@ -131,7 +128,7 @@ class LockCounter:
     __slots__ = ("_lock", "_value", "touched")
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = CallerLock()
         self._value: Number = 0
         self.touched = False
         """True when any unit was counted or the count was set."""
@@ -142,18 +139,21 @@ class LockCounter:
 
     def add(self, step: Number) -> None:
         """Count ``step`` units. ``step`` is a finite number >= 0."""
-        with self._lock:
-            self._value += step
-            self.touched = True
+        self._lock.run(self._add, step)
 
     def count(self, iterable: Iterable[T]) -> Iterator[T]:
         """Return an iterator over ``iterable`` that counts each element when it yields it."""
-        for element in iterable:
-            self.add(1)
-            yield element
+        # Why not a generator: threads may share the iterator.
+        return map(self._count_element, iterable)
+
+    def _count_element(self, element: T) -> T:
+        self.add(1)
+        return element
 
     def value(self) -> Number:
         """Return the number of counted units, at least 0."""
+        if self._lock:
+            self._lock.run_deferred()
         return max(0, self._value)
 
     def shift(self, step: int) -> None:
@@ -161,15 +161,20 @@ class LockCounter:
 
         A loop uses it, because an element is done one step after it was yielded.
         """
-        with self._lock:
-            self._value += step
-            self.touched = True
+        self._lock.run(self._add, step)
 
     def set(self, value: Number) -> None:
         """Set the number of counted units."""
-        with self._lock:
-            self._value = value
-            self.touched = True
+        self._lock.run(self._set, value)
+
+    def _add(self, step: Number) -> None:
+        store_together((self, self), _VALUE, (self._value + step, True))
+
+    def _set(self, value: Number) -> None:
+        store_together((self, self), _VALUE, (value, True))
+
+
+_VALUE: Final = ("_value", "touched")
 
 
 _NEVER: Final = object()

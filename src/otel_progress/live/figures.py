@@ -6,6 +6,7 @@ import math
 
 from otel_progress.live import rollup
 from otel_progress.live.node import Children, LevelExtras, Node
+from otel_progress.locking import store_together
 from otel_progress.model import Number, Status, is_below_total
 
 
@@ -108,20 +109,26 @@ def _report_to_parent_locked(node: Node, parent: Node, estimated: bool, has_adva
     """Add the node's changes to the figures of its parent."""
     status, siblings = node.status, parent.children
     if estimated is not node.estimated:
-        node.estimated = estimated
-        if siblings is not None:
-            siblings.estimated += 1 if estimated else -1
+        if siblings is None:
+            node.estimated = estimated
+        else:
+            number = siblings.estimated + (1 if estimated else -1)
+            store_together((node, siblings), ("estimated", "estimated"), (estimated, number))
     partial = node.ratio if status is Status.RUNNING or status is Status.CANCELLED else None
     if partial != node.reported_ratio and not node.declared and siblings is not None:
-        siblings.partial_weight += node.spec.weight * ((partial or 0.0) - (node.reported_ratio or 0.0))
-        node.reported_ratio = partial
+        change = node.spec.weight * ((partial or 0.0) - (node.reported_ratio or 0.0))
+        store_together(
+            (siblings, node),
+            ("partial_weight", "reported_ratio"),
+            (siblings.partial_weight + change, partial),
+        )
     failures = node.failed
     if status is Status.FAILED:
         # Why the larger one: a level often fails because a level below it failed.
         failures = max(failures, count_parent_units(node))
     if failures != node.reported_failures and siblings is not None:
-        siblings.failures += failures - node.reported_failures
-        node.reported_failures = failures
+        number = siblings.failures + failures - node.reported_failures
+        store_together((siblings, node), ("failures", "reported_failures"), (number, failures))
     # Why only a running parent: the last snapshot of an ended level must stay the last.
     if parent.status is Status.RUNNING:
         parent.dirty = True

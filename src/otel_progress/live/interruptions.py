@@ -10,7 +10,7 @@ from dataclasses import replace
 from otel_progress.fork import defer_fork
 from otel_progress.live.node import Node, Operation
 from otel_progress.live.opaque import Opaque
-from otel_progress.live.pauses import Pauses
+from otel_progress.live.pauses import Change, Pauses, store_changes
 from otel_progress.live.state import StoreState
 from otel_progress.model import Number, Status
 
@@ -23,92 +23,118 @@ class Interruptions:
 
     # --- pauses ----------------------------------------------------------------------------------
 
-    def start_pause(self, operation: Operation, reason: str | None) -> str | None:
-        """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
-        root = operation.root
-        with self._state.lock:
+    def start_pause(self, operation: Operation, key: object, reason: str | None) -> None:
+        """Start the pause of ``key``. Pauses nest. ``reason`` replaces the message."""
+        state, root = self._state, operation.root
+        if state.is_interrupting():
+            state.guard.defer(self.start_pause, operation, key, reason)
+            return
+        with state.lock:
             if root is None or root.status is not Status.RUNNING:
-                return None
+                return
             if operation.pauses is None:
                 operation.pauses = Pauses()
-            pauses = operation.pauses
-            pauses.start(self._state.clock())
-            before = root.message
+            pauses, before = operation.pauses, root.message
+            if pauses.includes(key):
+                return
+            pauses.start(key, state.clock(), before)
             if reason is not None:
                 if before is not pauses.pause_message:
                     pauses.work_message = before
                 root.message = pauses.pause_message = reason
             root.dirty = True
-        return before
 
-    def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
-        """End one nested pause and restore the message ``before``.
+    def end_pause(self, operation: Operation, key: object, reason: str | None) -> None:
+        """End the pause of ``key``, and restore the message before it. Idempotent.
 
         The outermost end resumes the operation.
         """
+        state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.end_pause, operation, key, reason)
+            return
         root, pauses = operation.root, operation.pauses
-        with self._state.lock:
+        with state.lock:
             if root is None or pauses is None or root.status is not Status.RUNNING:
                 return
-            since, clock = pauses.since, self._state.clock()
-            if reason is not None and root.message is reason:
-                root.message = pauses.pause_message = before
             root.dirty = True
-            if since is not None and pauses.end(clock) > 0.0:
-                self._exclude_pause_locked(operation, since, clock)
-            # Why: pauses of several threads may end in any order, so ``before`` can be another
-            # pause's message.
-            if pauses.since is None and pauses.pause_message is not None:
+            if pauses.includes(key) and reason is not None and root.message is reason:
+                root.message = pauses.pause_message = pauses.get_message(key)
+            if not pauses.is_outermost(key):
+                pauses.end(key, state.clock())
+                return
+            # Why: pauses of several threads may end in any order, so the message before this one
+            # can be another pause's message.
+            if pauses.pause_message is not None:
                 if root.message is pauses.pause_message:
                     root.message = pauses.work_message
                 pauses.pause_message = pauses.work_message = None
+            clock, since = state.clock(), pauses.since
+            shift = [] if since is None else self._build_shift_locked(operation, since, clock)
+            store_changes([*shift, *pauses.build_close(clock)])
 
-    def _exclude_pause_locked(self, operation: Operation, since: float, clock: float) -> None:
-        """Move the last advances and estimates forward by the length of the pause."""
+    def _build_shift_locked(self, operation: Operation, since: float, clock: float) -> list[Change]:
+        """Return the changes that move advances and estimates by the length of a pause."""
+        changes: list[Change] = []
         for node in [node for node in self._state.tree.active if node.operation is operation]:
             node.dirty = True
             if node.advanced_clock is not None:
-                node.advanced_clock = clock - max(0.0, since - node.advanced_clock)
+                changes.append((node, "advanced_clock", clock - max(0.0, since - node.advanced_clock)))
             estimation = node.estimation
             if estimation is not None and estimation.eta is not None:
                 shifted = clock - max(0.0, since - estimation.eta.clock)
-                estimation.eta = replace(estimation.eta, clock=shifted)
+                changes.append((estimation, "eta", replace(estimation.eta, clock=shifted)))
+        return changes
 
     # --- opaque steps ----------------------------------------------------------------------------
 
-    def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
-        """Mark a running level as an opaque step. Return False when it does not run.
+    def start_opaque(self, node: Node, key: object, expected: float | None, *, is_whole_level: bool) -> None:
+        """Mark a running level as an opaque step of the block ``key``.
 
         ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step
         only. A step within an opaque step changes nothing.
         """
+        if self._state.is_interrupting():
+            self._state.guard.defer(self._start_deferred_opaque, node, key, expected, is_whole_level)
+            return
         # Why here: no thread may import it while it holds the lock.
         with defer_fork():
             import otel_progress.eta  # noqa: F401
 
         with self._state.lock:
             if node.status is not Status.RUNNING:
-                return False
+                return
             extras = node.ensure_extras()
             if extras.opaque is not None:
-                extras.opaque.depth += 1
-                return True
-            base = _count_done_units(node)
-            extras.opaque = Opaque(self._state.clock(), expected, base, is_whole_level=is_whole_level)
+                extras.opaque.keys[key] = None
+                return
+            base, clock = _count_done_units(node), self._state.clock()
+            extras.opaque = Opaque(clock, expected, base, is_whole_level=is_whole_level, key=key)
             self._state.estimates.track_opaque_locked(node)
             node.dirty = True
-        return True
 
-    def end_opaque(self, node: Node) -> None:
-        """Remove the mark of an opaque step. The level then has measured figures only."""
+    def _start_deferred_opaque(
+        self, node: Node, key: object, expected: float | None, is_whole_level: bool
+    ) -> None:
+        self.start_opaque(node, key, expected, is_whole_level=is_whole_level)
+
+    def end_opaque(self, node: Node, key: object) -> None:
+        """End the block ``key`` of an opaque step. Idempotent.
+
+        After the last one the level has measured figures only.
+        """
+        if self._state.is_interrupting():
+            self._state.guard.defer(self.end_opaque, node, key)
+            return
         with self._state.lock:
             extras = node.extras
             if extras is None or extras.opaque is None:
                 return
-            extras.opaque.depth -= 1
-            if extras.opaque.depth <= 0:
-                extras.opaque = None
+            extras.opaque.keys.pop(key, None)
+            if not extras.opaque.keys:
+                # Why first: the call is repeated when an exception interrupts it.
                 node.dirty = node.has_advanced = True
+                extras.opaque = None
 
     # --- sessions --------------------------------------------------------------------------------
 
@@ -118,6 +144,9 @@ class Interruptions:
         The curves of the level and its parents restart here.
         """
         state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.resume_from, node, current)
+            return
         with state.lock:
             if node.status is not Status.RUNNING:
                 return

@@ -8,17 +8,18 @@ path, so most objects are created when they are first needed.
 from __future__ import annotations
 
 import math
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from itertools import count
 from types import CodeType
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from otel_progress.fork import fork_safe_lock
 from otel_progress.live.counter import Counter, GilCounter, LockCounter
+from otel_progress.locking import create_once, store_together
 from otel_progress.model import (
     NO_LEVELS,
     NO_METADATA,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.resource_usage import UsageAccumulator
     from otel_progress.records import ResourceUse, Trajectory, TrajectoryKey
-
-
-_creating: Final = fork_safe_lock()
 
 
 MIN_STEP_BACK_S: Final = 0.001
@@ -85,6 +83,62 @@ class Spec(NamedTuple):
     unit_plural: str | None = None
 
 
+REASON_COLLECTED: Final = (
+    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
+)
+"""Message of a level whose handle, or whose exit, was collected."""
+
+
+STOPPED_EARLY: Final = "stopped before the end"
+"""Message of a level whose loop ended before its last element."""
+
+
+class HandleReference(weakref.ref[Any]):
+    """Weak reference to the handle of a level, or to the exit of its ``with`` block.
+
+    Its callback is a C function. A signal handler cannot interrupt it, so no exception is lost as
+    in ``__del__``.
+    """
+
+    __slots__ = ("node",)
+
+    reason = REASON_COLLECTED
+    """Message of the level that ends."""
+    node: Node | None
+
+
+class LoopReference(HandleReference):
+    """Weak reference to the guard of a loop.
+
+    The level was left early if it still runs.
+    """
+
+    __slots__ = ()
+
+    reason = STOPPED_EARLY
+
+
+class BlockReference(weakref.ref[Any]):
+    """Weak reference to the exit of a block of a pause, an opaque step or a batch.
+
+    If the exit is collected before it ran, the next tick or query calls ``leave``, which must be
+    idempotent. ``thread`` is the identifier of the thread that requested the exit.
+    """
+
+    __slots__ = ("leave", "thread")
+
+    leave: Callable[[], object] | None
+    thread: int
+
+
+orphans: Final[deque[HandleReference | BlockReference]] = deque()
+"""References whose objects were collected. The next tick or query ends their levels and blocks."""
+
+
+add_orphan: Final = orphans.append
+"""Callback of every :class:`HandleReference` and :class:`BlockReference`."""
+
+
 _DEEP: Final = 3
 """Depth from which on levels share one limit."""
 
@@ -119,14 +173,21 @@ class EndedLevels:
         queue = self._queues[(depth if depth < _DEEP else _DEEP) - (1 if is_failed else 1 - _DEEP)]
         if queue is None:
             queue = self._get_queue(node)
-        node.stored = True
-        queue.size += 1
+        if node.stored:  # an exception interrupted the end of the level after this step
+            return
+        # Why first: a leaf that is added twice is evicted once.
+        if node.children is None or not node.children.stored_below:
+            queue.add_leaf(node)
         if depth > 1:
             owner = _find_owner(node)
             if owner is not None and owner.children is not None:
-                owner.children.stored_below += 1
-        if node.children is None or not node.children.stored_below:
-            queue.add_leaf(node)
+                store_together(
+                    (owner.children, node, queue),
+                    ("stored_below", "stored", "size"),
+                    (owner.children.stored_below + 1, True, queue.size + 1),
+                )
+        if not node.stored:
+            node.stored, queue.size = True, queue.size + 1
         if queue.size <= queue.limit:
             return
         leaf = queue.pop_leaf()
@@ -283,7 +344,6 @@ class Operation:
         "latest_at",
         "next_log",
         "next_number",
-        "orphaned",
         "overdue_after",
         "pauses",
         "previews",
@@ -313,8 +373,6 @@ class Operation:
         self.root: Node | None = None
         self.start_delivered = False
         """True when the callbacks have received its start. They receive updates only after it."""
-        self.orphaned = False
-        """True when a handle of its nodes was garbage-collected since the last check."""
         self.sequence = 0
         self.next_number: Callable[[], int] = count(1).__next__
         """Returns the number of the next event. A C function, so threads need no lock for it."""
@@ -427,6 +485,7 @@ class Children:
         "done_weight",
         "ended_cancelled",
         "ended_completed",
+        "ended_early",
         "ended_failed",
         "ended_skipped",
         "estimated",
@@ -446,8 +505,10 @@ class Children:
         """Nodes by path segment."""
         self.running = 0
         self.created = 0
-        self.auto_ids: dict[str, int] = {}
-        """Last number that was used as an id, by type."""
+        self.auto_ids: dict[str, Callable[[], int]] = {}
+        """Functions that return the next number for an id, by type. C functions, so that no lock is
+        needed.
+        """
         self.done_weight: Number = 0
         """Weight of the completed, failed and skipped levels."""
         self.failed = 0
@@ -462,6 +523,8 @@ class Children:
         self.estimated = 0
         """Number of direct children whose ratio contains an estimate."""
         self.ended_completed = self.ended_failed = self.ended_cancelled = self.ended_skipped = 0
+        self.ended_early = 0
+        """Those of ``ended_completed`` that completed below their total."""
         self.stored_below = 0
         """Number of ended levels below in memory, without those below another such level."""
         self.stages: list[Node] | None = None
@@ -469,23 +532,28 @@ class Children:
         self.stage: Node | None = None
         """The current stage."""
 
-    def add_ended(self, status: Status, number: int = 1) -> None:
-        """Add a number of levels that ended with ``status``.
-
-        It is negative when an earlier attempt is dropped.
-        """
-        if status is Status.COMPLETED:
-            self.ended_completed += number
-        elif status is Status.FAILED:
-            self.ended_failed += number
-        elif status is Status.CANCELLED:
-            self.ended_cancelled += number
-        else:
-            self.ended_skipped += number
-
     def count_ended(self) -> LevelCounts:
         """Return the number of ended levels, evicted ones included."""
-        return LevelCounts(self.ended_completed, self.ended_failed, self.ended_cancelled, self.ended_skipped)
+        return LevelCounts(
+            self.ended_completed,
+            self.ended_failed,
+            self.ended_cancelled,
+            self.ended_skipped,
+            self.ended_early,
+        )
+
+
+def _create_counter() -> GilCounter | LockCounter:
+    return Counter()
+
+
+class UnitCount:
+    """Units of one label that no change set has reported."""
+
+    __slots__ = ("units",)
+
+    def __init__(self) -> None:
+        self.units: Number = 0
 
 
 class LevelExtras:
@@ -515,6 +583,9 @@ class Node:
         "children",
         "count_one",
         "counted_completed",
+        "counted_failed",
+        "counted_skipped",
+        "counted_status",
         "counter",
         "current",
         "declared",
@@ -530,6 +601,7 @@ class Node:
         "extras",
         "failed",
         "failed_below",
+        "handle",
         "has_advanced",
         "id",
         "info",
@@ -542,7 +614,6 @@ class Node:
         "observed_clock",
         "operation",
         "order",
-        "orphaned",
         "parent",
         "path",
         "path_segment",
@@ -590,6 +661,12 @@ class Node:
     current: Number
     counted_completed: Number
     """Completed units that the metrics include."""
+    counted_failed: int
+    counted_skipped: int
+    counted_status: Status
+    """Status under which the parent's counts include the level. Pending while they do not."""
+    handle: HandleReference | None
+    """Weak reference to the handle of a running level. None for the level of a plain span."""
     failed: int
     """Failed units, and the failures of levels below in units of theirs."""
     failed_below: int
@@ -619,22 +696,23 @@ class Node:
         self.id = id_
         self.name = spec.name if spec.name is not None else id_
         self.spec = spec
-        self.status = Status.PENDING
+        self.status = self.counted_status = Status.PENDING
         self.total = spec.total
         self.metadata = spec.metadata
         self.count_one = raise_counter_missing
         self.span: Span = INVALID_SPAN
         self.attempt = 1
         self.dirty = True
-        self.declared = self.tracked = self.orphaned = self.evicted = self.stored = False
+        self.declared = self.tracked = self.evicted = self.stored = False
         self.has_advanced = self.estimated = False
         self.order = self.span_events = self.quarter = 0
         self.failed = self.failed_below = self.reported_failures = self.skipped = 0
         self.sequence = self.sent_sequence = 0
         self.last_count = self.current = self.counted_completed = 0
+        self.counted_failed = self.counted_skipped = 0
         self.ended_levels = NO_LEVELS
         self.observed_at = self.observed_clock = self.longest_gap = 0.0
-        self.children = self.counter = self.extras = self.estimation = None
+        self.children = self.counter = self.extras = self.estimation = self.handle = None
         self.message = self.error = self.trace = self.info = self.snapshot = self.call_site = None
         self.ratio = self.reported_ratio = self.duration = None
         self.started_at = self.started_clock = self.advanced_at = self.advanced_clock = self.ended_at = None
@@ -655,41 +733,26 @@ class Node:
 
     def ensure_extras(self) -> LevelExtras:
         """Return the node's extras. Create them at the first call."""
-        extras = self.extras
-        if extras is None:
-            with _creating:
-                extras = self.extras
-                if extras is None:
-                    extras = self.extras = LevelExtras()
-        return extras
+        return self.extras or create_once(self, "extras", LevelExtras)
 
     def ensure_counter(self) -> GilCounter | LockCounter:
         """Return the node's counter. Create it at the first call."""
         counter = self.counter
         if counter is None:
-            with _creating:
-                counter = self.counter
-                if counter is None:
-                    counter = self.counter = Counter()
-                    if self.count_one is raise_counter_missing:
-                        self.count_one = counter.count_one
+            counter = create_once(self, "counter", _create_counter)
+            if self.count_one is raise_counter_missing:
+                self.count_one = counter.count_one
         return counter
 
     def fail_one(self) -> None:
         """Count one failed unit. Its completion is counted separately."""
         extras = self.ensure_extras()
-        if extras.failures is None:
-            with _creating:
-                extras.failures = extras.failures or Counter()
-        extras.failures.count_one()
+        (extras.failures or create_once(extras, "failures", _create_counter)).count_one()
 
     def skip_one(self) -> None:
         """Count one skipped unit. Its completion is counted separately."""
         extras = self.ensure_extras()
-        if extras.skips is None:
-            with _creating:
-                extras.skips = extras.skips or Counter()
-        extras.skips.count_one()
+        (extras.skips or create_once(extras, "skips", _create_counter)).count_one()
 
 
 def merge_metadata(

@@ -10,18 +10,20 @@ class Opaque:
 
     ``since`` is the start in monotonic seconds, ``given`` the duration that the caller expects, in
     seconds. ``base`` is the level's count at the start of the step. ``is_whole_level`` is True when
-    the level consists of the step only. ``depth`` is the number of open contexts.
+    the level consists of the step only. ``keys`` are those of the active blocks.
     """
 
-    __slots__ = ("base", "depth", "expected", "given", "is_whole_level", "since", "updated_clock")
+    __slots__ = ("base", "expected", "given", "is_whole_level", "keys", "since", "updated_clock")
 
-    def __init__(self, since: float, given: float | None, base: Number, *, is_whole_level: bool) -> None:
+    def __init__(
+        self, since: float, given: float | None, base: Number, *, is_whole_level: bool, key: object = None
+    ) -> None:
         self.since = since
         self.given = given
         self.base = base
         self.is_whole_level = is_whole_level
         self.expected = given
-        self.depth = 1
+        self.keys: dict[object, None] = {key: None}
         self.updated_clock = since
 
     def estimate_ratio(

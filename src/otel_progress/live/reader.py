@@ -20,7 +20,7 @@ from otel_progress.live.filters import (
     filter_samples,
 )
 from otel_progress.live.node import Node, Operation
-from otel_progress.live.snapshots import take_snapshot_locked
+from otel_progress.live.snapshots import build_snapshot, take_snapshot_locked
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import walk_levels
 from otel_progress.model import Eta, LevelSnapshot, Status
@@ -49,16 +49,14 @@ class LiveReader:
         """Return the current snapshot of a level."""
         self._update_figures(node)
         self._estimate(node)
-        with self._state.lock:
-            snapshot = take_snapshot_locked(node)
-        return redact_snapshot(snapshot)
+        return redact_snapshot(self._take_snapshot(node))
 
     def get_eta(self, node: Node) -> Eta | None:
         """Return the current estimate of a running level, or None."""
         self._update_figures(node)
         self._estimate(node)
+        eta = self._take_snapshot(node).eta
         with self._state.lock:
-            eta = take_snapshot_locked(node).eta
             pauses, clock = node.operation.pauses, self._state.clock()
         if eta is None:
             return None
@@ -111,18 +109,21 @@ class LiveReader:
 
     def events(self, operation_id: str, query: EventQuery = EventQuery()) -> Sequence[Event]:
         """Return the newest matching events of the newest run, oldest first."""
+        is_interrupting = self._state.is_interrupting()
         with self._state.lock:
             operation = self._state.find_operation_locked(operation_id)
             if operation is None:
                 return []
-            events = self._state.events.list_events_locked(operation)
+            events = self._state.events.list_events_locked(operation, is_complete=not is_interrupting)
         return filter_events(events, query)
 
     def logs(self, operation_id: str, query: LogQuery = LogQuery()) -> Sequence[LogRecord]:
         """Return the newest matching log records of the newest run, oldest first."""
+        is_complete = not self._state.is_interrupting()
         with self._state.lock:
             operation = self._state.find_operation_locked(operation_id)
-            records = () if operation is None else self._state.logs.list_logs_locked(operation)
+            logs = self._state.logs
+            records = () if operation is None else logs.list_logs_locked(operation, is_complete=is_complete)
         return filter_logs(records, query)
 
     def resources(
@@ -183,7 +184,7 @@ class LiveReader:
         # Why under one lock: the counts and the active operations must be of the same moment.
         with self._state.lock:
             info, tally, roots = batch.info, batch.tally(), list(reversed(batch.active))
-            snapshots = [take_snapshot_locked(root) for root in roots[:MAX_LISTED]]
+            snapshots = [self._take_snapshot(root) for root in roots[:MAX_LISTED]]
             failures, ratios = list(batch.failed), sum(root.ratio or 0.0 for root in roots)
         active = [
             self._build_operation(root.operation, (redact_snapshot(snapshot),))
@@ -202,6 +203,8 @@ class LiveReader:
         reader of a large tree.
         """
         state, nodes = self._state, list(walk_levels(node))
+        if state.is_interrupting():
+            return nodes
         state.estimates.refresh_opaque(state.clock())
         now, clock = state.now(), state.clock()
         for below in reversed(nodes):
@@ -214,6 +217,8 @@ class LiveReader:
 
     def _estimate(self, node: Node) -> None:
         """Estimate a level now if that is due, without waiting for the next tick."""
+        if self._state.is_interrupting():
+            return
         with self._state.lock:
             loop = find_only_loop(node)
         self._state.estimates.estimate(self._state.clock(), (node,) if loop is None else (node, loop))
@@ -227,16 +232,24 @@ class LiveReader:
             self._estimate(operation.root)
         # Why again: a level that ended after the first walk is in the counts of its parent. Without
         # it in the list, readers would count it as evicted.
-        nodes = list(walk_levels(operation.root)) if levels else nodes[:1]
-        snapshots = []
-        for node in nodes:
-            with self._state.lock:
-                if node.sequence == 0:
-                    # It started after the first walk.
-                    self._state.tree.update_level_locked(node, self._state.clock(), self._state.now())
-                snapshot = take_snapshot_locked(node)
-            snapshots.append(redact_snapshot(snapshot))
-        return self._build_operation(operation, snapshots)
+        shown = list(walk_levels(operation.root)) if levels else nodes[:1]
+        return self._build_operation(
+            operation, [redact_snapshot(self._take_snapshot(node)) for node in shown]
+        )
+
+    def _take_snapshot(self, node: Node) -> LevelSnapshot:
+        """Return the snapshot of the last update.
+
+        A call that interrupts an update stores no snapshot, because it may mix old and new values.
+        """
+        state = self._state
+        if state.is_interrupting():
+            return build_snapshot(node)
+        with state.lock:
+            if node.sequence == 0:
+                # It started after the first walk.
+                state.tree.update_level_locked(node, state.clock(), state.now())
+            return take_snapshot_locked(node)
 
     def _build_operation(
         self, operation: Operation | None, snapshots: Sequence[LevelSnapshot]

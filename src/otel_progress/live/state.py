@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.ends import encode_end
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.batches import BatchRegistry
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
 from otel_progress.live.ends import EndOverflow, EndQueue
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.estimation.trajectories import TrajectoryCache
 from otel_progress.live.listener import StoreListener
-from otel_progress.live.node import Node, Operation
+from otel_progress.live.node import BlockReference, HandleReference, Node, Operation, Spec, orphans
 from otel_progress.live.snapshots import take_snapshot_locked
-from otel_progress.live.tree import WAITING_DROPPED, Limits, Tree
+from otel_progress.live.tree import WAITING_DROPPED, Limits, OpenRejected, Tree
+from otel_progress.locking import CallerLock
 from otel_progress.model import Failure, Instance, Status
 from otel_progress.records import CancelRequest, ResourceSample
 from otel_progress.redaction import redact_snapshot
@@ -26,18 +28,14 @@ MAX_SAMPLES: Final = 3_600
 """Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
 
 
-REASON_COLLECTED: Final = (
-    "its handle was garbage-collected before it ended: use `with`, or keep the handle and call complete()"
-)
-
-
 class StoreState:
     """Levels, buffers and estimates of one process.
 
     The live store writes them, and its reader reads them.
 
     ``lock`` protects everything here. Methods whose name ends in ``_locked`` require it. The
-    listener is always called without the lock.
+    listener is always called without the lock. ``guard`` holds the same lock, and the calls that
+    interrupted its owner. Such calls change nothing until the release.
     """
 
     def __init__(
@@ -59,6 +57,10 @@ class StoreState:
         self.get_history_scope = get_history_scope
         self.limits = limits
         self.listener = listener
+        self.notify_change: Callable[[], None] = listener.on_change
+        """The listener's method, bound once because every start of a level calls it."""
+        self.was_interrupted = False
+        """True while the end of some level may have been interrupted by an exception."""
         self._stall_after = stall_after
         self._has_trajectory_store = has_trajectory_store
         self.end_overflow: EndOverflow | None = None
@@ -78,7 +80,8 @@ class StoreState:
 
     def _clear(self, instance: Instance) -> None:
         self.instance = instance
-        self.lock = threading.RLock()
+        self.guard = CallerLock(on_dropped=self._report_dropped_call)
+        self.lock = self.guard.lock
         self.tree = Tree(
             instance.id,
             self.limits,
@@ -110,6 +113,13 @@ class StoreState:
             "ended", "Invalid count on an ended level: expected a running level. Count before the end."
         )
 
+    def _report_dropped_call(self) -> None:
+        self.listener.on_event_dropped()
+
+    def is_interrupting(self) -> bool:
+        """Return True when the calling function interrupts this thread inside the lock."""
+        return self.guard.is_owned() and self.guard.is_interrupting(2)
+
     def find_operation_locked(self, operation_id: str) -> Operation | None:
         """Return the newest run of this id, or None."""
         operation = self.tree.operations.get(operation_id)
@@ -117,36 +127,195 @@ class StoreState:
             return operation
         return next((ended for ended in reversed(self.ended) if ended.id == operation_id), None)
 
+    # --- starts ----------------------------------------------------------------------------------
+
+    def start_level(self, node: Node) -> bool:
+        """Add a pending node to the tree and start it. Return False when it was rejected.
+
+        An exception that interrupts the start ends the level again.
+        """
+        guard = self.guard
+        if guard.is_owned() and guard.is_interrupting():
+            return self._defer_start(node)
+        try:
+            try:
+                # Why not _add_node: each start of a level calls this.
+                with self.lock:
+                    is_started = self.tree.start_level_locked(node)
+                    if node.spec.batch is not None and node.parent is None:
+                        self.batches.add_operation_locked(node.spec.batch, node)
+            except OpenRejected as rejection:
+                self.listener.on_rejection(rejection.reason, rejection.text)
+                if not rejection.can_rename:
+                    return False
+                is_started = self._add_node(node, rename=True)
+            if is_started and node.parent is None:
+                self.listener.on_operation_started(node)
+            self.notify_change()
+            if guard.calls:
+                guard.run_deferred()
+        except BaseException as error:
+            self.cancel_start(node, error)
+            raise
+        return True
+
+    def _add_node(self, node: Node, *, rename: bool = False) -> bool:
+        with self.lock:
+            is_started = self.tree.start_level_locked(node, rename=rename)
+            if node.parent is None and node.spec.batch is not None:
+                self.batches.add_operation_locked(node.spec.batch, node)
+        return is_started
+
+    def cancel_start(self, node: Node, error: BaseException) -> None:
+        """End a level whose start was interrupted by an exception, if it was added.
+
+        The caller gets no handle with which it could end the level.
+        """
+        self.guard.release_all()
+        with self.lock:
+            is_added = node in self.tree.active
+        if not is_added and node.parent is not None and node.parent.children is not None:
+            nodes = node.parent.children.nodes
+            is_added = nodes.get(node.path_segment) is node
+        if not is_added and node.parent is None:
+            is_added = self.tree.operations.get(node.operation.id) is node.operation
+        if is_added:
+            with suppress(OpenRejected):  # its parent has ended
+                self._add_node(node)
+            self.end_level(node, Status.CANCELLED, message=type(error).__name__)
+
+    def _defer_start(self, node: Node) -> bool:
+        """Start a level after the interrupted owner of the lock has released it."""
+        if node.parent is not None and node.parent.status is not Status.RUNNING:
+            return False
+        if not self.guard.defer(self._start_deferred, node):
+            return False
+        # Why now: the interrupting call may count and end the level.
+        node.status = Status.RUNNING
+        self.notify_change()
+        return True
+
+    def _start_deferred(self, node: Node) -> None:
+        try:
+            is_started = self._add_node(node)
+        except OpenRejected as rejection:
+            self.listener.on_late_rejection(rejection.reason, rejection.text, node.call_site)
+            if not rejection.can_rename:
+                node.status = Status.CANCELLED
+                return
+            is_started = self._add_node(node, rename=True)
+        if is_started and node.parent is None:
+            self.listener.on_operation_started(node)
+
+    def start_stage(self, parent: Node, spec: Spec) -> Node | None:
+        """Start a stage of ``parent``. Return None when it was rejected."""
+        if self.is_interrupting():
+            return self._defer_stage(parent, spec)
+        started: list[Node] = []
+        ended: list[Node] = []
+        try:
+            try:
+                with self.lock:
+                    node = self.tree.start_stage_locked(parent, spec, started, ended)
+            except OpenRejected as rejection:
+                self.listener.on_rejection(rejection.reason, rejection.text)
+                return None
+            for each in ended:
+                self.listener.on_level_ended(each)
+            self.notify_change()
+            if self.guard.calls:
+                self.guard.run_deferred()
+        except BaseException as error:
+            self.was_interrupted = True
+            self.guard.release_all()
+            self.end_interrupted()
+            for each in ended:
+                self.listener.on_level_ended(each)
+            for each in started:
+                self.end_level(each, Status.CANCELLED, message=type(error).__name__)
+            raise
+        return node
+
+    def _defer_stage(self, parent: Node, spec: Spec) -> Node | None:
+        stages = None if parent.children is None else parent.children.stages
+        if parent.status is not Status.RUNNING:
+            return None
+        if stages is None:
+            node = self.tree.create_node(parent, spec)
+        else:
+            found = next((stage for stage in stages if stage.id == spec.id), None)
+            if found is None:
+                return None
+            node = found
+        is_deferred = self.guard.defer(self._start_deferred_stage, parent, spec, node)
+        return node if is_deferred else None
+
+    def _start_deferred_stage(self, parent: Node, spec: Spec, node: Node) -> None:
+        ended: list[Node] = []
+        try:
+            with self.lock:
+                self.tree.start_stage_locked(parent, spec, [], ended, node)
+        except OpenRejected as rejection:
+            self.listener.on_late_rejection(rejection.reason, rejection.text, node.call_site)
+        for each in ended:
+            self.listener.on_level_ended(each)
+
+    # --- ends ------------------------------------------------------------------------------------
+
     def end_level(
         self, node: Node, status: Status, *, error: Failure | None = None, message: str | None = None
     ) -> bool:
         """End a level and all running levels below it.
 
-        Return False when it had ended before.
+        Return False when it had ended before. An exception that interrupts the end is raised
+        after the level has ended.
         """
+        guard = self.guard
+        if guard.is_owned() and guard.is_interrupting():
+            return not node.status.finished and guard.defer(self._end_deferred, node, status, error, message)
         ended: list[Node] = []
-        with self.lock:
-            if node not in self.tree.active:
-                return False
-            if error is not None:
-                node.error = error
-            if message is not None:
-                node.message = message
-            self.tree.end_level_locked(node, status, ended)
-            if node.parent is None:
-                self._store_ended_locked(node.operation)
-                if node.spec.batch is not None:
-                    self.batches.remove_operation_locked(node.spec.batch, node)
-        for each in ended:
-            self.listener.on_level_ended(each)
-        if node.parent is None and len(self.tree.closed) > self.limits.waiting_operations:
-            try:
-                self._reduce_ended(node)
-            except Exception as error:
-                report_internal_error("tick", "An ended operation could not be encoded", error=error)
-        if self.tree.late_rejections:
-            self.report_late_rejections()
+        try:
+            with self.lock:
+                if node not in self.tree.active:
+                    return False
+                if error is None and message is None and node.parent is not None:
+                    self.tree.end_level_locked(node, status, ended)
+                else:
+                    self._end_level_locked(node, status, error, message, ended)
+            for each in ended:
+                self.listener.on_level_ended(each)
+            if node.parent is None and len(self.tree.closed) > self.limits.waiting_operations:
+                self._reduce_ended_safely(node)
+            if self.tree.late_rejections:
+                self.report_late_rejections()
+            if guard.calls:
+                guard.run_deferred()
+        except BaseException:
+            self._repeat_end(node, status, error, message, ended)
+            raise
         return True
+
+    def _end_level_locked(
+        self, node: Node, status: Status, error: Failure | None, message: str | None, ended: list[Node]
+    ) -> None:
+        if error is not None:
+            node.error = error
+        if message is not None:
+            node.message = message
+        self.tree.end_level_locked(node, status, ended)
+        if node.parent is None:
+            self._store_ended_locked(node.operation)
+            if node.spec.batch is not None:
+                self.batches.remove_operation_locked(node.spec.batch, node)
+            self.tree.drop_active_locked(node)
+
+    def _reduce_ended_safely(self, root: Node) -> None:
+        try:
+            self._reduce_ended(root)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            report_internal_error("tick", "An ended operation could not be encoded", error=error)
 
     def _reduce_ended(self, root: Node) -> None:
         """Replace an ended operation that waits for a tick by its smallest form.
@@ -171,15 +340,56 @@ class StoreState:
             root.sent_sequence = root.sequence
             self.tree.late_rejections += [WAITING_DROPPED] * dropped
 
-    def end_orphans(self) -> None:
-        """Cancel the levels whose handles were garbage-collected."""
+    def _repeat_end(
+        self, node: Node, status: Status, error: Failure | None, message: str | None, ended: list[Node]
+    ) -> None:
+        """Complete an end that an exception interrupted. Each step is idempotent."""
+        self.was_interrupted = True
+        self.guard.release_all()
         with self.lock:
-            operations = [operation for operation in self.tree.operations.values() if operation.orphaned]
-            for operation in operations:
-                operation.orphaned = False
-            orphans = [node for node in self.tree.active if node.orphaned] if operations else []
-        for node in orphans:
-            self.end_level(node, Status.CANCELLED, message=REASON_COLLECTED)
+            if node in self.tree.active:
+                self._end_level_locked(node, status, error, message, ended)
+        for each in ended:
+            self.listener.on_level_ended(each)
+
+    def _end_deferred(self, node: Node, status: Status, error: Failure | None, message: str | None) -> None:
+        self.end_level(node, status, error=error, message=message)
+
+    def end_interrupted(self) -> None:
+        """Complete the ends that exceptions interrupted, also while they were repeated."""
+        if not self.was_interrupted:
+            return
+        with self.lock:
+            interrupted = self.tree.list_interrupted_locked()
+        for node in interrupted:
+            self.end_level(node, node.status)
+        self.was_interrupted = False
+
+    def end_orphans(self) -> None:
+        """Run deferred calls, and end what garbage-collected handles and exits left."""
+        if self.is_interrupting():
+            return
+        if self.guard.calls:
+            self.guard.run_deferred()
+        # Why bounded: the end of a level may collect further handles.
+        for _ in range(len(orphans)):
+            try:
+                reference: HandleReference | BlockReference = orphans.popleft()
+            except IndexError:  # another thread handles it
+                return
+            try:
+                # Why defaults: an exception may have interrupted the creation of the reference.
+                if isinstance(reference, BlockReference):
+                    leave: Callable[[], object] | None = getattr(reference, "leave", None)
+                    if leave is not None:
+                        leave()
+                    continue
+                node: Node | None = getattr(reference, "node", None)
+                if node is not None and node.handle is reference:
+                    self.end_level(node, Status.CANCELLED, message=reference.reason)
+            except BaseException:
+                orphans.append(reference)
+                raise
 
     def report_late_rejections(self) -> None:
         """Report to the listener what the tree rejected while the lock was held."""
@@ -189,14 +399,16 @@ class StoreState:
             self.listener.on_late_rejection(reason, text, call_site)
 
     def _store_ended_locked(self, operation: Operation) -> None:
-        self.ended.append(operation)
+        if not self.ended or self.ended[-1] is not operation:
+            self.ended.append(operation)
         count = 0
         for earlier in reversed(self.ended):
             count += 0 if earlier.ended is None else len(earlier.ended)
             if count > self.limits.history_levels and earlier.root is not None and earlier is not operation:
                 earlier.root.children = earlier.ended = None
         if len(self.ended) > self.limits.history:
-            evicted = self.ended.popleft()
+            evicted = self.ended[0]
             self.events.drop_operation_locked(evicted)
             self.logs.drop_operation_locked(evicted)
             self.previews.drop_operations_locked([evicted])
+            self.ended.popleft()

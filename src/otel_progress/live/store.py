@@ -21,8 +21,8 @@ from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
 from otel_progress.live.state import StoreState
-from otel_progress.live.tree import Limits, OpenRejected
-from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, Status
+from otel_progress.live.tree import Limits
+from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import (
     CancelRequest,
@@ -66,8 +66,6 @@ class LiveStore:
         self.get_history_scope = get_history_scope
         self.limits = limits or Limits()
         self._listener: StoreListener = listener or NullListener()
-        self.notify_change: Callable[[], None] = self._listener.on_change
-        """The listener's method, bound once because every start of a level calls it."""
         self._state = StoreState(
             instance,
             clock=clock,
@@ -79,10 +77,15 @@ class LiveStore:
             get_history_scope=get_history_scope,
             listener=self._listener,
         )
+        self.notify_change = self._state.notify_change
         self.end_level = self._state.end_level
         """Ends a level, see ``StoreState.end_level``. Bound once because every end of a level calls
         it.
         """
+        self.create_node = self._state.tree.create_node
+        """Returns a pending node for ``start_node``, without a lock. See ``Tree.create_node``."""
+        self.start_node = self._state.start_level
+        """Starts a pending node, see ``StoreState.start_level``."""
         self.reader = LiveReader(self._state)
         """Reader of the current state. Stays valid after ``restart``."""
         self._interruptions = Interruptions(self._state)
@@ -99,6 +102,7 @@ class LiveStore:
         state = self._state
         return (
             not state.tree.active
+            and not state.guard
             and not state.tree.closed
             and not len(state.ends)
             and not state.events
@@ -134,76 +138,48 @@ class LiveStore:
         A forked child calls it.
         """
         self._state.restart(instance)
+        self.create_node = self._state.tree.create_node
         self._collector = ChangeCollector(self._state)
 
     # --- levels ----------------------------------------------------------------------------------
 
-    def start_level(self, parent: Node | None, spec: Spec) -> Node | None:
+    def start_level(self, parent: Node | None, spec: Spec, node: Node | None = None) -> Node | None:
         """Start a level below ``parent``, or an operation without a parent.
 
-        Return None when it was rejected.
+        ``node`` is its pending node, by default a new one. Return None when it was rejected.
         """
-        try:
-            node = self._start(parent, spec)
-        except OpenRejected as rejection:
-            self._listener.on_rejection(rejection.reason, rejection.text)
-            if not rejection.can_rename:
-                return None
-            node = self._start(parent, spec, rename=True)
-        try:
-            if parent is None:
-                self._listener.on_operation_started(node)
-            self.notify_change()
-        except BaseException as error:
-            # Why: after an interrupt the caller gets no handle with which it could end the level.
-            self.end_level(node, Status.CANCELLED, message=type(error).__name__)
-            raise
-        return node
-
-    def _start(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
-        state = self._state
-        with state.lock:
-            node = state.tree.start_level_locked(parent, spec, rename=rename)
-            if parent is None and spec.batch is not None:
-                state.batches.add_operation_locked(spec.batch, node)
-        return node
+        node = self.create_node(parent, spec) if node is None else node
+        return node if self.start_node(node) else None
 
     def start_stage(self, parent: Node, spec: Spec) -> Node | None:
         """Start a stage of ``parent``. Return None when it was rejected."""
-        ended: list[Node] = []
-        try:
-            with self._state.lock:
-                node = self._state.tree.start_stage_locked(parent, spec, ended)
-        except OpenRejected as rejection:
-            self._listener.on_rejection(rejection.reason, rejection.text)
-            return None
-        for each in ended:
-            self._listener.on_level_ended(each)
-        self.notify_change()
-        return node
+        return self._state.start_stage(parent, spec)
 
-    def start_pause(self, operation: Operation, reason: str | None) -> str | None:
-        """Pause an operation. Pauses nest. Return the message that ``reason`` replaces."""
-        return self._interruptions.start_pause(operation, reason)
+    def start_pause(self, operation: Operation, key: object, reason: str | None) -> None:
+        """Start the pause of ``key``. Pauses nest. ``reason`` replaces the message."""
+        self._interruptions.start_pause(operation, key, reason)
 
-    def end_pause(self, operation: Operation, reason: str | None, before: str | None) -> None:
-        """End one nested pause and restore the message ``before``.
+    def end_pause(self, operation: Operation, key: object, reason: str | None) -> None:
+        """End the pause of ``key``, and restore the message before it. Idempotent.
 
         The outermost end resumes the operation.
         """
-        self._interruptions.end_pause(operation, reason, before)
+        self._interruptions.end_pause(operation, key, reason)
 
-    def start_opaque(self, node: Node, expected: float | None, *, is_whole_level: bool) -> bool:
-        """Mark a running level as an opaque step. Return False when it does not run.
+    def start_opaque(self, node: Node, key: object, expected: float | None, *, is_whole_level: bool) -> None:
+        """Mark a running level as an opaque step of the block ``key``.
 
         ``expected`` is in seconds. ``is_whole_level`` is True when the level consists of the step
         only. A step within an opaque step changes nothing.
         """
-        return self._interruptions.start_opaque(node, expected, is_whole_level=is_whole_level)
+        self._interruptions.start_opaque(node, key, expected, is_whole_level=is_whole_level)
 
-    def end_opaque(self, node: Node) -> None:
-        """Remove the mark of an opaque step. The level then has measured figures only."""
-        self._interruptions.end_opaque(node)
+    def end_opaque(self, node: Node, key: object) -> None:
+        """End the block ``key`` of an opaque step. Idempotent.
+
+        After the last one the level has measured figures only.
+        """
+        self._interruptions.end_opaque(node, key)
 
     def resume_from(self, node: Node, current: Number) -> None:
         """Set the units that an earlier session completed.
@@ -254,29 +230,32 @@ class LiveStore:
 
     def add_preview(self, node: Node, preview: Preview, evicted: Sequence[Preview] = ()) -> None:
         """Store a preview and drop the ``evicted`` ones, which have no location any more."""
-        operation = node.operation
-        with self._state.lock:
-            self._state.previews.add_locked(operation, preview, evicted)
-            root = operation.root
-            if root is not None:
-                root.dirty = True
-                if root.status.finished:
-                    # Why: its figures are not updated any more, but subscribers need the new number
-                    # of previews.
-                    operation.sequence = root.sequence = operation.sequence + 1
-                    root.snapshot = None
+        self._state.guard.run(self._add_preview_locked, node.operation, preview, evicted)
         self.notify_change()
+
+    def _add_preview_locked(self, operation: Operation, preview: Preview, evicted: Sequence[Preview]) -> None:
+        self._state.previews.add_locked(operation, preview, evicted)
+        root = operation.root
+        if root is not None:
+            root.dirty = True
+            if root.status.finished:
+                # Why: its figures are not updated any more, but subscribers need the new number of
+                # previews.
+                operation.sequence = root.sequence = operation.sequence + 1
+                root.snapshot = None
 
     def add_sample(self, sample: ResourceSample) -> None:
         """Store a resource sample and add it to the usage of all active operations."""
+        self._state.guard.run(self._add_sample_locked, sample)
+
+    def _add_sample_locked(self, sample: ResourceSample) -> None:
         state = self._state
-        with state.lock:
-            state.samples.append(sample)
-            state.unsent_sample = sample
-            for operation in state.tree.operations.values():
-                if operation.usage is None:
-                    operation.usage = UsageAccumulator()
-                operation.usage.add(sample)
+        state.samples.append(sample)
+        state.unsent_sample = sample
+        for operation in state.tree.operations.values():
+            if operation.usage is None:
+                operation.usage = UsageAccumulator()
+            operation.usage.add(sample)
 
     # --- batches ---------------------------------------------------------------------------------
 
@@ -285,23 +264,20 @@ class LiveStore:
 
         Return its id, which is created when it is None.
         """
-        with self._state.lock:
-            if id_ is None:
-                id_ = f"{type_}-{self._state.create_id()[:8]}"
-            self._state.batches.declare_locked(id_, name, type_, total)
+        if id_ is None:
+            id_ = f"{type_}-{self._state.create_id()[:8]}"
+        self._state.guard.run(self._state.batches.declare_locked, id_, name, type_, total)
         self.notify_change()
         return id_
 
     def set_batch_total(self, batch_id: str, total: int) -> None:
         """Set the number of operations in a batch."""
-        with self._state.lock:
-            self._state.batches.set_total_locked(batch_id, total)
+        self._state.guard.run(self._state.batches.set_total_locked, batch_id, total)
         self.notify_change()
 
     def close_batch(self, batch_id: str) -> None:
         """Declare that a batch gets no more operations."""
-        with self._state.lock:
-            self._state.batches.close_locked(batch_id)
+        self._state.guard.run(self._state.batches.close_locked, batch_id)
         self.notify_change()
 
     # --- control ---------------------------------------------------------------------------------
@@ -314,20 +290,25 @@ class LiveStore:
         With ``run``, only that run is requested to stop. It is given for requests from the journal.
         Other requests are in the next change set. The first request of a run wins.
         """
-        with self._state.lock:
-            operation = self._state.tree.operations.get(operation_id)
-            if operation is None or (run is not None and operation.run != run):
-                return False
-            if operation.cancel_requested_at is None:
-                at, text = self.read_time(operation), truncate(reason)
-                operation.request_cancel(at, text)
-                if run is None:
-                    request = CancelRequest(operation.run, operation.id, text, at)
-                    self._state.unsent_cancel_requests.append(request)
-                if operation.root is not None:
-                    operation.root.dirty = True
+        state = self._state
+        operation = state.tree.operations.get(operation_id)
+        if operation is None or (run is not None and operation.run != run):
+            return False
+        # Why before the lock: a signal handler may request it, and the work reads it at once.
+        if operation.cancel_requested_at is None:
+            operation.request_cancel(self.read_time(operation), truncate(reason))
+            if operation.root is not None:
+                operation.root.dirty = True
+            if run is None:
+                state.guard.run(self._store_cancel_request_locked, operation)
         self.notify_change()
         return True
+
+    def _store_cancel_request_locked(self, operation: Operation) -> None:
+        requests = self._state.unsent_cancel_requests
+        at, reason = operation.cancel_requested_at, operation.cancel_reason
+        if at is not None and all(request.run != operation.run for request in requests):
+            requests.append(CancelRequest(operation.run, operation.id, reason or "", at))
 
     def fail_abandoned(self, operation_id: str, reason: str) -> bool:  # noqa: ARG002
         """Return False. An operation of this process is never abandoned."""
@@ -339,6 +320,9 @@ class LiveStore:
         Return the number of runs.
         """
         state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.delete, operation_id)
+            return sum(operation.id == operation_id for operation in state.ended)
         with state.lock:
             deleted = [operation for operation in state.ended if operation.id == operation_id]
             state.ended = deque(operation for operation in state.ended if operation.id != operation_id)
@@ -352,8 +336,25 @@ class LiveStore:
     # --- ticks -----------------------------------------------------------------------------------
 
     def collect(self) -> ChangeSet:
-        """Return what changed since the last call. The ticker calls it."""
-        return self._collector.collect()
+        """Return what changed since the last call. The ticker calls it.
+
+        A signal handler that interrupts a change gets no changes. They remain for the next call.
+        """
+        if self._state.is_interrupting():
+            return ChangeSet(self._state.instance, self.now(), self.clock())
+        try:
+            return self._collector.collect()
+        except BaseException:
+            # Why: what was collected is lost, such as after an exception of a signal handler.
+            self._collector.request_resend(ended=True)
+            raise
+
+    def run_after_interrupted_call(self, function: Callable[[], object]) -> bool:
+        """Defer a call if the caller interrupts this thread inside the lock.
+
+        Otherwise return False.
+        """
+        return self._state.is_interrupting() and self._state.guard.defer(function)
 
     def resend(self, *, ended: bool = False) -> None:
         """Include all levels of active operations and all batches in the next change set.

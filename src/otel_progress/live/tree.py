@@ -12,7 +12,17 @@ from typing import Final
 
 from otel_progress import semconv
 from otel_progress.live.figures import count_parent_units, needs_update, update_figures_locked
-from otel_progress.live.node import CallSite, Children, EndedLevels, LevelExtras, Node, Operation, Spec
+from otel_progress.live.node import (
+    CallSite,
+    Children,
+    EndedLevels,
+    LevelExtras,
+    Node,
+    Operation,
+    Spec,
+    UnitCount,
+)
+from otel_progress.locking import create_once, store_together
 from otel_progress.model import NO_METADATA, Number, Status
 from otel_progress.semconv import RejectionReason
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
@@ -91,7 +101,7 @@ class Tree:
         """Number of levels that were dropped from ``closed``."""
         self.evicted: list[tuple[str, str]] = []
         """Run and path of the levels that sinks have to drop."""
-        self.items: dict[tuple[str, str, str], Number] = {}
+        self.items: dict[tuple[str, str, str], UnitCount] = {}
         """Units by operation type, level type and outcome that no change set has reported."""
         self.late_rejections: list[tuple[RejectionReason, str, CallSite | None]] = []
         """Reason, text and level's call site of what was rejected while the lock was held. The
@@ -107,37 +117,80 @@ class Tree:
 
     # --- start -----------------------------------------------------------------------------------
 
-    def start_level_locked(self, parent: Node | None, spec: Spec, *, rename: bool = False) -> Node:
-        """Start a level below ``parent``, or an operation without a parent.
+    def create_node(self, parent: Node | None, spec: Spec) -> Node:
+        """Return a pending node below ``parent``, or that of an operation.
 
-        Raises OpenRejected when the parent has ended, or when the id is in use and ``rename`` is
-        False.
+        Needs no lock. :meth:`start_level_locked` adds the node to the tree.
         """
         if parent is None:
-            node = self._create_operation_locked(spec, rename)
-        elif parent in self.active:
-            node = self._create_child_locked(parent, spec, rename)
+            return self._create_operation(spec)
+        children = parent.children or create_once(parent, "children", Children)
+        if spec.id is None:
+            id_, segment = _create_number(children, spec.type)
         else:
-            raise _reject_ended_parent(spec.type)
-        self._activate_locked(node)
+            id_, segment = spec.id, encode_segment(spec.type, spec.id)
+        path = f"{parent.path}/{segment}" if parent.path else segment
+        node = Node(parent.operation, parent, path, id_, spec)
+        node.path_segment = segment
+        if spec.name is None and spec.id is None:
+            node.name = f"{spec.type} {id_}"
         return node
 
-    def start_stage_locked(self, parent: Node, spec: Spec, ended: list[Node]) -> Node:
+    def _create_operation(self, spec: Spec) -> Node:
+        id_ = spec.id if spec.id is not None else f"{spec.type}-{self._create_id()[:8]}"
+        operation = Operation(id_, spec.type, self._create_id(), self._instance, self._stall_after)
+        node = operation.root = Node(operation, None, "", id_, spec)
+        node.name = spec.name if spec.name is not None else spec.type
+        return node
+
+    def start_level_locked(self, node: Node, *, rename: bool = False) -> bool:
+        """Add a pending node to the tree and start it.
+
+        Return False if that was done before.
+
+        Raises OpenRejected when the parent has ended, or when the id is in use and ``rename`` is
+        False. Repeat the call after an exception interrupted it.
+        """
+        if node in self.active and node.counted_status is not Status.PENDING:
+            return False
+        parent = node.parent
+        if parent is None:
+            self._place_operation_locked(node, rename)
+        elif parent in self.active:
+            children = parent.children
+            if children is None or node.path_segment in children.nodes:
+                self._place_child_locked(node, parent, rename)
+            else:
+                # Why not _place_child_locked: most starts of levels end here.
+                node.order = children.created
+                children.created += 1
+                children.nodes[node.path_segment] = node
+        else:
+            raise _reject_ended_parent(node.spec.type)
+        self._activate_locked(node)
+        return True
+
+    def start_stage_locked(
+        self, parent: Node, spec: Spec, started: list[Node], ended: list[Node], node: Node | None = None
+    ) -> Node:
         """Start a stage of ``parent``.
 
         End the current stage and skip the declared stages between them.
 
-        The nodes that end are appended to ``ended``. Raises OpenRejected for an undeclared or an
-        earlier stage.
+        ``node`` is the pending node of an undeclared stage. By default a new one is created.
+        The stage is appended to ``started``, and the nodes that end are appended to ``ended``.
+        Raises OpenRejected for an undeclared or an earlier stage.
         """
         if parent not in self.active:
             raise _reject_ended_parent(f"stage {spec.name!r}")
         stages = None if parent.children is None else parent.children.stages
         if stages is None:
             self._end_current_stage_locked(parent, ended)
-            stage = self._create_child_locked(parent, spec, rename=True)
+            stage = self.create_node(parent, spec) if node is None else node
+            self._place_child_locked(stage, parent, rename=True)
         else:
             stage = self._advance_to_stage_locked(stages, spec.id or "", ended)
+        started.append(stage)
         self._activate_locked(stage)
         if parent.children is not None:
             parent.children.stage = stage
@@ -156,75 +209,68 @@ class Tree:
             elif earlier.status is Status.PENDING:
                 self._skip_stage_locked(earlier)
         if stage.status.finished:
-            stage = stages[index] = self._reopen_locked(stage, stage.spec)
+            before, stage = stage, self._create_attempt(stage, stage.spec)
+            self._replace_attempt_locked(before, stage)
+            stages[index] = stage
         return stage
 
-    def _create_operation_locked(self, spec: Spec, rename: bool) -> Node:
-        id_ = spec.id if spec.id is not None else f"{spec.type}-{self._create_id()[:8]}"
-        if id_ in self.operations:
-            id_ = _find_free_id(id_, self.operations, "operation", rename)
-        operation = Operation(id_, spec.type, self._create_id(), self._instance, self._stall_after)
-        node = operation.root = Node(operation, None, "", id_, spec)
-        node.name = spec.name if spec.name is not None else spec.type
-        self.operations[id_] = operation
-        return node
+    def _place_operation_locked(self, node: Node, rename: bool) -> None:
+        operation = node.operation
+        known = self.operations.get(operation.id)
+        if known is not None and known is not operation:
+            node.id = operation.id = _find_free_id(operation.id, self.operations, "operation", rename)
+        self.operations[operation.id] = operation
 
-    def _create_child_locked(self, parent: Node, spec: Spec, rename: bool) -> Node:
-        children = parent.children
-        if children is None:
-            children = parent.children = Children()
-        type_, id_ = spec.type, spec.id
-        if id_ is None:
-            id_, segment = _create_number(children, type_)
-        else:
-            segment = encode_segment(type_, id_)
-            before = children.nodes.get(segment)
-            if before is not None:
-                if before.status.finished:
-                    return self._reopen_locked(before, spec)
-                ids = {node.id for node in children.nodes.values() if node.spec.type == type_}
-                id_ = _find_free_id(id_, ids, type_, rename)
-                segment = encode_segment(type_, id_)
-        path = f"{parent.path}/{segment}" if parent.path else segment
-        node = Node(parent.operation, parent, path, id_, spec)
-        node.path_segment = segment
-        if spec.name is None and spec.id is None:
-            node.name = f"{type_} {id_}"
+    def _place_child_locked(self, node: Node, parent: Node, rename: bool) -> None:
+        children = parent.children or create_once(parent, "children", Children)
+        before = children.nodes.get(node.path_segment)
+        if before is node:
+            return
+        if before is not None and node.spec.id is not None and before.status.finished:
+            _copy_attempt(before, node)
+            self._replace_attempt_locked(before, node)
+            return
+        if before is not None:
+            self._rename_locked(node, parent, children, rename)
         node.order = children.created
         children.created += 1
-        children.nodes[segment] = node
+        children.nodes[node.path_segment] = node
+
+    def _rename_locked(self, node: Node, parent: Node, children: Children, rename: bool) -> None:
+        """Give a node an id that no level below ``parent`` uses."""
+        type_ = node.spec.type
+        if node.spec.id is None:
+            node.id, segment = _create_number(children, type_)
+            if node.spec.name is None:
+                node.name = f"{type_} {node.id}"
+        else:
+            ids = {each.id for each in children.nodes.values() if each.spec.type == type_}
+            node.id = _find_free_id(node.spec.id, ids, type_, rename)
+            if node.spec.name is None:
+                node.name = node.id
+            segment = encode_segment(type_, node.id)
+        node.path = f"{parent.path}/{segment}" if parent.path else segment
+        node.path_segment = segment
+
+    def _create_attempt(self, before: Node, spec: Spec) -> Node:
+        """Return the pending next attempt of an ended level at the same path."""
+        node = Node(before.operation, before.parent, before.path, before.id, spec)
+        node.path_segment = before.path_segment
+        _copy_attempt(before, node)
         return node
 
-    def _reopen_locked(self, before: Node, spec: Spec) -> Node:
-        """Return the next attempt of an ended level at the same path.
+    def _replace_attempt_locked(self, before: Node, node: Node) -> None:
+        """Replace an ended level by its next attempt.
 
         Subtract the counts of the earlier attempt.
         """
-        node = Node(before.operation, before.parent, before.path, before.id, spec)
-        node.name = spec.name if spec.name is not None else before.name
-        node.attempt = before.attempt + 1
-        node.order = before.order
-        node.declared = before.declared
-        node.path_segment = before.path_segment
-        node.sent_sequence = before.sent_sequence
         if node.operation.resumed_units is not None:
             node.operation.resumed_units.pop(node.path, None)
         self._discard_attempt_locked(before)
         siblings = None if before.parent is None else before.parent.children
         if siblings is not None:
-            if before.status is Status.CANCELLED and not before.declared:
-                share = before.spec.weight * (before.reported_ratio or 0.0)
-                siblings.cancelled_weight -= share
-                siblings.partial_weight -= share
-            elif not before.declared:
-                siblings.done_weight -= before.spec.weight
-            failed, skipped = _count_failed_and_skipped_units(before)
-            siblings.failed -= failed
-            siblings.failures -= before.reported_failures
-            siblings.skipped -= skipped
-            siblings.add_ended(before.status, -1)
+            _subtract_from_parent_locked(before, siblings)
             siblings.nodes[before.path_segment] = node
-        return node
 
     def _discard_attempt_locked(self, before: Node) -> None:
         """Drop an earlier attempt with the levels below it.
@@ -241,16 +287,21 @@ class Tree:
                 self.evicted.append((node.operation.run, node.path))
 
     def _activate_locked(self, node: Node) -> None:
-        node.status = Status.RUNNING
         now = self._now()
         node.started_clock = node.advanced_clock = node.observed_clock = clock = self._clock()
         node.started_at = node.advanced_at = node.observed_at = node.operation.date(now, clock)
         node.info, node.dirty = None, True
+        # Why first: an interrupted start is ended like any active level.
         self.active[node] = None
+        node.status = Status.RUNNING
         parent = node.parent
-        if parent is not None:
-            if parent.children is not None:
-                parent.children.running += 1
+        if parent is None:
+            node.counted_status = Status.RUNNING
+        else:
+            siblings = parent.children
+            if siblings is not None and node.counted_status is not Status.RUNNING:
+                # Why this order: a number that is too high changes nothing.
+                siblings.running, node.counted_status = siblings.running + 1, Status.RUNNING
             parent.dirty = parent.has_advanced = True
         if node.declared:
             self.closed.pop(node, None)
@@ -264,8 +315,13 @@ class Tree:
             spec = Spec(
                 semconv.STAGE, stage.name, stage.name, None, None, stage.weight, None, None, NO_METADATA
             )
-            child = self._create_child_locked(node, spec, rename=True)
-            child.declared = True
+            child = self.create_node(node, spec)
+            known = None if node.children is None else node.children.nodes.get(child.path_segment)
+            if known is not None and known.declared and known not in declared:
+                child = known  # of a start that was interrupted
+            else:
+                child.declared = True
+                self._place_child_locked(child, node, rename=True)
             declared.append(child)
             self.closed[child] = None
         if node.children is not None:
@@ -276,29 +332,43 @@ class Tree:
     def end_level_locked(self, node: Node, status: Status, ended: list[Node]) -> None:
         """End a level and all running levels below it.
 
-        Append the nodes that end to ``ended``, children first.
+        Append the nodes that end to ``ended``, children first. Repeat the call after an exception
+        interrupted it. An operation remains active until :meth:`drop_active_locked`.
         """
         if node not in self.active:
             return
-        if node.children is not None and node.children.running:
-            running = [
-                child for child in walk_levels(node) if child is not node and child.status is Status.RUNNING
-            ]
+        if node.children is not None and (node.children.running or node.status.finished):
+            running = [child for child in walk_levels(node) if child is not node and child in self.active]
             for child in reversed(running):
                 # Why: the last stage ends like the earlier ones, which the start of the next stage
                 # completed.
                 if child.declared and child.parent is node and status is Status.COMPLETED:
                     self._deactivate_locked(child, status, ended)
                     continue
-                child.message = REASON_PARENT_ENDED
+                if child.status.finished:  # an exception interrupted its end
+                    self._deactivate_locked(child, child.status, ended)
+                    continue
+                handle = child.handle
+                if handle is None or handle() is not None:
+                    child.message = REASON_PARENT_ENDED
+                else:
+                    child.message = handle.reason
                 self._deactivate_locked(child, Status.CANCELLED, ended)
         self._deactivate_locked(node, status, ended)
+
+    def drop_active_locked(self, node: Node) -> None:
+        """Remove an ended operation from the active levels, as the last step of its end."""
+        self.active.pop(node, None)
+
+    def list_interrupted_locked(self) -> list[Node]:
+        """Return the levels whose end was interrupted by an exception."""
+        return [node for node in self.active if node.status.finished]
 
     def _deactivate_locked(self, node: Node, status: Status, ended: list[Node]) -> None:
         stages = None if node.children is None else node.children.stages
         if stages is not None and status in (Status.COMPLETED, Status.SKIPPED):
             for stage in stages:
-                if stage.status is Status.PENDING:
+                if stage.status is Status.PENDING or (stage.status is Status.SKIPPED and stage.ratio != 1.0):
                     self._skip_stage_locked(stage)
         now, clock = self._now(), self._clock()
         if node.parent is None and node.operation.pauses is not None:
@@ -307,37 +377,43 @@ class Tree:
         node.duration = max(0.0, clock - (node.started_clock or 0.0))
         node.has_advanced = True
         node.count_one = self._on_late_count
+        node.handle = None
         self.update_level_locked(node, clock, now)
         node.ended_at = node.observed_at
+        if not ended or ended[-1] is not node:
+            ended.append(node)
         self._move_to_ended_locked(node, status)
-        ended.append(node)
 
     def _skip_stage_locked(self, stage: Node) -> None:
-        stage.status = Status.SKIPPED
-        if stage.parent is not None and stage.parent.children is not None:
-            stage.parent.children.skipped += 1
-            stage.parent.children.add_ended(Status.SKIPPED)
+        self.closed[stage] = None
+        siblings = None if stage.parent is None else stage.parent.children
+        if siblings is not None and stage.status is Status.PENDING:
+            store_together(
+                (stage, stage, siblings, siblings),
+                ("status", "counted_status", "skipped", "ended_skipped"),
+                (Status.SKIPPED, Status.SKIPPED, siblings.skipped + 1, siblings.ended_skipped + 1),
+            )
         now, clock = self._now(), self._clock()
         self.update_level_locked(stage, clock, now)
-        self.closed[stage] = None
 
     def _move_to_ended_locked(self, node: Node, status: Status) -> None:
         """Add an ended level to its parent's counts and to the operation's ended levels."""
-        del self.active[node]
         self.closed[node] = None
         if len(self.closed) > self._limits.waiting_levels:
             self._drop_oldest_closed_locked()
         operation = node.operation
         if node.parent is None:
-            self.operations.pop(operation.id, None)
+            if self.operations.get(operation.id) is operation:
+                del self.operations[operation.id]
             return
         if node.parent.children is not None:
             _add_to_parent_locked(node, status, node.parent.children)
-        if node.declared:
-            return
-        if operation.ended is None:
-            operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
-        operation.ended.add(node, self._evict_locked)
+        if not node.declared:
+            if operation.ended is None:
+                operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
+            operation.ended.add(node, self._evict_locked)
+        # Why last: an end that an exception interrupts is repeated while the level is active.
+        self.active.pop(node, None)
 
     def _drop_oldest_closed_locked(self) -> None:
         """Drop the level that has waited longest for a tick, but no operation.
@@ -372,22 +448,20 @@ class Tree:
 
         ``clock`` and ``now`` are monotonic and Unix seconds. The last update may be newer.
         """
-        failed, skipped = node.failed - node.failed_below, node.skipped
         update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.extras is None:
             return
         if node.extras is not None and node.extras.exceeds_total:
             self._warn_exceeded_total_locked(node, node.extras)
         failed_units = node.failed - node.failed_below
-        if failed_units > failed:
-            self._count_units_locked(node, "failed", failed_units - failed)
-        if node.skipped > skipped:
-            self._count_units_locked(node, "skipped", node.skipped - skipped)
+        if failed_units > node.counted_failed:
+            self._count_units_locked(node, "failed", node.counted_failed, failed_units)
+        if node.skipped > node.counted_skipped:
+            self._count_units_locked(node, "skipped", node.counted_skipped, node.skipped)
         # Why the highest value: an outcome may be counted before its unit is done.
         completed = node.current - failed_units - node.skipped
         if completed > node.counted_completed:
-            self._count_units_locked(node, "completed", completed - node.counted_completed)
-            node.counted_completed = completed
+            self._count_units_locked(node, "completed", node.counted_completed, completed)
 
     def update_if_needed_locked(self, node: Node, clock: float, now: float) -> bool:
         """Update the figures of a level if they changed.
@@ -408,9 +482,13 @@ class Tree:
             text = f"Invalid count of {level}: {expected}. Raise it with set_total()."
             self.late_rejections.append(("beyond_total", text, node.call_site))
 
-    def _count_units_locked(self, node: Node, outcome: str, units: Number) -> None:
+    def _count_units_locked(self, node: Node, outcome: str, counted: Number, units: Number) -> None:
+        """Add the units beyond ``counted`` to the metrics."""
         key = (node.operation.type, node.spec.type, outcome)
-        self.items[key] = self.items.get(key, 0) + units
+        count = self.items.get(key)
+        if count is None:
+            count = self.items[key] = UnitCount()
+        store_together((count, node), ("units", f"counted_{outcome}"), (count.units + units - counted, units))
 
 
 def _reject_ended_parent(level: str) -> OpenRejected:
@@ -450,9 +528,11 @@ def _find_free_id(id_: str, used_ids: Container[str], kind: str, rename: bool) -
 def _create_number(children: Children, type_: str) -> tuple[str, str]:
     """Return the next free number of a type as an id, and its path segment."""
     stem = encode_segment(type_, "")
+    next_number = children.auto_ids.get(type_)
+    if next_number is None:
+        next_number = children.auto_ids.setdefault(type_, itertools.count(1).__next__)
     while True:
-        number = children.auto_ids[type_] = children.auto_ids.get(type_, 0) + 1
-        id_ = str(number)
+        id_ = str(next_number())
         segment = stem + id_
         if segment not in children.nodes:
             return id_, segment
@@ -460,24 +540,127 @@ def _create_number(children: Children, type_: str) -> tuple[str, str]:
 
 def _add_to_parent_locked(node: Node, status: Status, siblings: Children) -> None:
     """Add an ended level to the counts of its parent."""
-    siblings.running -= 1
-    if status is Status.COMPLETED:
-        siblings.ended_completed += 1
-    else:
-        siblings.add_ended(status)
-    if status is Status.CANCELLED and not node.declared:
-        siblings.cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
-    if siblings.running == 0:
-        # Why: it removes the rounding errors of the additions and subtractions.
-        siblings.partial_weight = siblings.cancelled_weight
-    if status is not Status.COMPLETED or node.failed or node.skipped:
-        failed, skipped = _count_failed_and_skipped_units(node)
-        siblings.failed += failed
-        siblings.skipped += skipped
     if siblings.stage is node:
         siblings.stage = None
-    if not node.declared and status is not Status.CANCELLED:
-        siblings.done_weight += node.spec.weight
+    if node.counted_status.finished:
+        return
+    if status is Status.COMPLETED and not (node.failed or node.skipped or node.declared or node.ended_early):
+        # Why one statement without a call: no signal handler, finalizer or other thread can run
+        # within it. A tracer can raise within it, and leaves a number of running levels that is too
+        # high, which changes nothing.
+        node.counted_status, siblings.done_weight, siblings.ended_completed, siblings.running = (
+            status,
+            siblings.done_weight + node.spec.weight,
+            siblings.ended_completed + 1,
+            siblings.running - 1,
+        )
+        if siblings.running == 0:
+            # Why: it removes the rounding errors of the additions and subtractions.
+            siblings.partial_weight = siblings.cancelled_weight
+        return
+    _add_other_to_parent_locked(node, status, siblings)
+
+
+def _add_other_to_parent_locked(node: Node, status: Status, siblings: Children) -> None:
+    """Add an ended stage, or a level that did not complete all its units."""
+    running = siblings.running - (1 if node.counted_status is Status.RUNNING else 0)
+    cancelled_weight, done_weight = siblings.cancelled_weight, siblings.done_weight
+    failed, skipped = siblings.failed, siblings.skipped
+    if not node.declared:
+        if status is Status.CANCELLED:
+            cancelled_weight += node.spec.weight * (node.reported_ratio or 0.0)
+        else:
+            done_weight += node.spec.weight
+    if status is not Status.COMPLETED or node.failed or node.skipped:
+        more_failed, more_skipped = _count_failed_and_skipped_units(node)
+        failed += more_failed
+        skipped += more_skipped
+    # Why: it removes the rounding errors of the additions and subtractions.
+    partial_weight = siblings.partial_weight if running else cancelled_weight
+    ended = getattr(siblings, _ENDED[status])
+    store_together(
+        (*(siblings,) * 8, node),
+        _SUMS[status],
+        (
+            running,
+            cancelled_weight,
+            partial_weight,
+            failed,
+            skipped,
+            done_weight,
+            siblings.ended_early + (status is Status.COMPLETED and node.ended_early),
+            ended + 1,
+            status,
+        ),
+    )
+
+
+def _subtract_from_parent_locked(node: Node, siblings: Children) -> None:
+    """Subtract an ended level from the counts of its parent."""
+    if not node.counted_status.finished:
+        return
+    cancelled_weight, done_weight = siblings.cancelled_weight, siblings.done_weight
+    partial_weight = siblings.partial_weight
+    if not node.declared:
+        if node.status is Status.CANCELLED:
+            share = node.spec.weight * (node.reported_ratio or 0.0)
+            cancelled_weight -= share
+            partial_weight -= share
+        else:
+            done_weight -= node.spec.weight
+    failed, skipped = _count_failed_and_skipped_units(node)
+    store_together(
+        (*(siblings,) * 9, node),
+        ("failures", *_SUMS[node.status]),
+        (
+            siblings.failures - node.reported_failures,
+            siblings.running,
+            cancelled_weight,
+            partial_weight,
+            siblings.failed - failed,
+            siblings.skipped - skipped,
+            done_weight,
+            siblings.ended_early - (node.status is Status.COMPLETED and node.ended_early),
+            getattr(siblings, _ENDED[node.status]) - 1,
+            Status.PENDING,
+        ),
+    )
+
+
+_ENDED: Final = {
+    Status.COMPLETED: "ended_completed",
+    Status.FAILED: "ended_failed",
+    Status.CANCELLED: "ended_cancelled",
+    Status.SKIPPED: "ended_skipped",
+}
+"""Name of the number of ended levels, by status."""
+
+
+_SUMS: Final = {
+    status: (
+        "running",
+        "cancelled_weight",
+        "partial_weight",
+        "failed",
+        "skipped",
+        "done_weight",
+        "ended_early",
+        name,
+        "counted_status",
+    )
+    for status, name in _ENDED.items()
+}
+"""Counts of the levels below a level, and the status under which they include one of them."""
+
+
+def _copy_attempt(before: Node, node: Node) -> None:
+    """Copy what the next attempt of a level has from the earlier one."""
+    node.id, node.path = before.id, before.path
+    node.name = node.spec.name if node.spec.name is not None else before.name
+    node.attempt = before.attempt + 1
+    node.order = before.order
+    node.declared = before.declared
+    node.sent_sequence = before.sent_sequence
 
 
 def _count_failed_and_skipped_units(node: Node) -> tuple[int, int]:

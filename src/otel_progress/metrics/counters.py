@@ -11,13 +11,13 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Final, NamedTuple
 
 from otel_progress import semconv
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.live.predictions import Predictions
+from otel_progress.locking import CallerLock
 from otel_progress.metrics.labels import BoundedLabels
 from otel_progress.model import Eta, LevelSnapshot, Number, Status
 from otel_progress.protocols import ChangeSet
@@ -108,7 +108,7 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = CallerLock()
         self._initial_errors = internal_error_counts.copy()
         self._end_tracker = EndTracker()
         self._counters: dict[Metric, dict[tuple[str, ...], Number]] = {}
@@ -127,7 +127,7 @@ class Totals:
             for snapshot in change_set.snapshots
             if not snapshot.path and not snapshot.status.finished
         }
-        with self._lock:
+        with self._lock.lock:
             for operation_type in started - self._started_types:
                 self._start_series(operation_type)
             for (operation_type, level_type, outcome), units in change_set.items.items():
@@ -140,6 +140,7 @@ class Totals:
                     self._count(metric, labels, amount)
                 elif math.isfinite(amount):
                     self._observe(metric, labels, amount, snapshot)
+        self._lock.run_deferred()
 
     def close(self) -> None:
         """Do nothing. Totals stay readable until the process ends."""
@@ -170,18 +171,18 @@ class Totals:
     def observe_tick(self, seconds: float) -> None:
         """Record the duration of a tick."""
         if 0.0 <= seconds < math.inf:
-            with self._lock:
-                self._observe(semconv.TICK_DURATION, (), seconds, None)
+            self._lock.run(self._observe, semconv.TICK_DURATION, (), seconds, None)
 
     def read(self) -> TotalsReading:
         """Return a copy of all totals."""
-        with self._lock:
+        with self._lock.lock:
             counters = {metric: dict(series) for metric, series in self._counters.items()}
             copies = [
                 (metric, labels, tuple(histogram.counts), histogram.sum, tuple(histogram.examples))
                 for metric, series in self._histograms.items()
                 for labels, histogram in series.items()
             ]
+        self._lock.run_deferred()
         if errors := _count_errors_since(self._initial_errors):
             # Why the sum: a failed query of the journal and a failed write have the same label.
             counted = counters.setdefault(semconv.SINK_ERRORS, {})
@@ -210,9 +211,11 @@ class Totals:
 
     def _count_reason(self, metric: Metric, reason: str, count: int) -> None:
         if count > 0:
-            with self._lock:
-                bounded = self._reasons.setdefault(metric, BoundedLabels(MAX_REASONS))
-                self._count(metric, bounded.fit(reason), count)
+            self._lock.run(self._fit_and_count, metric, reason, count)
+
+    def _fit_and_count(self, metric: Metric, reason: str, count: int) -> None:
+        bounded = self._reasons.setdefault(metric, BoundedLabels(MAX_REASONS))
+        self._count(metric, bounded.fit(reason), count)
 
     def _count(self, metric: Metric, labels: tuple[str, ...], amount: Number) -> None:
         series = self._counters.setdefault(metric, {})
@@ -230,7 +233,7 @@ class Totals:
 
     def _renew_lock(self) -> None:
         """Replace the lock in a forked child. A thread of the parent may have held it."""
-        self._lock = Lock()
+        self._lock = CallerLock()
 
     def _get_histogram(self, metric: Metric, labels: tuple[str, ...]) -> _Histogram:
         series = self._histograms.setdefault(metric, {})

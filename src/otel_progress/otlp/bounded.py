@@ -55,15 +55,18 @@ class ShutdownBudget:
         self._clock = clock
         self._grace_s = min(_GRACE_S, limit_s / (2 * _MAX_WAITS))
         self._left_s = limit_s - _MAX_WAITS * self._grace_s
-        self._lock = threading.Lock()
+        # Why reentrant: a signal handler may shut down while its thread does.
+        self._lock = threading.RLock()
 
     @contextmanager
     def wait(self) -> Iterator[float]:
         """Yield the seconds that the block may wait. Its duration reduces the budget."""
         started = self._clock()
         yield max(self._left_s, self._grace_s)
+        elapsed_s = self._clock() - started
         with self._lock:
-            self._left_s -= self._clock() - started
+            # Why without a call: no signal handler can run within the statement.
+            self._left_s -= elapsed_s
 
 
 class ExportMonitor(Generic[T]):
@@ -86,6 +89,8 @@ class ExportMonitor(Generic[T]):
         self.budget = budget or ShutdownBudget()
         self.last_log_message = ""
         self.failures = 0
+        self.exports = 0
+        """Number of exports that were started."""
         self._name = name
         self._export = export
         self._stop = stop
@@ -104,6 +109,7 @@ class ExportMonitor(Generic[T]):
         """
         if self._stopped:
             return False
+        self.exports += 1
         self._in_flight[:] = [os.getpid()]  # replaces an entry that a forked child inherited
         self.last_log_message = ""
         accepted = False
@@ -140,6 +146,13 @@ class ExportMonitor(Generic[T]):
                 self._stop()
             except Exception as exc:
                 _logger.debug("The exporter of %s could not be closed: %s", self._name, exc)
+
+    def report_unsent(self) -> None:
+        """Report that waiting records were lost when the exporter was closed.
+
+        Why: on a busy machine, the thread of the SDK may not start an export within the budget.
+        """
+        self._report_failure("the last batch was not sent within the time for shutdown")
 
     @contextmanager
     def stopped_on_error(self) -> Iterator[None]:
@@ -192,6 +205,14 @@ class ExportMonitor(Generic[T]):
             _logger.info(
                 "OTLP export of %s succeeds again, after %d lost batches.", self._name, self.failures
             )
+
+
+def report_unsent_records(processor: Any, monitor: ExportMonitor[Any]) -> None:
+    """Report records in the queue of a batch processor after its shutdown."""
+    queue = getattr(processor, "_queue", ())
+    if queue:
+        queue.clear()  # so that a second shutdown does not report them again
+        monitor.report_unsent()
 
 
 def run_with_timeout(timeout_s: float, call: Callable[[], object]) -> bool:

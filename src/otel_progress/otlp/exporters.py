@@ -22,6 +22,7 @@ from otel_progress.otlp.bounded import (
     ShutdownBudget,
     capture_exporter_logs,
     capturing_constructor_logs,
+    report_unsent_records,
 )
 from otel_progress.otlp.environment import Protocol, Signal, is_signal_disabled, select_protocol
 from otel_progress.sampling import ProgressSampler
@@ -184,6 +185,7 @@ class BoundedSpanProcessor(BatchSpanProcessor):
         # Why: the public shutdown() takes no timeout and waits 30 s.
         with self.monitor.budget.wait() as timeout_s:
             self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
+        report_unsent_records(self._batch_processor, self.monitor)
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:
         """Return True if all ended spans were exported within ``timeout_millis`` (30,000)."""

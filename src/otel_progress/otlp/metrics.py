@@ -90,6 +90,9 @@ class OtlpMetrics:
         self._caps = caps
         self._sources = sources or MetricSources()
         self._failing = False
+        self._is_empty = False
+        """The last collection had no metrics."""
+        self._is_closed = False
         self._delta = os.environ.get(_TEMPORALITY, "").strip().lower() in ("delta", "lowmemory")
         self._since_ns = time.time_ns()
         self._exported: dict[tuple[Metric, tuple[str, ...]], Any] = {}
@@ -108,8 +111,14 @@ class OtlpMetrics:
 
     def close(self) -> None:
         """Export a last time within the ShutdownBudget, then close."""
-        with self._monitor.budget.wait() as timeout_s:
+        monitor = self._monitor
+        before = monitor.exports, monitor.failures
+        self._is_empty = False
+        with monitor.budget.wait() as timeout_s:
             self._periodic.shutdown(timeout_millis=timeout_s * 1000)
+        if (monitor.exports, monitor.failures) == before and not self._is_empty and not self._is_closed:
+            monitor.report_unsent()
+        self._is_closed = True
 
     # ARG002: the arguments are those of the SDK's callback.
     def _collect(self, _: object, timeout_millis: float = 0.0) -> MetricsData | None:  # noqa: ARG002
@@ -117,6 +126,7 @@ class OtlpMetrics:
         metrics = [*self._gauges(now_ns), *self._sums_and_histograms(now_ns)]
         if self._delta:
             self._since_ns = now_ns
+        self._is_empty = not metrics
         return _build_metrics_data(self._resource, metrics) if metrics else None
 
     def _gauges(self, now_ns: int) -> Iterator[MetricPoints]:

@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 )
 
 from otel_progress.model import MetadataValue
-from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget
+from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget, report_unsent_records
 from otel_progress.otlp.environment import Protocol
 from otel_progress.otlp.exporters import configuration_errors, make_exporter
 
@@ -168,12 +168,13 @@ class _BoundedLogProcessor(logs_export.BatchLogRecordProcessor):
 
     def __init__(self, exporter: _BoundedLogExporter, *, max_queue_size: int | None) -> None:
         super().__init__(exporter, max_queue_size=max_queue_size)  # type: ignore[arg-type]
-        self._budget = exporter.monitor.budget
+        self._monitor = exporter.monitor
 
     def shutdown(self) -> None:
         # Why: the public shutdown() takes no timeout and waits 30 s.
-        with self._budget.wait() as timeout_s:
+        with self._monitor.budget.wait() as timeout_s:
             self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
+        report_unsent_records(self._batch_processor, self._monitor)
 
 
 def _make_log_exporter(protocol: Protocol) -> Any:

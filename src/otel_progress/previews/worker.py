@@ -14,6 +14,7 @@ from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import build_thread_error
+from otel_progress.locking import CallerLock
 from otel_progress.suppression import run_suppressed
 
 MAX_QUEUED_PREVIEWS: Final = 16
@@ -32,7 +33,8 @@ class Worker:
 
     def restart(self) -> None:
         """Drop the thread and all jobs, in a forked child."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = CallerLock()
+        self._changed = threading.Condition(self._lock.lock)
         self._previews: deque[Callable[[], None]] = deque()
         self._tasks: deque[Callable[[], None]] = deque(maxlen=MAX_QUEUED_TASKS)
         self._thread: threading.Thread | None = None
@@ -41,7 +43,10 @@ class Worker:
 
     def offer(self, job: Callable[[], None]) -> bool:
         """Queue a preview. Return False if the queue is full or the worker is closed."""
-        with self._changed:
+        # Why not queued: a caller that interrupts its own thread must not wait for itself.
+        if self._lock.is_interrupting():
+            return False
+        with self._lock.lock:
             if self._closed or len(self._previews) >= MAX_QUEUED_PREVIEWS:
                 return False
             self._previews.append(job)
@@ -49,28 +54,34 @@ class Worker:
 
     def submit_background(self, job: Callable[[], None]) -> None:
         """Queue another task. It runs when no preview is queued."""
-        with self._changed:
-            if not self._closed:
-                self._tasks.append(job)
-                self._start()
+        self._lock.run(self._add_task, job)
+
+    def _add_task(self, job: Callable[[], None]) -> None:
+        if not self._closed:
+            self._tasks.append(job)
+            self._start()
 
     def flush(self, timeout: float) -> bool:
         """Wait until all jobs have ended.
 
         Return False if ``timeout`` seconds were not enough.
         """
-        with self._changed:
-            return self._changed.wait_for(lambda: not (self._busy or self._previews or self._tasks), timeout)
+        if self._lock.is_interrupting():
+            return False
+        return self._lock.wait_for(
+            self._changed, lambda: not (self._busy or self._previews or self._tasks), timeout
+        )
 
     def close(self, timeout: float) -> bool:
         """Accept no further jobs, and wait like :meth:`flush`.
 
         A hanging thread ends with the process.
         """
-        with self._changed:
-            self._closed = True
+        self._closed = True
+        if self._lock.is_interrupting():
+            return False
         done = self.flush(timeout)
-        with self._changed:
+        with self._lock.lock:
             self._previews.clear()
             self._tasks.clear()
             self._changed.notify_all()
@@ -82,7 +93,7 @@ class Worker:
     def _start(self) -> bool:
         if self._thread is None:
             thread = threading.Thread(
-                target=run_suppressed(partial(self._run, self._changed)),
+                target=run_suppressed(partial(self._run, self._lock, self._changed)),
                 name="otel-progress-previews",
                 daemon=True,
             )
@@ -99,9 +110,10 @@ class Worker:
         self._changed.notify_all()
         return True
 
-    def _run(self, changed: threading.Condition) -> None:
+    def _run(self, lock: CallerLock, changed: threading.Condition) -> None:
         while True:
-            with changed:
+            lock.run_deferred()
+            with lock.lock:
                 self._busy = False
                 changed.notify_all()
                 changed.wait_for(lambda: self._previews or self._tasks or self._closed)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final, TypeAlias, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.interrupts import is_interrupt
 from otel_progress.model import LevelSnapshot, MetadataValue
 from otel_progress.text import MAX_NAME, MAX_TEXT, truncate
 
@@ -101,6 +102,8 @@ class Redactor:
         try:
             clean = hook(key, text)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             report_internal_error(
                 "redaction", "The redact= function raised. The text is redacted.", error=error
             )

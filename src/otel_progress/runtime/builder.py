@@ -319,7 +319,11 @@ class _RuntimeBuilder:
             settings.preview_at, settings.preview_edge, FORMATS[settings.preview_format], bounds
         )
         self._components.previews = self._components.recording.previewer = PreviewService(
-            open_store(settings.previews, None if self._journal is None else self._journal.location),
+            open_store(
+                settings.previews,
+                None if self._journal is None else self._journal.location,
+                self._store.now,
+            ),
             style,
             count=self._totals.count_preview,
             base=self._components.read_public_url,

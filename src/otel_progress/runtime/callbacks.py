@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ConfigurationError
+from otel_progress.locking import CallerLock
 from otel_progress.operations import OperationSnapshot
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.text import truncate
@@ -64,7 +65,8 @@ class CallbackWorker:
         """Monotonic time of the last delivered update of each run."""
         self._ended_runs: dict[str, None] = {}
         """Runs that ended recently. A later update of such a run is ignored."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = CallerLock()
+        self._changed = threading.Condition(self._lock.lock)
         self._is_busy = False
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -85,54 +87,65 @@ class CallbackWorker:
 
     def submit(self, event: CallbackEvent, operation: OperationSnapshot) -> None:
         """Add an event to the queue. An end replaces the waiting update of its run."""
-        dropped = 0
-        with self._changed:
-            if self._thread is None and not self._is_closed:
-                self._start_thread()
-            if event == "updated":
-                if operation.run not in self._ended_runs:
-                    self._updates[operation.run] = operation
-            else:
-                if event != "started":
-                    self._updates.pop(operation.run, None)
-                    self._ended_runs[operation.run] = None
-                    if len(self._ended_runs) > self._max_waiting:
-                        del self._ended_runs[next(iter(self._ended_runs))]
-                self._edges.append((event, operation))
-                if len(self._edges) > self._max_waiting:
-                    self._edges.popleft()
-                    dropped = 1
-            self._changed.notify_all()
+        dropped: list[CallbackEvent] = []
+        self._lock.run(self._add, event, operation, dropped)
         if dropped:
-            self._on_dropped(dropped)
+            self._on_dropped(len(dropped))
+
+    def _add(self, event: CallbackEvent, operation: OperationSnapshot, dropped: list[CallbackEvent]) -> None:
+        if self._thread is None and not self._is_closed:
+            self._start_thread()
+        if event == "updated":
+            if operation.run not in self._ended_runs:
+                self._updates[operation.run] = operation
+        else:
+            if event != "started":
+                # Why: an end that an exception interrupted is submitted again.
+                if operation.run in self._ended_runs:
+                    return
+                self._updates.pop(operation.run, None)
+                self._edges.append((event, operation))
+                self._ended_runs[operation.run] = None
+                if len(self._ended_runs) > self._max_waiting:
+                    del self._ended_runs[next(iter(self._ended_runs))]
+            else:
+                self._edges.append((event, operation))
+            if len(self._edges) > self._max_waiting:
+                self._edges.popleft()
+                dropped.append(event)
+        self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
         """Wait until all events are delivered, updates without their interval.
 
         Return False after ``timeout`` seconds.
         """
+        if self._lock.is_interrupting():
+            return False
         deadline = time.monotonic() + timeout
-        with self._changed:
+        with self._lock.lock:
             self._delivered.clear()
             self._changed.notify_all()
             has_no_thread = self._thread is None
         # Why: delivering here is better than losing the events.
         while has_no_thread and time.monotonic() < deadline and self._deliver_next():
             pass
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._edges or self._updates or self._is_busy), timeout
-            )
+        return self._lock.wait_for(
+            self._changed, lambda: not (self._edges or self._updates or self._is_busy), timeout
+        )
 
     def close(self) -> None:
         """Stop delivering. Waiting events are dropped."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        self._lock.run(self._close)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            self._lock.run_deferred()
+            with self._lock.lock:
                 self._is_busy = False
                 self._changed.notify_all()
                 while not self._is_closed and (delay_s := self._compute_delay()) != 0.0:
@@ -145,7 +158,7 @@ class CallbackWorker:
 
     def _deliver_next(self) -> bool:
         """Deliver one event on the current thread. Return False if none waits."""
-        with self._changed:
+        with self._lock.lock:
             if self._is_closed or not (self._edges or self._updates):
                 return False
             event, operation = self._pop_event()

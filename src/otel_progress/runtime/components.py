@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument import spans
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import CallSite, Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
@@ -203,4 +204,6 @@ class RuntimeComponents:
             operation = self.store.reader.get_operation(node)
             self.callbacks.submit(event, operation)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             report_internal_error("callback", "An event could not be submitted to the callbacks", error=error)

@@ -8,9 +8,10 @@ internal error once and not read again.
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
@@ -117,6 +118,27 @@ class ResourceSampler:
         self._on_sample(ResourceSample(self._now(), reading.clock, share, memory, gpu_share, gpu_memory))
 
 
+_DEPRECATION: Final = ("ignore", re.compile("The pynvml package is deprecated"), FutureWarning, None, 0)
+"""Filter for the warning of one of the packages with the name ``pynvml``."""
+
+
+@contextmanager
+def _ignoring_deprecation() -> Iterator[None]:
+    """Ignore the deprecation of the package ``pynvml`` while it is imported.
+
+    Why not ``catch_warnings``: it would suppress warnings of all threads, and undo
+    ``logging.captureWarnings`` or a filter that another thread sets at the same time. A change of
+    the filters by a function also makes Python show known warnings again.
+    """
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    filters.insert(0, _DEPRECATION)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            filters.remove(_DEPRECATION)
+
+
 class Gpus:
     """NVIDIA devices that this process uses.
 
@@ -139,9 +161,7 @@ class Gpus:
     def detect(cls) -> Gpus | None:
         """Return the devices, or None without NVML, its driver or a device."""
         try:
-            with warnings.catch_warnings():
-                # Why: one of the packages with this name warns that it is deprecated.
-                warnings.simplefilter("ignore")
+            with _ignoring_deprecation():
                 import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
             pynvml.nvmlInit()
             devices = [

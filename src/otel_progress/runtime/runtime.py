@@ -229,8 +229,11 @@ class Runtime:
         """Cancel active operations, write and export everything, and close all components.
 
         Return False if a component failed or took longer than ``timeout`` seconds. Further
-        calls do nothing and return True. Never raises.
+        calls do nothing and return True. Never raises. A signal handler that interrupts a change of
+        a level gets False, and the shutdown follows that change.
         """
+        if self._store.run_after_interrupted_call(self.shutdown):
+            return False
         if self._pid != os.getpid() or not self._shutting_down.acquire(blocking=False):
             return True
         self._is_shut_down = True

@@ -18,6 +18,7 @@ from otel_progress.batches import BatchDeclaration
 from otel_progress.diagnostics import OutageLog, report_internal_error
 from otel_progress.ends import DECODE_ERRORS, decode_end, encode_end, is_end
 from otel_progress.live.ends import EndOverflow
+from otel_progress.locking import CallerLock
 from otel_progress.model import LevelSnapshot, Number
 from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
@@ -308,7 +309,8 @@ class SinkWorker:
     def restart(self) -> None:
         """Discard the queue and the thread, as a forked child does."""
         self._pending = PendingChanges(self._limits)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = CallerLock()
+        self._changed = threading.Condition(self._lock.lock)
         self._thread: threading.Thread | None = None
         self._is_writing = False
         self._is_closing = False
@@ -325,29 +327,35 @@ class SinkWorker:
 
     def submit(self, change_set: ChangeSet) -> None:
         """Add a change set to the queue."""
-        with self._changed:
-            is_closing = self._is_closing
-            if is_closing:
-                dropped, surplus = 0, [end for end in change_set.snapshots if is_end(end)]
-            else:
-                self._latest = change_set
-                dropped = self._requeue_rejected() + self._pending.add(change_set)
-                self._is_due = True
-                surplus = self._pending.take_surplus_ends()
-                if self._thread is None:
-                    self._start_thread()
-                self._changed.notify_all()
+        if self._lock.is_interrupting():
+            self._lock.defer(self.submit, change_set)
+            return
+        dropped: list[int] = []
+        surplus: list[LevelSnapshot] = []
+        self._lock.run(self._add, change_set, dropped, surplus)
         if surplus:
             self._spill(surplus)
-        if dropped:
-            self._on_dropped(self.name, dropped)
+        if any(dropped):
+            self._on_dropped(self.name, sum(dropped))
+
+    def _add(self, change_set: ChangeSet, dropped: list[int], surplus: list[LevelSnapshot]) -> None:
+        if self._is_closing:
+            surplus += [end for end in change_set.snapshots if is_end(end)]
+            return
+        self._latest = change_set
+        dropped.append(self._requeue_rejected() + self._pending.add(change_set))
+        self._is_due = True
+        surplus += self._pending.take_surplus_ends()
+        if self._thread is None:
+            self._start_thread()
+        self._changed.notify_all()
 
     def _spill(self, ends: list[LevelSnapshot]) -> None:
         """Move ended operations to the file. Drop and count those that do not fit."""
         stored = 0 if self._overflow is None else self._overflow.append([encode_end(end) for end in ends])
         dropped = len(ends) - stored
         if dropped and self._overflow is not None and not self._is_closing:
-            with self._changed:
+            with self._lock.lock:
                 dropped = self._pending.return_ends(ends[stored:])
         self._count_dropped_ends(dropped)
 
@@ -401,7 +409,7 @@ class SinkWorker:
         """
         deadline = time.monotonic() + timeout
         while not self._flush_once(max(0.0, deadline - time.monotonic())):
-            with self._changed:
+            with self._lock.lock:
                 is_retried = (
                     self._is_rejected_temporarily and not self._is_closing and time.monotonic() < deadline
                 )
@@ -411,7 +419,10 @@ class SinkWorker:
         return True
 
     def _flush_once(self, timeout: float) -> bool:
-        with self._changed:
+        # Why: a signal handler that flushes must not wait for its own thread.
+        if self._lock.is_interrupting():
+            return False
+        with self._lock.lock:
             if not self._is_closing:
                 self._is_due = self._has_waiting
                 self._changed.notify_all()
@@ -422,15 +433,15 @@ class SinkWorker:
             deadline = time.monotonic() + timeout
             while self._has_waiting and self._write_pending() and time.monotonic() < deadline:
                 pass
-        with self._changed:
-            is_written = self._changed.wait_for(
-                lambda: (
-                    not self._is_writing
-                    and (not self._has_waiting or (self._has_failed and self._attempts > attempts))
-                ),
-                timeout,
-            )
-            return is_written and not self._has_failed
+        is_written = self._lock.wait_for(
+            self._changed,
+            lambda: (
+                not self._is_writing
+                and (not self._has_waiting or (self._has_failed and self._attempts > attempts))
+            ),
+            timeout,
+        )
+        return is_written and not self._has_failed
 
     def close(self, timeout: float) -> bool:
         """Flush, stop the thread and close the sink. Return False if that is incomplete.
@@ -440,7 +451,7 @@ class SinkWorker:
         deadline = time.monotonic() + timeout
         reserved_s = 0.0 if self._overflow is None else min(0.5 * timeout, self._pending.ends_count * SPILL_S)
         is_flushed = self.flush(timeout - reserved_s)
-        with self._changed:
+        with self._lock.lock:
             self._is_closing = True
             thread = self._thread
             rest = [] if is_flushed else self._take_unwritten_ends()
@@ -474,7 +485,7 @@ class SinkWorker:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock.lock:
                 self._changed.wait_for(self._has_work)
                 if self._is_closing and (self._has_failed or self._pending.latest is None):
                     return
@@ -486,7 +497,7 @@ class SinkWorker:
 
     def _write_pending(self) -> bool:
         """Write what waits, and some ends of the file. Return False after an error."""
-        with self._changed:
+        with self._lock.lock:
             self._is_due = False
             dropped = self._requeue_rejected()
             has_room = self._pending.ends_count < self._limits.ends_per_write and not self._is_closing
@@ -500,7 +511,7 @@ class SinkWorker:
             self._report_written(written)
             if spilled and self._overflow is not None:
                 self._overflow.remove_read()
-        with self._changed:
+        with self._lock.lock:
             self._attempts += 1
             self._is_writing = False
             self._writing = None

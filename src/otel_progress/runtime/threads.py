@@ -22,14 +22,17 @@ def start_daemon_thread(
     text: str,
     *,
     is_suppressed: bool = True,
+    register: Callable[[threading.Thread], object] = lambda thread: None,
 ) -> threading.Thread | None:
     """Start and return a daemon thread, or None if that is not possible.
 
-    A failure is reported as the internal error ``text`` of ``place``, except at interpreter
-    shutdown. Without ``is_suppressed`` the thread is instrumented, as code of the application is.
+    ``register`` receives the thread before it starts. A failure is reported as the internal error
+    ``text`` of ``place``, except at interpreter shutdown. Without ``is_suppressed`` the thread is
+    instrumented, as code of the application is.
     """
     run = run_suppressed(target) if is_suppressed else target
     thread = threading.Thread(target=run, name=f"otel-progress-{name}", daemon=True)
+    register(thread)
     try:
         thread.start()
     except RuntimeError as error:

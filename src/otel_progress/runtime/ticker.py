@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.live.store import LiveStore
+from otel_progress.locking import CallerLock
 from otel_progress.protocols import ChangeSet
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.runtime.threads import start_daemon_thread
@@ -75,10 +77,11 @@ class Ticker:
 
         The next start of a level starts a new one.
         """
-        self._tick_lock = threading.Lock()
-        self._wake = threading.Event()
+        self._tick_lock = CallerLock()
+        # Why a queue: its C functions may be interrupted by themselves, unlike those of an Event.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
+        self._start_lock = CallerLock()
         self._is_asleep = self._in_background
         self._stop = threading.Event()
         self._heartbeat_at = float("-inf")
@@ -89,38 +92,51 @@ class Ticker:
         Called whenever a level starts, so it only checks a flag while the ticker runs.
         """
         if self._is_asleep:
-            self._is_asleep = False
-            if self._thread is None:
-                self._start_thread()
-            self._wake.set()
+            if self._thread is None or not self._thread.is_alive():
+                self._start_lock.run(self._start_thread)
+            # Why last: after an interrupted call the next one wakes the ticker.
+            self._wake.put(None)
+            self._is_asleep = self._thread is None and self._in_background
 
     def set_background(self, enabled: bool) -> None:
         """Allow or forbid ticks in the background. Tests forbid them and call ``tick()``."""
         self._in_background = self._is_asleep = enabled
 
     def _start_thread(self) -> None:
-        with self._start_lock:
-            if self._thread is not None or self._stop.is_set():
-                return
-            self._thread = start_daemon_thread(
-                self._run, "ticker", "ticker", "The thread that collects progress could not be started"
-            )
-            # Without a thread, the next level tries again. The tick at the shutdown needs none.
-            if self._thread is None:
-                self._is_asleep = True
+        if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
+            return
+        # Without a thread, the next level tries again. The tick at the shutdown needs none.
+        self._thread = start_daemon_thread(
+            self._run,
+            "ticker",
+            "ticker",
+            "The thread that collects progress could not be started",
+            register=self._register_thread,
+        )
+
+    def _register_thread(self, thread: threading.Thread) -> None:
+        self._thread = thread
 
     def tick(self) -> float:
         """Collect changes once and submit them to the sinks. Return the seconds it took."""
         started = time.perf_counter()
-        with self._tick_lock:
+        # Why: a signal handler that flushes may interrupt a tick of its own thread.
+        if self._tick_lock.is_interrupting():
+            return 0.0
+        with self._tick_lock.lock:
             self._before()
             change_set = self._get_store().collect()
             is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
             if is_due:
                 self._heartbeat_at = change_set.clock
-            for worker in self._sink_workers:
-                if is_due or worker.every_tick:
-                    worker.submit(change_set)
+            try:
+                for worker in self._sink_workers:
+                    if is_due or worker.every_tick:
+                        worker.submit(change_set)
+            except BaseException:
+                # Why: a signal handler raised, and some sinks have not received it.
+                self._get_store().resend(ended=True)
+                raise
             seconds = time.perf_counter() - started
             self._after(change_set, seconds)
         return seconds
@@ -136,6 +152,8 @@ class Ticker:
     def drain(self, timeout: float) -> bool:
         """Tick until no ended operation waits. Return False after an error or the timeout."""
         deadline = time.monotonic() + timeout
+        if self._tick_lock.is_interrupting():
+            return False
         is_complete = self._tick_safely() is not None
         store = self._get_store()
         while is_complete and store.waiting_ends:
@@ -151,7 +169,7 @@ class Ticker:
         """
         deadline = time.monotonic() + timeout
         self._stop.set()
-        self._wake.set()
+        self._wake.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
         is_complete = self.drain(max(0.0, 0.5 * (deadline - time.monotonic())))
@@ -160,7 +178,9 @@ class Ticker:
         return is_complete
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        # Why the comparison: an exception may interrupt the start of a thread. Then the next level
+        # starts another one.
+        while not self._stop.is_set() and threading.current_thread() is self._thread:
             seconds = self._tick_safely() or self._interval
             if self._is_idle():
                 self._sleep()
@@ -197,11 +217,12 @@ class Ticker:
         )
 
     def _sleep(self) -> None:
-        self._wake.clear()
+        while not self._wake.empty():
+            self._wake.get()
         self._is_asleep = self._in_background
         # Why again: a level that started in between is found here, or its wake() ends the wait.
         if self._is_idle() and not self._stop.is_set():
-            self._wake.wait()
+            self._wake.get()
         self._is_asleep = False
 
     def _tick_safely(self) -> float | None:

@@ -16,6 +16,7 @@ from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_LOGS_PER_LEVEL, MAX_LOGS_PER_OPERATION
 from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery
 from otel_progress.records import LogRecord
+from tests.support.examples import scale_examples
 from tests.support.factories import WALL, ended, instance, log, make_change_set, snapshot
 from tests.support.strategies import METADATA, PATH, REAL, TEXT
 
@@ -39,7 +40,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scale_examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(RECORDS)
 def test_any_log_records_are_read_unchanged_by_number(written: list[LogRecord]) -> None:
     """Any text is stored."""

@@ -13,6 +13,7 @@ from otel_progress.journal import Journal
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.protocols import PreviewQuery
 from otel_progress.records import Preview
+from tests.support.examples import scale_examples
 from tests.support.factories import ended, instance, make_change_set, preview, snapshot
 from tests.support.fake_time import FakeTime
 
@@ -141,7 +142,10 @@ def test_failing_on_deleted_callback_fails_no_write(
     assert list(journal.previews("friday-42")) == []
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=scale_examples(50),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     texts=st.tuples(*[st.text()] * 5),
     numbers_=st.tuples(*[st.integers()] * 4),

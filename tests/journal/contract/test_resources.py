@@ -15,6 +15,7 @@ from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.sqlite.writer import MAX_SAMPLES_PER_INSTANCE
 from otel_progress.protocols import ResourceQuery
 from otel_progress.records import ResourceSample, ResourceUse
+from tests.support.examples import scale_examples
 from tests.support.factories import (
     CLOCK,
     WALL,
@@ -33,7 +34,7 @@ USE = st.builds(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scale_examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SAMPLE, unique_by=lambda one: one.clock, max_size=5), USE)
 def test_samples_and_resource_use_are_read_unchanged(written: list[ResourceSample], use: ResourceUse) -> None:
     """Samples are sorted by their monotonic clock."""

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import LevelSnapshot
 from otel_progress.operations import Event
+from tests.support.examples import scale_examples
 from tests.support.factories import WALL, make_change_set
 from tests.support.strategies import EVENTS, PATH, snapshots
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scale_examples(30), suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_tree_with_events_is_read_unchanged(data: st.DataObject) -> None:
     """The last of two writes is read."""

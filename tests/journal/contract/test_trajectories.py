@@ -12,6 +12,7 @@ from otel_progress.journal import Journal
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.protocols import TrajectorySource
 from otel_progress.records import MAX_TRAJECTORY_POINTS, Trajectory, TrajectoryEntry, TrajectoryKey
+from tests.support.examples import scale_examples
 from tests.support.factories import WALL, ended, history_key, make_change_set, make_trajectory_entry
 from tests.support.fake_time import FakeTime
 
@@ -135,7 +136,10 @@ def test_trajectory_limit_deletes_least_recently_extended_keys(
 NUMBER = st.floats(0, 1e7) | st.floats()
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=scale_examples(50),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     duration=NUMBER,
     points=st.lists(st.tuples(NUMBER, NUMBER), max_size=80),

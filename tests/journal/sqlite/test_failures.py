@@ -16,25 +16,19 @@ import pytest
 
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite.connection import ManagedConnection
 from otel_progress.journal.sqlite.limits import JournalLimits
 from tests.support.factories import WALL, event, make_change_set, snapshot
 from tests.support.fake_time import FakeTime
 from tests.support.journal_processes import PATIENT, run
+from tests.support.journals import open_written_journal, read_sequence
 
 
 @pytest.fixture
 def journal(path: Path) -> Iterator[SqliteJournal]:
     """A journal that holds one operation at sequence 1."""
-    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL)
-    journal.write(make_change_set(snapshot(), snapshot("song:1")))
-    yield journal
-    journal.close()
-
-
-def _read_sequence(journal: SqliteJournal) -> int:
-    found = journal.get("friday-42")
-    assert found is not None
-    return found.root.sequence
+    with open_written_journal(path) as journal:
+        yield journal
 
 
 @pytest.mark.usefixtures("journal")
@@ -46,11 +40,11 @@ def test_locked_file_fails_writes_until_it_is_unlocked(path: Path) -> None:
     for number in (2, 3):
         with pytest.raises(JournalError, match="locked by another process"):
             impatient.write(make_change_set(snapshot(sequence=number)))
-    assert _read_sequence(impatient) == 1
+    assert read_sequence(impatient) == 1
     other.execute("ROLLBACK")
     other.close()
     impatient.write(make_change_set(snapshot(sequence=4)))
-    assert _read_sequence(impatient) == 4
+    assert read_sequence(impatient) == 4
     impatient.close()
 
 
@@ -64,12 +58,12 @@ def test_failed_write_stores_nothing(journal: SqliteJournal, path: Path) -> None
     new = (snapshot(sequence=2), snapshot("song:2"), snapshot(operation_id="o2", run="r2"))
     with pytest.raises(JournalError, match="no such luck"):
         journal.write(make_change_set(*new, events=[event(1)]))
-    assert (_read_sequence(journal), len(journal.active())) == (1, 1)
+    assert (read_sequence(journal), len(journal.active())) == (1, 1)
     other.execute("DROP TRIGGER refuse")
     other.commit()
     other.close()
     journal.write(make_change_set(*(replace(item, sequence=3) for item in new), events=[event(1)]))
-    assert (_read_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
+    assert (read_sequence(journal), len(journal.active()), len(journal.events("friday-42"))) == (3, 2, 1)
 
 
 @pytest.mark.parametrize("replacement", [None, "empty"])
@@ -78,7 +72,7 @@ def test_file_removed_while_open_fails_one_write_and_is_created_again(
 ) -> None:
     """Readers find the new file."""
     reader = SqliteJournal(path, limits=PATIENT, read_only=True)
-    assert _read_sequence(reader) == 1
+    assert read_sequence(reader) == 1
     for name in path.parent.iterdir():
         name.unlink()
     if replacement is not None:
@@ -133,7 +127,7 @@ def test_damaged_file_raises_error_and_is_kept(path: Path) -> None:
     with contextlib.suppress(JournalError):
         journal.write(make_change_set())
     journal.write(make_change_set(snapshot(sequence=3)))
-    assert _read_sequence(journal) == 3
+    assert read_sequence(journal) == 3
     journal.close()
 
 
@@ -176,6 +170,7 @@ from pathlib import Path
 from tests.support.factories import WALL, make_change_set, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite.connection import ManagedConnection
 from tests.support.journal_processes import PATIENT
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
@@ -243,6 +238,7 @@ from pathlib import Path
 from tests.support.factories import WALL, make_change_set, snapshot
 from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.sqlite.connection import ManagedConnection
 
 path = Path(sys.argv[1])
 ballast = path.parent / "ballast"
@@ -292,4 +288,16 @@ def test_full_disk_of_one_megabyte_recovers(tmp_path: Path) -> None:
 def _check_integrity(path: Path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_use_within_a_use_of_the_same_thread_raises(tmp_path: Path) -> None:
+    """A signal handler that queries does not wait for its own thread."""
+    connection = ManagedConnection(tmp_path / "journal.db")
+    with connection.acquire() as outer:
+        with pytest.raises(JournalError, match="of the same thread"), connection.acquire():
+            pass
+        assert outer.execute("SELECT 1").fetchone()[0] == 1
+    with connection.acquire() as again:
+        assert again.execute("SELECT 1").fetchone()[0] == 1
     connection.close()

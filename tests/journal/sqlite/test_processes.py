@@ -63,6 +63,68 @@ def _write_all(
             read_line(process)
 
 
+_REOPEN = """
+import sqlite3, sys, threading
+from contextlib import closing
+from pathlib import Path
+from tests.support.factories import WALL, ended, instance, make_change_set
+from tests.support.journal_processes import PATIENT
+from otel_progress.journal import SqliteJournal
+
+path, name, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+lock = threading.Lock()
+
+def write(thread):
+    for number in range(rounds):
+        run = f"{name}-{thread}-{number}"
+        with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+            journal.write(make_change_set(ended(run=run, operation_id=run), instance=instance(name)))
+        with lock:
+            print(run, flush=True)
+
+def read():
+    for number in range(rounds):
+        with closing(SqliteJournal(path, limits=PATIENT, read_only=number % 2 == 0)) as journal:
+            journal.active()
+        # Another part of the program uses the file, too.
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute("SELECT count(*) FROM operations").fetchall()
+
+threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+threads.append(threading.Thread(target=read))
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done", flush=True)
+"""
+"""Threads open the journal, write, and close it again, and print the run of each stored end."""
+
+
+@pytest.mark.process
+def test_journal_opened_and_closed_by_many_has_no_error_and_loses_no_end(path: Path) -> None:
+    """One process after another is killed. No process sees a damaged journal."""
+    with closing(SqliteJournal(path, limits=PATIENT, now=lambda: WALL)) as journal:
+        journal.write(make_change_set(snapshot()))
+    stored = []
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(_REOPEN, path, f"p{number}", 25)) for number in range(3)]
+        for number in range(4):
+            with running(_REOPEN, path, f"killed{number}", 1_000) as killed:
+                stored += [read_line(killed) for _ in range(random.randrange(1, 8))]
+        for process in processes:
+            output, errors = process.communicate(timeout=300)
+            assert errors == ""
+            *runs, last = output.splitlines()
+            assert (len(runs), last) == (50, "done")
+            stored += runs
+    with closing(sqlite3.connect(path)) as connection:
+        found = {run for (run,) in connection.execute("SELECT run FROM operations")}
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert set(stored) <= found
+    assert not path.with_name("progress.db.damaged").exists()
+
+
 _WORK_ON = """
 import itertools, sys
 from pathlib import Path

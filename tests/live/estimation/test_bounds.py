@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress import Eta
-from otel_progress.live.estimation.bounds import raise_eta
+from otel_progress.live.estimation.bounds import NO_BOUNDS, Bounds, raise_eta
 from otel_progress.model import LevelSnapshot
 from otel_progress.records import Trajectory, TrajectoryKey
 from otel_progress.testing import Recorder, recording
@@ -29,33 +29,73 @@ def etas(draw: st.DrawFn) -> Eta:
     return Eta(remaining, low, high, "estimated", "history", 5, clock, *limits)
 
 
-@given(etas(), etas(), st.floats(6000.0, 7000.0), st.lists(SECONDS, max_size=5))
-def test_raised_estimate_is_never_below_the_bound_and_stays_ordered(
-    eta: Eta, below: Eta, clock: float, waits: list[float]
+LEEWAY_S = 1e-8
+"""Rounding errors of the tests' clocks, in seconds."""
+
+
+def _combine(levels: list[Eta], clock: float) -> Bounds:
+    bounds = NO_BOUNDS
+    for level in levels:
+        bounds = bounds.include(level, clock)
+    return bounds
+
+
+@given(etas(), st.lists(etas(), max_size=4), st.floats(6000.0, 7000.0), st.lists(SECONDS, max_size=5))
+def test_raised_estimate_is_never_below_its_levels_and_stays_ordered(
+    eta: Eta, levels: list[Eta], clock: float, waits: list[float]
 ) -> None:
     """The same is true later, without an advance of any level."""
-    raised = raise_eta(eta, below, clock)
-    assert raise_eta(raised, below, clock) == raised
+    bounds = _combine(levels, clock)
+    raised = raise_eta(eta, bounds, clock)
+    assert raise_eta(raised, bounds, clock) == raised
     for wait in (0.0, *waits):
-        one, bound = raised.at(clock + wait), below.at(clock + wait)
-        if below.low_s is not None:
-            assert bound.low_s is not None
-            if one.remaining_s is not None:
-                assert one.remaining_s >= bound.low_s
-            if one.low_s is not None:
-                assert one.low_s >= bound.low_s
+        one = raised.at(clock + wait)
         ordered = [value for value in (one.low_s, one.remaining_s, one.high_s) if value is not None]
         assert ordered == sorted(ordered)
-    if not below.at(clock).low_s:
-        assert raised is eta
+        for level in (level.at(clock + wait) for level in levels):
+            bound = level.remaining_s if level.low_s is None else level.low_s
+            assert bound is not None  # stalled levels have a lower bound
+            if one.remaining_s is not None:
+                assert one.remaining_s >= bound - LEEWAY_S
+    for wait in (0.0, *waits):
+        for level in (level for level in levels if level.low_s is not None):
+            low_s, own = level.at(clock + wait).low_s, raised.at(clock + wait).low_s
+            assert low_s is not None
+            assert own is None or own >= low_s - LEEWAY_S
+
+
+@given(st.lists(etas(), min_size=1, max_size=5), st.floats(6000.0, 7000.0), SECONDS)
+def test_bounds_of_levels_are_the_highest_at_every_later_time(
+    levels: list[Eta], clock: float, wait: float
+) -> None:
+    """So the levels between need no bounds of their own."""
+    bounds = _combine(levels, clock)
+    known = max(bounds.remaining_s - wait, bounds.final_remaining_s)
+    highest = 0.0
+    for level in levels:
+        later = level.at(clock + wait)
+        bound = later.remaining_s if level.low_s is None else later.low_s
+        highest = max(highest, (later.low_s or 0.0) if bound is None else bound)
+    assert known >= highest - LEEWAY_S
 
 
 def test_estimate_that_agrees_with_its_levels_is_unchanged() -> None:
-    """A level without an interval does not change it either."""
+    """A difference by rounding does not change it either."""
     eta = Eta(100.0, 90.0, 110.0, "estimated", "history", 4, 5000.0)
     low = Eta(50.0, 40.0, 60.0, "estimated", "history", 4, 5000.0)
-    assert raise_eta(eta, low, 5001.0) is eta
-    assert raise_eta(eta, Eta(500.0, None, None, "estimated", "rate", 0, 5000.0), 5001.0) is eta
+    assert raise_eta(eta, _combine([low], 5001.0), 5001.0) is eta
+    rate = Eta(99.0 + 1e-11, None, None, "estimated", "rate", 0, 5001.0)
+    assert raise_eta(eta, _combine([low, rate], 5001.0), 5001.0) is eta
+
+
+def test_level_without_an_interval_raises_the_remaining_time_only() -> None:
+    """Its remaining time is not a lower bound in the sense of an interval."""
+    eta = Eta(0.0, 0.0, 2.0, "holding", "history", 4, 5000.0, 0.0)
+    rate = Eta(16.0, None, None, "estimated", "rate", 0, 5000.0, 4.0)
+    raised = raise_eta(eta, _combine([rate], 5000.0), 5000.0)
+    assert raised.remaining_s == pytest.approx(16.0)
+    assert (raised.low_s, raised.high_s) == (0.0, raised.remaining_s)
+    assert raised.at(5100.0).remaining_s == pytest.approx(12.0)
 
 
 def _load_history(recorder: Recorder, durations: dict[str, float]) -> None:
@@ -171,3 +211,135 @@ def test_nested_and_parallel_levels_bound_all_levels_above(recorder: Recorder) -
         assert (eta.remaining_s or eta.low_s or 0.0) < 200.0
         middle.complete()
         outer.complete()
+
+
+def _assert_no_contradiction(recorder: Recorder, identifier: str) -> int:
+    """Assert that no level ends before one below it. Return the number of pairs."""
+    seen, pairs = recorder.operation(identifier), 0
+    levels = [seen.root, *seen.levels]
+    for below in levels:
+        bound = seen.eta_of(below)
+        seconds = None if bound is None else bound.remaining_s if bound.low_s is None else bound.low_s
+        for above in levels:
+            is_above = above is not below and below.path.startswith(f"{above.path}/" if above.path else "")
+            whole = seen.eta_of(above)
+            if seconds is None or bound is None or whole is None or not is_above:
+                continue
+            if whole.remaining_s is None:  # stalled: only the lower bounds are comparable
+                assert bound.low_s is None or (whole.low_s or 0.0) >= bound.low_s - 1e-6, (whole, bound)
+                continue
+            pairs += 1
+            assert whole.remaining_s >= seconds - 1e-6, (above.path, whole, below.path, bound)
+            assert (whole.low_s or 0.0) <= whole.remaining_s <= (whole.high_s or whole.remaining_s)
+    return pairs
+
+
+def test_operation_that_counts_itself_is_not_due_before_its_running_level(recorder: Recorder) -> None:
+    """The report: ``any moment`` for the operation, 16 s for its only level."""
+    with progress.operation("job", id="o", total=4) as op:
+        recorder.tick()
+        for _ in range(3):
+            with op.level("table", total=10) as level:
+                recorder.clock.advance(0.5)
+                level.increment(10)
+                recorder.tick()
+            op.increment()
+        slow = op.level("index", total=100).start()
+        pairs = 0
+        for _ in range(40):
+            recorder.clock.advance(0.2)
+            slow.increment()
+            recorder.tick()
+            pairs += _assert_no_contradiction(recorder, "o")
+        assert pairs
+        assert slow.eta is not None
+        assert slow.eta.low_s is None
+        assert slow.eta.remaining_s == pytest.approx(12.0, rel=0.1)
+        assert op.eta is not None
+        assert op.eta.state == "stalled", "it has not counted for a long time"
+        assert op.eta.low_s == pytest.approx(12.0, rel=0.1)
+        for _ in range(20):  # the level holds, then stalls
+            recorder.clock.advance(3.0)
+            _assert_no_contradiction(recorder, "o")
+            recorder.tick()
+            _assert_no_contradiction(recorder, "o")
+        slow.increment(60)
+        slow.complete()
+        recorder.clock.advance(1.0)
+        recorder.tick()
+        assert op.eta is not None
+        assert (op.eta.remaining_s or op.eta.low_s or 0.0) < 1.0, "the bound ended with the level"
+
+
+def test_early_rate_of_a_level_does_not_refute_the_history_of_its_operation(recorder: Recorder) -> None:
+    """A slow first unit of 1,000 would predict an hour for an operation of 100 s."""
+    with progress.operation("job", id="o", total=4) as op:
+        recorder.tick()
+        _load_history(recorder, {"": 100.0})
+        recorder.clock.advance(25.0)
+        op.increment()
+        recorder.tick()
+        slow = op.level("index", total=1_000).start()
+        estimates: list[Eta | None] = []
+        for count in (1, 1, 8, 40, 50, 100):
+            recorder.clock.advance(2.0)
+            slow.increment(count)
+            recorder.tick()
+            _assert_no_contradiction(recorder, "o")
+            estimates.append(slow.eta)
+        assert estimates[0] is None
+        assert estimates[-1] is not None
+        assert op.eta is not None
+        assert op.eta.remaining_s is not None
+        assert op.eta.remaining_s < 200.0
+
+
+ACTIONS = st.tuples(
+    st.sampled_from(["start", "start", "count", "count", "count", "own", "end", "opaque", "pause", "wait"]),
+    st.integers(0, 30),
+    st.sampled_from([0.05, 0.4, 1.0, 1.0, 3.0, 20.0]),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(ACTIONS, min_size=5, max_size=40), st.booleans(), st.booleans())
+def test_no_tree_of_running_levels_contradicts_itself(
+    actions: list[tuple[str, int, float]], has_history: bool, counts_itself: bool
+) -> None:
+    """Parallel levels of several depths, after and between ticks."""
+    with recording() as recorder:
+        recorder.runtime._store._state.estimates.trajectories.has_backend = True
+        op = progress.operation("job", id="o", total=8).start()
+        recorder.tick()
+        if has_history:
+            _load_history(recorder, {"": 30.0, "a": 60.0, "a/b": 5.0, "a/b/a": 90.0})
+        running = [op]
+        for action, number, seconds in actions:
+            level = running[number % len(running)]
+            if action == "start" and level.snapshot().info.depth < 3:
+                total = None if number % 5 == 4 else 20
+                running.append(level.level("ab"[number % 2], total=total).start())
+            elif action == "count" and level is not op:
+                level.increment()
+            elif action == "own" and counts_itself and op.snapshot().current < 8:
+                op.increment()
+            elif action == "end" and level is not op:
+                level.complete()
+                path = level.snapshot().info.path
+                running = [
+                    each for each in running if not f"{each.snapshot().info.path}/".startswith(f"{path}/")
+                ]
+            elif action == "opaque" and level is not op:
+                with level.opaque(expected=float(1 + number)):
+                    recorder.clock.advance(seconds)
+                    recorder.tick()
+                    _assert_no_contradiction(recorder, "o")
+            elif action == "pause":
+                with op.paused():
+                    recorder.clock.advance(seconds)
+                    recorder.tick()
+            recorder.clock.advance(seconds)
+            _assert_no_contradiction(recorder, "o")
+            recorder.tick()
+            _assert_no_contradiction(recorder, "o")
+        op.cancel()

@@ -13,6 +13,7 @@ from otel_progress.live.node import Node, Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Instance, Outcome, Status
 from otel_progress.testing import FakeClock
+from tests.support.examples import scale_examples
 
 ACTIONS = (
     "advance",
@@ -96,17 +97,17 @@ class Interleaving:
             case "end" if len(self.nodes) > 1:
                 store._state.end_level(self.nodes.pop(), Status.COMPLETED)
             case "pause":
-                store.start_pause(operation, None)
                 self.pauses += 1
+                store.start_pause(operation, self.pauses, None)
             case "unpause" if self.pauses:
-                store.end_pause(operation, None, None)
+                store.end_pause(operation, self.pauses, None)
                 self.pauses -= 1
             case "resume":
                 store.resume_from(newest, 3)
             case "opaque":
-                store.start_opaque(newest, 20.0, is_whole_level=False)
+                store.start_opaque(newest, "step", 20.0, is_whole_level=False)
             case "measured":
-                store.end_opaque(newest)
+                store.end_opaque(newest, "step")
             case "tick":  # of another thread, between two counts of the work
                 waiting, self.interruptions = self.interruptions, []
                 for part in ("count", "collect", "count"):
@@ -157,7 +158,7 @@ def _make_spec(type_: str, total: int) -> Spec:
     return Spec(type_, None, None, total, None, 1, None, None, NO_METADATA)
 
 
-@settings(max_examples=300)
+@settings(max_examples=scale_examples(300))
 @given(
     st.lists(
         st.tuples(st.sampled_from(ACTIONS), st.lists(st.sampled_from(ACTIONS), max_size=3)),

@@ -16,6 +16,7 @@ import otel_progress.eta
 from otel_progress import Condition, Eta, semconv
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.errors import RejectedValueError
+from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.processes import host_class
 from otel_progress.testing import Recorder, recording
 
@@ -45,6 +46,13 @@ def run(recorder: Recorder, seconds: float = 1.0, steps: int = 10, type_: str = 
             op.increment()
             recorder.tick()
     recorder.tick()
+
+
+def replace_tracker(recorder: Recorder, **limits: int) -> EstimateTracker:
+    """Replace the tracker of a recording by one with other limits. Return the new one."""
+    state = recorder.runtime._store._state
+    state.estimates = EstimateTracker(state.lock, state.estimates.trajectories, state.clock, **limits)
+    return state.estimates
 
 
 def test_level_is_estimated_at_most_once_per_second(
@@ -84,8 +92,7 @@ def test_estimate_is_made_without_the_lock(recorder: Recorder, monkeypatch: pyte
 
 def test_estimates_per_tick_are_limited(recorder: Recorder) -> None:
     """Operations come before levels."""
-    store = recorder.runtime._store
-    store._state.estimates._max_estimates_per_tick = 5
+    store, _ = recorder.runtime._store, replace_tracker(recorder, max_estimates_per_tick=5)
     handles = [progress.operation("o", total=10).start() for _ in range(8)]
     levels = [handles[0].level("x", total=10).start() for _ in range(4)]
     for handle in (*levels, *handles):
@@ -212,8 +219,7 @@ def test_failed_estimate_is_counted_and_leaves_none(
 
 def test_tracked_levels_are_limited(recorder: Recorder) -> None:
     """Other levels are tracked once some have ended."""
-    estimates = recorder.runtime._store._state.estimates
-    estimates._max_levels_per_operation = 3
+    estimates = replace_tracker(recorder, max_levels_per_operation=3)
     with progress.operation("o", id="o") as op:
         levels = [op.level("x", total=10).start() for _ in range(5)]
         for _ in range(3):

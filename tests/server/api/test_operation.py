@@ -45,6 +45,7 @@ from otel_progress.server.schemas import (
 )
 from otel_progress.server.settings import Limits
 from otel_progress.testing import Recorder
+from tests.support.examples import scale_examples
 from tests.support.factories import WALL, ended, instance, make_change_set, snapshot
 from tests.support.servers import poll
 
@@ -66,7 +67,11 @@ def test_operation_id_with_any_characters_is_found(client: Any) -> None:
     assert client.json("/api/v1/batches/b%2F1")["id"] == "b/1"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=scale_examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     id_=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
         lambda text: text not in {".", ".."}

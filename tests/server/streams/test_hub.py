@@ -24,6 +24,7 @@ from otel_progress.server.streams.messages import Encoder
 from otel_progress.server.streams.subscriber import PIECE_MESSAGES, Selection, Subscriber
 from otel_progress.server.streams.subscriptions import LINGER_S
 from otel_progress.testing import FakeClock
+from tests.support.examples import scale_examples
 from tests.support.factories import event, operation, preview
 from tests.support.scripted_reader import Scripted, a_batch, an, an_ended, eventually, in_a_loop, seen
 from tests.support.strategies import snapshots
@@ -73,7 +74,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scale_examples(150), deadline=None)
 def test_clients_with_any_reconnects_receive_every_latest_state_once(
     steps: list[tuple[str, int]], max_ended: int
 ) -> None:

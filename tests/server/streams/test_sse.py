@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -139,6 +140,31 @@ def test_stream_sends_retry_time_and_heartbeats(recorder: Recorder) -> None:
         lines = answer.iter_lines()
         assert next(lines) == "retry: 1000"
         assert any(line == ": heartbeat" for line in lines)
+
+
+def test_stream_without_own_changes_receives_heartbeats(recorder: Recorder) -> None:
+    """Also while other operations change more often than heartbeats are due."""
+    over = threading.Event()
+    with (
+        progress.operation("survey", id="still"),
+        progress.operation("survey", id="busy") as busy,
+        serving(recorder, streams=StreamLimits(heartbeat_s=1.0, interval_s=0.05)) as server,
+        httpx.stream(
+            "GET", f"{server.url}api/v1/stream?operation=still", timeout=PATIENCE_S, trust_env=False
+        ) as answer,
+    ):
+
+        def work() -> None:
+            while not over.wait(0.02):
+                busy.increment()
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            assert any(line == ": heartbeat" for line in answer.iter_lines())
+        finally:
+            over.set()
+            worker.join()
 
 
 def test_client_beyond_the_limit_is_refused(recorder: Recorder) -> None:

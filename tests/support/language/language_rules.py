@@ -126,10 +126,10 @@ def check_python(path: Path, source: str) -> Iterator[Finding]:
 
     Messages in tests are not checked.
     """
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     is_test = "tests" in path.parts and "src" not in path.parts
     docstrings = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if not isinstance(node, ast.Module):
                 yield from _check_name(path, node)
@@ -138,12 +138,12 @@ def check_python(path: Path, source: str) -> Iterator[Finding]:
                 yield from check_docstring(path, node.body[0].value)
     for comment in _comments(source):
         yield from find_phrases(path, comment)
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Expr) and _is_text(node) and id(node.value) not in docstrings:
             docstrings.add(id(node.value))  # the explanation below a constant or a field
             yield from find_phrases(path, Prose(node.lineno, str(node.value.value)))
     if not is_test:
-        for node in ast.walk(tree):
+        for node in nodes:
             is_message = (
                 isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
             )
@@ -192,6 +192,8 @@ def check_docstring(path: Path, node: ast.Constant) -> Iterator[Finding]:
 
 def _comments(source: str) -> Iterator[Prose]:
     """Yield the comments. Comments on consecutive lines are one text."""
+    if "#" not in source:
+        return
     line, last, words = 0, 0, ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type != tokenize.COMMENT:

@@ -21,13 +21,14 @@ from otel_progress.cli.output import (
 )
 from otel_progress.codec import SCHEMA, encode_batch
 from otel_progress.console.format import (
+    ENDED_EARLY,
     format_count,
     format_duration,
     format_moment,
     format_percentage,
     format_remaining,
 )
-from otel_progress.console.rows import ENDED_EARLY, clean_text, format_cancelling, format_failure
+from otel_progress.console.rows import clean_text, format_cancelling, format_failure
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import BatchQuery, HistoryQuery, Reader

@@ -23,6 +23,7 @@ from otel_progress.cli.output import (
 )
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.console.format import (
+    ENDED_EARLY,
     format_count,
     format_duration,
     format_moment,
@@ -35,7 +36,6 @@ from otel_progress.console.format import (
 )
 from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
 from otel_progress.console.rows import (
-    ENDED_EARLY,
     clean_text,
     format_cancelling,
     format_condition,

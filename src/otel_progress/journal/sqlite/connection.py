@@ -34,6 +34,7 @@ from otel_progress.journal.sqlite.opening import (
     DiskFullError,
     OpenedFile,
     describe_sqlite_error,
+    is_file_error,
     is_full_error,
     is_locked_error,
     open_to_read,
@@ -245,6 +246,9 @@ def _release_after_fork(handle: ManagedConnection) -> None:
 
 
 def _reset_in_child(handle: ManagedConnection) -> None:
+    # Why: threads of the parent waited for the end of the fork. A thread of the child may have the
+    # identifier of one of them.
+    handle.forget_callers()
     if not handle.is_held_by_fork:
         handle.disable_after_fork()
     _release_after_fork(handle)
@@ -269,16 +273,34 @@ _MAX_READ_ATTEMPTS: Final = 5
 """Attempts to read a journal that changes while it is read without its index."""
 
 
+_OPEN_RETRY_S: Final = 0.25
+"""Maximum time to repeat the opening of a journal after an error of its files, in seconds."""
+
+
+_OPEN_POLL_S: Final = 0.02
+"""Time between two attempts to open a journal, in seconds."""
+
+
+_GROWTH_S: Final = 0.5
+"""Maximum time to wait until another process has extended the journal, in seconds."""
+
+
 _peers: Final[weakref.WeakSet[ManagedConnection]] = weakref.WeakSet()
-"""Connections of this process that are open."""
-
-
-_released: Final[set[int]] = set()
-"""Descriptors of closed connections. SQLite may use them again."""
+"""Connections of this process that are open or just being opened."""
 
 
 _unusable: Final[set[Identity]] = set()
 """Journals whose descriptors could not be released. Opening them again would be unsafe."""
+
+
+def _list_peers() -> list[ManagedConnection]:
+    """Return the open connections of this process, and those being opened."""
+    while True:
+        try:
+            return list(_peers)
+        except RuntimeError:
+            # Another thread opened or closed a connection.
+            continue
 
 
 _open_lock = threading.Lock()
@@ -320,6 +342,8 @@ class ManagedConnection:
         self.is_held_by_fork = False
         self.user: int | None = None
         """Identifier of the thread that uses the connection."""
+        self._callers: set[int] = set()
+        """Identifiers of the threads that use the connection or wait for it."""
         self._is_query = False
         self._read_only = read_only
         self._detect_replacement = detect_replacement
@@ -370,14 +394,24 @@ class ManagedConnection:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.fork.wait()
-        with self.lock:
-            self.user = threading.get_ident()
-            try:
-                yield
-            finally:
-                self.user = None
-                self._is_query = False
+        caller = threading.get_ident()
+        # Why: a signal handler that queries must not wait for its own thread.
+        if caller in self._callers:
+            msg = f"Invalid query of {self.path}: expected no other query of the same thread."
+            raise JournalError(f"{msg} It interrupted one. Repeat it after that has ended.")
+        try:
+            # Why before the lock: a signal handler may run as soon as it is acquired.
+            self._callers.add(caller)
+            self.fork.wait()
+            with self.lock:
+                self.user = caller
+                try:
+                    yield
+                finally:
+                    self.user = None
+                    self._is_query = False
+        finally:
+            self._callers.discard(caller)
 
     @contextlib.contextmanager
     def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
@@ -428,6 +462,10 @@ class ManagedConnection:
             with contextlib.suppress(sqlite3.Error):
                 connection.interrupt()
 
+    def forget_callers(self) -> None:
+        """Forget the threads that use the connection or wait for it."""
+        self._callers.clear()
+
     def disable_after_fork(self) -> None:
         """Disable the journal in a child that was forked during a use.
 
@@ -466,23 +504,48 @@ class ManagedConnection:
                 fix = "Do not close descriptors that the program did not open, as os.closerange does."
                 msg = f"{self.path} cannot be used by this process any more, because {_DESCRIPTORS}."
                 raise JournalError(f"{msg} {fix}")
-            peers = [peer for peer in _peers if peer._identity == identity]
-            if not peers:
-                self._repair_files()
+            peers = [peer for peer in _list_peers() if peer._identity == identity]
             known = list_descriptors(self.path)
-            open_file = open_to_read if self._read_only else open_to_write
-            self._opened = open_file(self.path, lambda uri: connect(uri, self.fork, self._busy_timeout_s))
-            self._connection = self._opened.connection
-            self._identity = get_identity(self.path)
-            if known is not None and self._opened.copy is None:
-                taken = {number for peer in peers if peer._files for number in peer._files.descriptors}
-                self._files = capture_files(self.path, known, taken, _released)
+            # Why: a repair opens and closes the files, which drops all POSIX locks of this process.
+            # Connections of other parts of the program have such locks, too.
+            if not peers and not known:
+                self._repair_files()
+            # Why now: no other thread may close the shared index while the file is being opened.
+            self._identity = identity
             _peers.add(self)
+            try:
+                self._open_file()
+            except BaseException:
+                if self._connection is None:
+                    _peers.discard(self)
+                raise
+            if known is not None and self._opened is not None and self._opened.copy is None:
+                self._files = capture_files(self.path, known, self._list_taken_descriptors())
         self.generation += 1
+        assert self._connection is not None
         self.journal = schema.read_journal_id(self._connection)
 
+    def _open_file(self) -> None:
+        """Open the file. Repeat it after an error that another process may have caused.
+
+        Why: a process that closes the journal as the last one removes two of its files.
+        """
+        open_file = open_to_read if self._read_only else open_to_write
+        deadline = time.monotonic() + _OPEN_RETRY_S
+        while True:
+            try:
+                self._opened = open_file(self.path, lambda uri: connect(uri, self.fork, self._busy_timeout_s))
+                break
+            except sqlite3.OperationalError as exc:
+                if not is_file_error(exc) or time.monotonic() >= deadline:
+                    raise
+            self.fork.check()
+            time.sleep(_OPEN_POLL_S)
+        self._connection = self._opened.connection
+        self._identity = get_identity(self.path)
+
     def _repair_files(self) -> None:
-        """Repair truncated files. No connection of this process is open."""
+        """Repair truncated files. This process has no descriptor of them."""
         if sys.platform == "win32":
             return
         if repair.repair_log(self.path):
@@ -514,8 +577,24 @@ class ManagedConnection:
         if signature is not None and read_signature(self.path) != signature:
             return FileProblem.REPLACED
         if self._files is not None:
-            return self._files.find_problem()
+            problem = self._files.find_problem()
+            if problem is FileProblem.DESCRIPTORS and self._adopt_descriptors():
+                problem = self._files.find_problem()
+            return problem
         return None if get_identity(self.path) == self._identity else FileProblem.REPLACED
+
+    def _adopt_descriptors(self) -> bool:
+        """Return False if descriptors of the connection were closed.
+
+        Why: if another part of the program opens the journal at the same moment, its descriptors
+        may have been taken for those of this connection.
+        """
+        return self._files is not None and self._files.adopt_descriptors(self._list_taken_descriptors())
+
+    def _list_taken_descriptors(self) -> set[int]:
+        """Return the descriptors that certainly belong to other connections."""
+        files = [peer._files for peer in _list_peers() if peer is not self]
+        return {number for found in files if found is not None for number in found.certain_descriptors}
 
     def _handle_problem(self, problem: FileProblem) -> None:
         """Close the connection so that it can be opened again. Restore files if possible."""
@@ -523,12 +602,20 @@ class ManagedConnection:
         if problem is FileProblem.REPLACED:
             self._close_connection()
             return
-        is_merged = False
+        if problem is FileProblem.DATABASE_TRUNCATED and self._becomes_complete():
+            return
+        is_merged = is_merging = False
         if connection is not None and problem in {FileProblem.LOG_REMOVED, FileProblem.DATABASE_TRUNCATED}:
             # The open write-ahead log may still have the content.
             with contextlib.suppress(sqlite3.Error):
                 (found,) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 is_merged = found[0] == 0 and found[1] == found[2]
+                is_merging = found[0] != 0
+        if is_merging and problem is FileProblem.DATABASE_TRUNCATED and not self._is_empty():
+            msg = f"{self.path} is incomplete while another process merges its write-ahead log."
+            merging = JournalError(f"{msg} It is tried again by itself.")
+            merging.is_temporary = True
+            raise merging
         is_complete = self._files is not None and self._files.is_database_complete()
         self._abandon()
         if problem is FileProblem.LOG_TRUNCATED:
@@ -539,6 +626,30 @@ class ManagedConnection:
             self._rescue_database(is_complete=is_complete)
         if self._loss is None or not self._detect_replacement:
             report_internal_error("journal", f"{self.path}: {problem.value}. It is opened again.")
+
+    def _becomes_complete(self) -> bool:
+        """Wait briefly until another process has merged its log.
+
+        Return True if nothing is missing.
+
+        Why: it writes the header of the journal first, and then the pages at its end.
+        """
+        assert self._connection is not None
+        assert self._files is not None
+        deadline = time.monotonic() + _GROWTH_S
+        while not self._files.is_database_complete():
+            if self._is_empty() or time.monotonic() >= deadline:
+                return False
+            self.fork.check()
+            time.sleep(_POLL_S)
+        with contextlib.suppress(sqlite3.Error):
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            return bool(found == ("ok",))
+        return False
+
+    def _is_empty(self) -> bool:
+        """Return True if the journal has no content. SQLite never makes it empty."""
+        return self._files is not None and self._files.is_database_empty()
 
     def _rescue_database(self, *, is_complete: bool) -> None:
         """Set a truncated journal aside unless its write-ahead log has restored it."""
@@ -562,7 +673,7 @@ class ManagedConnection:
         Why: a new connection would share their index and locks.
         """
         identity = get_identity(self.path)
-        peers = [peer for peer in list(_peers) if peer is not self and peer._identity == identity]
+        peers = [peer for peer in _list_peers() if peer is not self and peer._identity == identity]
         if any(peer._has_problem_while_idle() for peer in peers):
             self._identity = identity
             self._abandon()
@@ -586,7 +697,7 @@ class ManagedConnection:
         """
         with contextlib.ExitStack() as stack:
             peers = [self]
-            for peer in list(_peers):
+            for peer in _list_peers():
                 if peer is self or peer._identity != self._identity:
                     continue
                 if not peer.is_held_by_fork:
@@ -610,7 +721,11 @@ class ManagedConnection:
                 peer._reset()
 
     def _check_descriptors(self) -> None:
-        if self._files is not None and not self._files.has_own_descriptors():
+        if (
+            self._files is not None
+            and not self._files.has_own_descriptors()
+            and not self._adopt_descriptors()
+        ):
             self._abandon()
             msg = f"{self.path}: {_DESCRIPTORS}. The changes are written again."
             raise JournalError(msg)
@@ -677,10 +792,10 @@ class ManagedConnection:
             return
         problem = self._find_problem()
         if problem is None or (problem is FileProblem.REPLACED and not self._has_new_log()):
+            # Why first: SQLite may give the descriptors to a connection that is just being opened.
+            self._files = None
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-            if self._files is not None:
-                _released.update(self._files.descriptors)
             self._reset()
             return
         try:

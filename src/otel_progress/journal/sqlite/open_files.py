@@ -14,7 +14,7 @@ import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,6 +29,13 @@ _INDEX_HEADER: Final = struct.Struct("=12xBxHII8x8s8x")
 """Header of the index of the write-ahead log, in native byte order: state, page size, last frame
 and pages of the database, and salt. See "WAL-Index Format" of SQLite.
 """
+
+
+_MERGED_FRAMES: Final = struct.Struct("=I")
+
+
+_MERGED_FRAMES_OFFSET: Final = 96
+"""Position in the index of the number of frames that a checkpoint has written to the database."""
 
 
 _INDEX_BYTES: Final = 136
@@ -92,13 +99,15 @@ class OpenFiles:
     """Descriptors of one connection by file.
 
     Connections of one process share the index, so it may be a descriptor of another connection.
+    A file has several descriptors if another part of the program opened it at the same time. One
+    of them belongs to the connection, so a problem is reported only when all of them are closed.
     """
 
     path: Path
     identity: Identity
-    database: Mapping[int, Identity] = field(default_factory=dict)
-    log: Mapping[int, Identity] = field(default_factory=dict)
-    index: Mapping[int, Identity] = field(default_factory=dict)
+    database: dict[int, Identity] = field(default_factory=dict)
+    log: dict[int, Identity] = field(default_factory=dict)
+    index: dict[int, Identity] = field(default_factory=dict)
     index_bytes: int = 0
     database_bytes: int = 0
 
@@ -155,19 +164,53 @@ class OpenFiles:
         """Return True if the database has as many pages as its header says."""
         return not any(is_database_truncated(number) for number in self.database)
 
+    def is_database_empty(self) -> bool:
+        """Return True if the database has no content. SQLite never makes it empty."""
+        return any(not state.st_size for state in _read_own_states(self.database).values())
+
     def has_own_descriptors(self) -> bool:
         """Return False if a descriptor was closed, or is used for another file now."""
         return self._read_states() is not None
 
+    @property
+    def certain_descriptors(self) -> set[int]:
+        """Descriptors that certainly belong to this connection."""
+        groups = (self.database, self.log)
+        return {number for group in groups if len(group) == 1 for number in group}
+
+    def adopt_descriptors(self, taken: Set[int]) -> bool:
+        """Replace closed descriptors by other ones of the same file.
+
+        Those in ``taken`` belong to other connections. Return False if a file has no descriptor
+        left, so that those of the connection are closed.
+        """
+        found = list_descriptors(self.path)
+        if found is None:
+            return False
+        for group in (self.database, self.log, self.index):
+            if not group or _read_own_states(group):
+                continue
+            files = set(group.values())
+            other = {number: file for number, (_, file) in found.items() if file in files}
+            if group is not self.index:
+                other = {number: file for number, file in other.items() if number not in taken}
+            if not other:
+                return False
+            group.clear()
+            group.update(other)
+        return True
+
     def _read_states(self) -> dict[int, os.stat_result] | None:
-        states = {}
-        for number, identity in self.descriptors.items():
-            try:
-                state = states[number] = os.fstat(number)
-            except OSError:
-                return None
-            if (state.st_dev, state.st_ino) != identity:
-                return None
+        """Return the states of all descriptors, or None if all of one file are closed."""
+        states: dict[int, os.stat_result] = {}
+        for group in (self.database, self.log, self.index):
+            found = _read_own_states(group)
+            if len(found) < len(group):
+                if not found:
+                    return None
+                for number in group.keys() - found.keys():
+                    del group[number]
+            states.update(found)
         return states
 
     def _is_log_truncated(self) -> bool:
@@ -175,6 +218,19 @@ class OpenFiles:
             for index in self.index:
                 return is_log_truncated(log, index)
         return False
+
+
+def _read_own_states(descriptors: Mapping[int, Identity]) -> dict[int, os.stat_result]:
+    """Return the states of the descriptors that still belong to their files."""
+    states = {}
+    for number, identity in descriptors.items():
+        try:
+            state = os.fstat(number)
+        except OSError:
+            continue
+        if (state.st_dev, state.st_ino) == identity:
+            states[number] = state
+    return states
 
 
 def is_log_truncated(log: int, index: int) -> bool:
@@ -194,6 +250,22 @@ def is_log_truncated(log: int, index: int) -> bool:
     except OSError:
         return False
     return not is_valid and after[: len(before.raw)] == before.raw
+
+
+def is_log_merged(index: int) -> bool:
+    """Return True if the database has the whole content of the log.
+
+    The index has the number of merged frames. ``index`` is a descriptor.
+    """
+    try:
+        header = os.pread(index, _INDEX_BYTES, 0)
+    except OSError:
+        return False
+    found = _decode_index(header)
+    if found is None:
+        return False
+    (merged_frames,) = _MERGED_FRAMES.unpack_from(header, _MERGED_FRAMES_OFFSET)
+    return bool(merged_frames >= found.last_frame)
 
 
 def is_database_truncated(database: int) -> bool:
@@ -270,31 +342,47 @@ def _list_numbers() -> list[int] | None:
     return None
 
 
-def capture_files(
-    path: Path, before: Iterable[int], taken: Iterable[int], released: Iterable[int]
-) -> OpenFiles | None:
+def capture_files(path: Path, before: Iterable[int], taken: Iterable[int]) -> OpenFiles | None:
     """Return the descriptors of a connection that was just opened.
 
-    ``before`` are the descriptors of the journal before it was opened, ``taken`` those of other
-    connections, and ``released`` those of closed connections, which SQLite may use again. Return
-    None if the system has no list of descriptors.
+    ``before`` are the descriptors of the journal before it was opened, and ``taken`` those of other
+    connections. Return None if the system has no list of descriptors.
+
+    The result may include descriptors of other parts of the program if they use the journal, too.
+    SQLite also keeps descriptors of closed connections, and may use them again for the database.
     """
     found, identity = list_descriptors(path), get_identity(path)
     if found is None or identity is None:
         return None
-    foreign = (set(before) - set(released)) | set(taken)
     by_suffix: dict[str, dict[int, Identity]] = {"": {}, "-wal": {}, "-shm": {}}
     for number, (suffix, file) in found.items():
-        # Connections share the index.
-        if suffix == "-shm" or number not in foreign:
-            by_suffix[suffix][number] = file
-    files = OpenFiles(path, identity, by_suffix[""], by_suffix["-wal"], by_suffix["-shm"])
+        by_suffix[suffix][number] = file
+    database, log, index = by_suffix.values()
+    other, earlier = set(taken), set(before)
+    own_database, own_log = database.keys() - other, log.keys() - other
+    new_database, new_log = database.keys() - earlier, log.keys() - earlier
+    if len(new_log) == 1:
+        own_log = new_log
+        # Each connection has one descriptor of both files, unless SQLite keeps one to use it again.
+        if len(new_database) == 1 and len(database) == len(log):
+            own_database = new_database
+    files = OpenFiles(
+        path,
+        identity,
+        _select_descriptors(database, own_database),
+        _select_descriptors(log, own_log),
+        index,  # Connections share the index.
+    )
     with suppress(OSError):
         for number in files.index:
             files.index_bytes = max(_MIN_INDEX_BYTES, os.fstat(number).st_size)
         for number in files.database:
             files.database_bytes = os.fstat(number).st_size
     return files
+
+
+def _select_descriptors(found: Mapping[int, Identity], numbers: Set[int]) -> dict[int, Identity]:
+    return {number: file for number, file in found.items() if number in numbers}
 
 
 # --- closing without a checkpoint ----------------------------------------------------------------

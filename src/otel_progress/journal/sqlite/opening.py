@@ -99,6 +99,11 @@ def is_full_error(exc: sqlite3.Error) -> bool:
     return "full" in str(exc)
 
 
+def is_file_error(exc: sqlite3.Error) -> bool:
+    """Return True if a file of the journal could not be opened, read or written."""
+    return any(text in str(exc) for text in ("disk I/O", "unable to open"))
+
+
 def is_missing(path: Path) -> bool:
     """Return True if there certainly is no file at a path."""
     try:

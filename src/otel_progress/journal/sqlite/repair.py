@@ -1,6 +1,7 @@
 """Repair of journal files that were truncated in place.
 
-Each function requires that this process has no open connection to the journal.
+Each function requires that this process has no open connection to the journal. Other processes
+may open and close it at the same time. So a finding is reported only if it is permanent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from typing import Final
 
 from otel_progress.errors import JournalError
 from otel_progress.journal.sqlite import schema
-from otel_progress.journal.sqlite.open_files import is_database_truncated, is_log_truncated
+from otel_progress.journal.sqlite.open_files import (
+    is_database_truncated,
+    is_log_merged,
+    is_log_truncated,
+)
 
 DAMAGED_SUFFIX: Final = ".damaged"
 """Appended to the name of a truncated journal. An older one with this name is replaced."""
@@ -50,9 +55,11 @@ _HEADER_BYTES: Final = 72
 def repair_log(path: Path) -> bool:
     """Reset the index if the write-ahead log is shorter than the index says.
 
-    SQLite then reads the rest of the log again. Return True if the index was reset, so that
-    transactions since the last checkpoint may be lost. Raises JournalError if another process
-    holds the lock.
+    SQLite then reads the rest of the log again. Return True if transactions since the last
+    checkpoint may be lost. Raises JournalError if another process holds the lock.
+
+    The last process that closes the journal merges the log, and removes it before the index. So a
+    log without content that is missing from the journal is not lost.
     """
     if sys.platform == "win32":
         return False
@@ -65,11 +72,12 @@ def repair_log(path: Path) -> bool:
         if not _wait_for_owner(real, index):
             return False
         with _lock_index(path, index):
-            # Why again: another process may have repaired it.
-            if not _is_log_lost(real, index):
+            # Why again: another process may have repaired it, or removed both files.
+            if not _is_current(index, f"{real}-shm") or not _is_log_lost(real, index):
                 return False
+            is_merged = is_log_merged(index)
             os.pwrite(index, bytes(_HEADER_COPIES_BYTES), 0)
-            return True
+            return not is_merged
     finally:
         os.close(index)
 
@@ -83,6 +91,14 @@ def _wait_for_owner(real: str, index: int) -> bool:
             return True
         time.sleep(_POLL_S)
     return False
+
+
+def _is_current(descriptor: int, name: str) -> bool:
+    """Return True if a descriptor belongs to the file that has the name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(name))  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def _is_log_lost(real: str, index: int) -> bool:
@@ -124,12 +140,20 @@ def _lock_index(path: Path, index: int) -> Iterator[None]:
 def is_short(path: Path) -> bool:
     """Return True if a journal has fewer pages than its header says.
 
-    A journal with a write-ahead log may have them there.
+    A journal with a write-ahead log may have them there. Another process that merges its log
+    writes the header first, so the journal has to be short for a while.
     """
-    real = os.path.realpath(path)
-    with suppress(OSError):
-        if os.stat(f"{real}-wal").st_size:  # noqa: PTH116
-            return False
+    deadline = time.monotonic() + _GRACE_S
+    while _is_short_now(os.path.realpath(path)):
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _is_short_now(real: str) -> bool:
+    if _has_log(real):
+        return False
     try:
         # Why non-blocking: the path may be a FIFO.
         database = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -141,9 +165,19 @@ def is_short(path: Path) -> bool:
         # Why the application id: files of other programs are never changed.
         header = os.pread(database, _HEADER_BYTES, 0)
         is_journal = header[68:] == schema.APPLICATION_ID.to_bytes(4, "big")
-        return is_journal and is_database_truncated(database)
+        is_truncated = is_journal and is_database_truncated(database)
     finally:
         os.close(database)
+    # Why again: another process may have opened the journal.
+    return is_truncated and not _has_log(real)
+
+
+def _has_log(real: str) -> bool:
+    """Return True if the write-ahead log has content."""
+    try:
+        return os.stat(f"{real}-wal").st_size > 0  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def wait_for_rescue(path: Path) -> None:

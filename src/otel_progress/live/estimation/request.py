@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import defer_fork
+from otel_progress.interrupts import is_interrupt
 from otel_progress.live.estimation.levels import compute_active_duration
 from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, EstimationState
 from otel_progress.live.node import Node
@@ -156,6 +157,8 @@ def run_estimate(request: EstimateRequest) -> Eta | None:
             parallel = None if request.children is None else Parallel(*request.children)
             eta = estimate(request.points, request.elapsed, request.history, parallel=parallel)
     except Exception as error:
+        if is_interrupt(error):
+            raise
         report_internal_error("eta", "An estimate failed; the level has none until the next one", error=error)
         return None
     return None if eta.state == "unknown" else _extend_to_next_estimate(replace(eta, clock=request.clock))

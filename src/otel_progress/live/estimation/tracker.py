@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.live.estimation.bounds import find_bounds_locked, is_bound_lower, raise_eta
+from otel_progress.live.estimation.bounds import (
+    NO_BOUNDS,
+    find_bounds_locked,
+    is_bound_lower,
+    is_refuted_locked,
+    raise_eta,
+)
 from otel_progress.live.estimation.levels import get_level_shape, is_estimable
 from otel_progress.live.estimation.opaque import compute_expected_duration
 from otel_progress.live.estimation.request import EstimateRequest, build_request_locked, run_estimate
@@ -318,8 +324,9 @@ class EstimateTracker:
                 # Why: a pause may have started and ended since the request. It must not count down.
                 clock += max(0.0, pauses.seconds_between(clock, self._clock()))
                 eta = eta if clock == eta.clock else replace(eta, clock=clock)
-            for below in find_bounds_locked(node):
-                eta = raise_eta(eta, below, clock)
+            eta = raise_eta(eta, find_bounds_locked(node, clock), clock)
+            if is_refuted_locked(node, eta, clock):
+                eta = None
         if is_bound_lower(estimation.eta, eta, clock):
             self._request_parents_locked(node)
         changed = []
@@ -337,11 +344,12 @@ class EstimateTracker:
             here = here.parent
 
     def _update_parents_locked(self, node: Node, eta: Eta | None, clock: float) -> list[Node]:
-        """Raise the estimates of the levels above to the lower bound of ``eta``.
+        """Raise the estimates of the levels above to the bound that ``eta`` implies.
 
         An operation without a history has the estimate of its only loop. Return the changed levels.
         """
         changed = []
+        bounds = NO_BOUNDS.include(eta, clock)
         here = node.parent
         while here is not None:
             estimation = here.estimation
@@ -350,8 +358,8 @@ class EstimateTracker:
                 is_only_loop = estimation.has_loop and find_only_loop(here) is node
                 if is_only_loop and not self._list_history_locked(here, estimation):
                     estimation.follows_loop, new = True, eta
-                elif new is not None and eta is not None:
-                    new = raise_eta(new, eta, clock)
+                elif new is not None:
+                    new = raise_eta(new, bounds, clock)
                 if new is not estimation.eta:
                     active_s = here.operation.active_seconds(here.started_clock or clock, clock)
                     _store_eta_locked(here, estimation, new, active_s)

@@ -10,7 +10,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,10 +30,12 @@ _PARTIAL_FILE: Final = re.compile(r"\.[0-9a-f]{16}\.part")
 class LocalStore:
     """A folder, created at the first write.
 
-    It ignores files with other names and follows no links.
+    It ignores files with other names and follows no links. ``now`` returns Unix seconds. It is the
+    clock of :meth:`touch`, of written files and of the caller of :meth:`sweep`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         try:
             self.folder = folder.absolute()
         except OSError as error:
@@ -55,7 +58,9 @@ class LocalStore:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
+            self._mark(part)
             part.replace(path)
+            self._mark(path.parent)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
@@ -100,7 +105,12 @@ class LocalStore:
         """Mark the folders of these runs as in use."""
         for run in runs:
             with suppress(FileNotFoundError):
-                os.utime(self.folder / get_run_folder(run))
+                self._mark(self.folder / get_run_folder(run))
+
+    def _mark(self, path: Path) -> None:
+        """Set the time of a file or folder by the clock of :meth:`sweep`."""
+        now = self._now()
+        os.utime(path, (now, now))
 
     def sweep(self, before: float) -> int:
         """Delete runs whose folder and files are all older than ``before``.
@@ -115,7 +125,20 @@ class LocalStore:
             ]
         except FileNotFoundError:
             return 0
+        if not runs:
+            return 0
+        # Why: the clock of this process may be wrong, and files of other processes have their time.
+        before = min(before, before + self._read_file_time() - self._now())
         return sum(self._sweep_run(Path(entry.path), before) for entry in runs)
+
+    def _read_file_time(self) -> float:
+        """Return the file system's time of a new file, in Unix seconds."""
+        part = self.folder / f".{secrets.token_hex(8)}.part"
+        try:
+            part.touch(mode=0o600, exist_ok=False)
+            return part.stat().st_mtime
+        finally:
+            part.unlink(missing_ok=True)
 
     def _sweep_run(self, folder: Path, before: float) -> int:
         with suppress(FileNotFoundError):

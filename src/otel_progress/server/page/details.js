@@ -1,7 +1,7 @@
 /** One operation in full, next to the list; on a phone it replaces the list. */
 
 import { buildUrl } from "./addresses.js";
-import { ask } from "./ask.js";
+import { ask, askReason } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
 import { clean, cleanLines, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { bindTerms, factsOf, metadataOf } from "./facts.js";
@@ -95,6 +95,11 @@ export class Details {
       reason: p("reason"),
       message: p("message"),
       cancel: h("button", { type: "button", class: "danger", onclick: () => this.#cancel() }, "Cancel…"),
+      fail: h(
+        "button",
+        { type: "button", class: "danger", onclick: () => this.#fail() },
+        "Mark as failed…",
+      ),
       remove: h("button", { type: "button", class: "danger", onclick: () => this.#delete() }, "Delete…"),
       json: h("a", { download: true }, "Export JSON"),
       csv: h("a", { download: true }, "Export CSV"),
@@ -128,6 +133,7 @@ export class Details {
       "div",
       { class: "actions" },
       parts.cancel,
+      parts.fail,
       parts.remove,
       parts.batch,
       parts.json,
@@ -237,12 +243,13 @@ export class Details {
   }
 
   #drawActions({ operation_id: id, status, batch, cancel_requested_at: asked }, kind) {
-    const { cancel, remove, json, csv, batch: link } = this.#parts;
+    const { cancel, fail, remove, json, csv, batch: link } = this.#parts;
     const path = `operations/${encodeURIComponent(id)}/export`;
     const exportAs = (format) => buildUrl(document.baseURI, path, { format }).href;
     show(cancel, !hasEnded(status));
     setAttribute(cancel, "disabled", Boolean(asked));
     setText(cancel, asked ? "Cancel requested" : "Cancel…");
+    show(fail, kind === "abandoned");
     show(remove, hasEnded(status) || kind === "abandoned");
     show(link, Boolean(batch));
     if (batch) setAttribute(link, "href", `#/batches/${encodeURIComponent(batch)}`);
@@ -292,13 +299,25 @@ export class Details {
   async #cancel() {
     const id = this.#id;
     const text = "The process is asked to stop and does so at its next safe point. Completed work is kept.";
-    if (!(await ask({ title: "Cancel this operation?", text, yes: "Request cancel", danger: true }))) return;
-    await this.#send(
-      "POST",
-      `operations/${encodeURIComponent(id)}/cancel`,
-      { reason: "Cancelled on the live page." },
-      "Cancel requested.",
-    );
+    const options = { title: "Cancel this operation?", text, yes: "Request cancel", danger: true };
+    const reason = await askReason(options);
+    if (reason === null) return;
+    const body = { reason: reason || "Cancelled on the live page." };
+    await this.#send(id, "POST", "/cancel", body, "Cancel requested.");
+  }
+
+  /** Ends an operation whose process has ended without reporting an end. */
+  async #fail() {
+    const id = this.#id;
+    const text =
+      "Its process no longer sends heartbeats. The operation ends as failed, with the reason as its error. " +
+      "This cannot be undone.";
+    const options = { title: "Mark this operation as failed?", text, yes: "Mark as failed", danger: true };
+    const reason = await askReason(options);
+    if (reason === null) return;
+    const body = { reason: reason || "its process exited without an end" };
+    // The button disappears, so the focus would be lost.
+    if ((await this.#send(id, "POST", "/fail", body, "Marked as failed.")) && this.#id === id) this.focus();
   }
 
   async #delete() {
@@ -307,18 +326,22 @@ export class Details {
       "Deletes all finished runs of this operation with their events and logs. This cannot be undone.";
     if (!(await ask({ title: "Delete this operation?", text, yes: "Delete", danger: true }))) return;
     const run = this.#context.store.find(id)?.doc.run;
-    if (!(await this.#send("DELETE", `operations/${encodeURIComponent(id)}`, undefined, "Deleted."))) return;
+    if (!(await this.#send(id, "DELETE", "", undefined, "Deleted."))) return;
     this.#context.store.remove(run);
-    this.#close();
+    if (this.#id === id) this.#close();
   }
 
-  async #send(method, path, body, done) {
+  /** Sends a request about an operation. Shows the answer unless the details of another are open. */
+  async #send(id, method, action, body, done) {
+    const say = (text) => this.#id === id && setText(this.#parts.answer, text);
+    say("");
     try {
-      await this.#context.client.request(path, { method, body });
-      setText(this.#parts.answer, done);
+      await this.#context.client.request(`operations/${encodeURIComponent(id)}${action}`, { method, body });
+      say(done);
       return true;
     } catch (error) {
-      setText(this.#parts.answer, clean(error.message));
+      const isRefused = error.status === 401;
+      say(isRefused ? "Not allowed: the session has ended. Reload the page to log in." : clean(error.message));
       return false;
     }
   }

@@ -28,15 +28,19 @@ export function typeBeside(name, type) {
 
 /**
  * The number of ended levels that are not stored any more: `… 312 more, all completed` or
- * `… 312 more: 300 completed, 12 failed`. Empty without such levels. `counts`: by status.
+ * `… 312 more: 300 completed (7 ended early), 12 failed`. Empty without such levels. `counts`: by
+ * status; `ended_early` are those of `completed` that completed below their total.
  */
 export function moreLevels(counts) {
-  const present = Object.entries(counts ?? {}).filter(([, number]) => number > 0);
+  const { ended_early: early = 0, ...byStatus } = counts ?? {};
+  const present = Object.entries(byStatus).filter(([, number]) => number > 0);
   if (present.length === 0) return "";
   const sum = present.reduce((total, [, number]) => total + number, 0);
   const more = `… ${plain.format(sum)} more`;
-  if (present.length === 1) return `${more}, ${sum > 1 ? "all " : ""}${present[0][0]}`;
-  return `${more}: ${present.map(([status, number]) => `${plain.format(number)} ${status}`).join(", ")}`;
+  const named = (status) =>
+    early > 0 && status === "completed" ? `completed (${plain.format(early)} ended early)` : status;
+  if (present.length === 1) return `${more}, ${sum > 1 ? "all " : ""}${named(present[0][0])}`;
+  return `${more}: ${present.map(([status, number]) => `${plain.format(number)} ${named(status)}`).join(", ")}`;
 }
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);

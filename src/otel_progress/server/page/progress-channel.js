@@ -21,10 +21,8 @@ export class Channel {
   #transport;
   #wanted;
   #name;
-  #abort = null;
-  #wake = null;
+  #turn = null; // AbortController of one stream or poll; only change, restart and close abort it
   #closed = false;
-  #changed = false; // the connection was closed only to request other operations
   #lastId = "";
   #failures = 0;
   #streamAt = 0; // earliest time of the next attempt to stream
@@ -56,9 +54,7 @@ export class Channel {
     this.#wanted = wanted;
     for (const kept of [this.#known.keys(), this.#missing])
       for (const id of [...kept]) if (!wanted.ids?.includes(id)) this.#unfollow(id);
-    this.#changed = true;
-    this.#abort?.abort();
-    this.#wake?.();
+    this.#turn?.abort();
   }
 
   #unfollow(id) {
@@ -72,13 +68,14 @@ export class Channel {
 
   async start() {
     while (!this.#closed) {
-      this.#abort = new AbortController();
-      this.#changed = false;
+      this.#turn = new AbortController();
+      const { signal } = this.#turn;
       try {
-        if (this.#transport.allowed() && Date.now() >= this.#streamAt) await this.#stream(this.#abort);
-        else await this.#poll(this.#abort.signal);
+        if (this.#transport.allowed() && Date.now() >= this.#streamAt) await this.#stream(signal);
+        else await this.#poll(signal);
       } catch (error) {
-        if (!this.#closed && !this.#changed) await this.#recover(error);
+        // A turn that this client ended is no failure: it must not delay the next one.
+        if (!signal.aborted) await this.#recover(error, signal);
       }
     }
   }
@@ -86,17 +83,18 @@ export class Channel {
   /** Retries now, with a stream if streams are allowed. */
   restart() {
     this.#streamAt = this.#failures = 0;
-    this.#abort?.abort();
-    this.#wake?.();
+    this.#blocked = false;
+    this.#turn?.abort();
   }
 
   close() {
     this.#closed = true;
-    this.#abort?.abort();
-    this.#wake?.();
+    this.#turn?.abort();
   }
 
-  async #stream(abort) {
+  async #stream(signal) {
+    const abort = new AbortController(); // of the request: also aborted by timeouts
+    signal.addEventListener("abort", () => abort.abort(), { once: true });
     const response = await this.#connect(abort);
     const silence = new Silence(
       [STALE_MS, () => this.#say("stale", "No heartbeat from the server.")],
@@ -107,7 +105,7 @@ export class Channel {
       const document = JSON.parse(event.data);
       if (event.event === "stale")
         trouble = document.stale ? (document.detail ?? "The journal cannot be read.") : null;
-      else this.#take(event, document);
+      else this.#take(event, document, signal);
       this.#say(trouble ? "stale" : "live", trouble);
     };
     const onBytes = () => {
@@ -139,11 +137,11 @@ export class Channel {
     }
   }
 
-  #take({ event, id }, document) {
+  #take({ event, id }, document, signal) {
     this.#failures = 0;
     this.#blocked = false;
     if (event === "ready")
-      this.#finish().catch(() => {}); // the next full set brings what could not be requested
+      this.#finish(signal, true).catch(() => {}); // the turn was aborted
     else this.#tell(event, document);
     if (id) this.#lastId = id;
   }
@@ -177,16 +175,22 @@ export class Channel {
 
   /**
    * After the full set: requests operations that ran before but are missing, and missing ids; then
-   * emits "ready".
+   * emits "ready". With `isStream` a failed request does not prevent that: the next full set repeats it.
    */
-  async #finish(signal) {
+  async #finish(signal, isStream = false) {
     const seen = this.#seen;
-    this.#seen = null;
     const vanished = seen ? [...this.#active].filter(([run]) => !seen.has(run)) : [];
-    for (const [run] of vanished) this.#active.delete(run);
     const unknown = (this.#wanted.ids ?? []).filter((id) => !this.#known.has(id) && !this.#missing.has(id));
-    for (const id of [...vanished.map(([, id]) => id), ...unknown].slice(0, MOST_ASKED))
-      await this.#ask(id, signal);
+    for (const [run, id] of [...vanished, ...unknown.map((id) => [null, id])].slice(0, MOST_ASKED))
+      try {
+        await this.#ask(id, signal);
+        this.#active.delete(run);
+      } catch (error) {
+        if (!isStream || signal.aborted) throw error;
+      }
+    // The end of an aborted turn or of an earlier full set is not that of the current set.
+    if (signal.aborted || this.#seen !== seen) return;
+    this.#seen = null;
     this.#tell("ready", { complete: seen !== null });
   }
 
@@ -217,13 +221,14 @@ export class Channel {
     this.#failures = 0;
     this.#transport.received?.();
     this.#say("polling");
-    if (!this.#blocked) {
+    // Polling that replaces no stream shows nothing about streams.
+    if (!this.#blocked && this.#transport.allowed()) {
       // Until a stream delivers data: the server was unreachable, so a stream may work now.
       this.#blocked = true;
       this.#streamAt = 0;
       return;
     }
-    await this.#pause(this.#transport.interval());
+    await this.#pause(this.#transport.interval(), signal);
   }
 
   async #pollAll(signal) {
@@ -239,7 +244,7 @@ export class Channel {
     for (const operation of found) this.#tell("snapshot", operation);
   }
 
-  async #recover(error) {
+  async #recover(error, signal) {
     this.#failures += 1;
     const interrupted = error.name === "AbortError";
     // A damaged message: start again from the full set.
@@ -257,19 +262,21 @@ export class Channel {
     if (polled) this.#streamAt = 0;
     else if (this.#blocked || this.#failures % 4 === 0) this.#streamAt = Date.now() + STREAM_AGAIN_MS;
     const wait = RETRY_MS[Math.min(this.#failures, RETRY_MS.length) - 1];
-    await this.#pause(interrupted && this.#failures === 1 ? 0 : wait * (0.8 + 0.4 * Math.random()));
+    await this.#pause(interrupted && this.#failures === 1 ? 0 : wait * (0.8 + 0.4 * Math.random()), signal);
   }
 
-  async #pause(milliseconds) {
-    if (this.#closed) return;
+  /** Waits until the turn is aborted or the time is over. */
+  async #pause(milliseconds, signal) {
+    if (signal.aborted) return;
     await new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#wake = () => {
+      const finish = () => {
         clearTimeout(timer);
+        signal.removeEventListener("abort", finish);
         resolve();
       };
+      const timer = setTimeout(finish, milliseconds);
+      signal.addEventListener("abort", finish);
     });
-    this.#wake = null;
   }
 
   #say(state, detail = null) {

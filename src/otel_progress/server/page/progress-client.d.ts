@@ -97,7 +97,7 @@ export interface Level {
 }
 
 /** Number of ended levels by status; statuses without levels are left out. */
-export type LevelCounts = Partial<Record<"completed" | "failed" | "cancelled" | "skipped", number>>;
+export type LevelCounts = Partial<Record<"completed" | "failed" | "cancelled" | "skipped" | "ended_early", number>>;
 
 export interface Operation extends Level {
   schema: string;

@@ -10,7 +10,7 @@
 
 import { buildUrl } from "./addresses.js";
 import { Channel } from "./progress-channel.js";
-import { hasEnded, ProgressError, safely } from "./progress-shared.js";
+import { hasEnded, ProgressError, safely, ServerClock } from "./progress-shared.js";
 import { createLink } from "./shared-link.js";
 
 export { readEvents } from "./event-stream.js";
@@ -28,7 +28,7 @@ export class ProgressClient {
   #closed = false;
   #regroup = false;
   #quiet = 0;
-  #skew = 0;
+  #clock = new ServerClock();
   /** performance.now() when the server last sent anything, -Infinity before. */
   receivedAt = -Infinity;
 
@@ -101,7 +101,7 @@ export class ProgressClient {
    * from ours.
    */
   ageOf({ read_at: readAt }) {
-    return Math.max(0, (Date.now() + this.#skew) / 1000 - readAt);
+    return Math.max(0, this.#clock.now / 1000 - readAt);
   }
 
   /** Requests a page of operations: `list({status: "running", type: ["a", "b"], limit: 50})`. */
@@ -207,12 +207,16 @@ export class ProgressClient {
       interval: () => this.#quiet || this.#interval(),
       message: (name, kind, data) => this.#dispatch(name, kind, data),
       announce: () => this.#announce(),
-      received: () => this.#received(),
+      received: () => {
+        this.#received();
+        if (this.#clock.isDoubtful) this.reconnect(); // the response has the server's time
+      },
     };
   }
 
   #linkHandlers() {
     return {
+      clock: (now) => this.#clock.set(now),
       message: (name, kind, data) => this.#dispatch(name, kind, data),
       announce: () => this.#announce(),
       received: () => this.#received(),
@@ -269,19 +273,14 @@ export class ProgressClient {
       if (error?.name === "AbortError") throw error;
       throw new ProgressError(`The server at ${url.origin} cannot be reached.`);
     }
-    this.#compare(response.headers.get("date"));
+    // With a link the clock is that of the host, which is set with each message.
+    if (!this.#link) this.#clock.compare(response.headers.get("date"));
     if (response.ok) return response;
     const problem = await response.json().catch(() => null);
     throw new ProgressError(problem?.detail ?? `The server answered with ${response.status}.`, {
       status: response.status,
       problem,
     });
-  }
-
-  /** The Date header has whole seconds, so a difference below two seconds is ignored. */
-  #compare(date) {
-    const skew = Date.parse(date ?? "") + 500 - Date.now();
-    if (Number.isFinite(skew)) this.#skew = Math.abs(skew) < 2000 ? 0 : skew;
   }
 }
 

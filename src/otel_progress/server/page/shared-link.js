@@ -9,7 +9,8 @@ import { StreamHost } from "./stream-host.js";
 
 const VERSION = 1; // of the messages: tabs of another version use another host
 const CHECK_EVERY_MS = 5000;
-const FIRST_ANSWER_MS = 5000;
+// A browser reports a worker that cannot start. This is for hosts that are silent without an error.
+const FIRST_ANSWER_MS = 15_000;
 const SILENT_AFTER_MS = 45_000; // the host sends a ping every 15 s
 
 /**
@@ -39,7 +40,7 @@ class SharedLink {
   #end = new AbortController();
   state = { state: "connecting", since: Date.now(), detail: null };
 
-  /** `handlers`: message(name, kind, data), announce(), received(). */
+  /** `handlers`: message(name, kind, data), announce(), received(), clock(server's time). */
   constructor(base, handlers) {
     this.#base = base;
     this.#handlers = handlers;
@@ -95,6 +96,7 @@ class SharedLink {
   #receive(message) {
     this.#messageAt = Date.now();
     this.#hasAnswer = true;
+    if (message.clock !== undefined) this.#handlers.clock(message.clock);
     if (message.type === "ping") this.#carrier.post({ type: "pong" });
     else if (message.type === "unknown") this.#post();
     else if (message.type === "received") this.#handlers.received();

@@ -6,7 +6,7 @@
 
 import { buildUrl } from "./addresses.js";
 import { Channel } from "./progress-channel.js";
-import { hasEnded, ProgressError } from "./progress-shared.js";
+import { hasEnded, ProgressError, ServerClock } from "./progress-shared.js";
 import { Store } from "./store.js";
 
 const RELEASE_AFTER_MS = 5000; // the stream closes when all tabs are hidden for this time
@@ -33,6 +33,7 @@ export class StreamHost {
   #change = 0;
   #release = 0;
   #receivedAt = 0;
+  #clock = new ServerClock();
 
   constructor(base, fetch = (url, init) => globalThis.fetch(url, init)) {
     this.#base = base;
@@ -82,7 +83,7 @@ export class StreamHost {
       for (const { doc } of entries.values()) this.#send(port, "all", "snapshot", doc);
     for (const { doc } of this.#store.batches.values()) this.#send(port, "all", "batch", doc);
     if (!this.#ready) return;
-    post(port, { type: "received", at: this.#receivedAt });
+    post(port, { type: "received", at: this.#receivedAt, clock: this.#clock.now });
     this.#send(port, "all", "ready", { complete: true });
   }
 
@@ -181,6 +182,7 @@ export class StreamHost {
       if (error?.name === "AbortError") throw error;
       throw new ProgressError(`The server at ${url.origin} cannot be reached.`);
     }
+    this.#clock.compare(response.headers.get("date"));
     if (response.ok) return response;
     const problem = await response.json().catch(() => null);
     throw new ProgressError(problem?.detail ?? `The server answered with ${response.status}.`, {
@@ -235,7 +237,7 @@ export class StreamHost {
   }
 
   #send(port, name, kind, data) {
-    post(port, { type: "message", name, kind, data });
+    post(port, { type: "message", name, kind, data, clock: this.#clock.now });
   }
 
   #announce() {
@@ -243,11 +245,12 @@ export class StreamHost {
   }
 
   #received() {
+    if (this.#clock.isDoubtful) this.#channel?.restart(); // the response has the server's time
     const now = Date.now();
     const isDue = now - this.#receivedAt >= RECEIVED_EVERY_MS;
     if (!isDue) return;
     this.#receivedAt = now;
-    this.#broadcast({ type: "received", at: now });
+    this.#broadcast({ type: "received", at: now, clock: this.#clock.now });
   }
 
   #broadcast(message) {

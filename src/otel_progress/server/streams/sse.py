@@ -190,6 +190,8 @@ class _SseSession:
         self._has_access = has_access
         self._reported_error: str | None = None
         self._is_ready = False
+        self._loop = asyncio.get_running_loop()
+        self._next_heartbeat_at = 0.0
 
     async def run(self, query: StreamQuery, last_event_id: str | None) -> None:
         hub, subscriber = self._hub, self._subscriber
@@ -222,6 +224,7 @@ class _SseSession:
         while not self._has_ended():
             subscriber.wake.clear()
             await self._send_updates()
+            await self._send_due_heartbeat()
             await self._wait_for_changes()
         await self._write(b"", more=False)
 
@@ -258,16 +261,17 @@ class _SseSession:
     async def _wait_for_changes(self) -> None:
         """Pause, so that many changes share one write.
 
-        Then wait for a change, and send heartbeats.
+        Then wait for a change, until the next heartbeat.
         """
         subscriber, hub = self._subscriber, self._hub
         if not self._has_ended():
             await asyncio.sleep(hub.pause_s)
-        while not subscriber.wake.is_set():
-            if not await wait_for_event(subscriber.wake, hub.limits.heartbeat_s):
-                if not self._has_access():
-                    return
-                await self._write(HEARTBEAT)
+        await wait_for_event(subscriber.wake, max(0.0, self._next_heartbeat_at - self._loop.time()))
+
+    async def _send_due_heartbeat(self) -> None:
+        # Why: counts from the last write. The hub also wakes clients without a message for them.
+        if self._loop.time() >= self._next_heartbeat_at and not self._has_ended():
+            await self._write(HEARTBEAT)
 
     def _encode_reset(self, reason: str) -> bytes:
         self._is_ready = False
@@ -276,6 +280,7 @@ class _SseSession:
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         with self._subscriber.timed_write():
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self._next_heartbeat_at = self._loop.time() + self._hub.limits.heartbeat_s
 
 
 def _encode_event(kind: str, document: object, id_: str | None = None) -> bytes:
