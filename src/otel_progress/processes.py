@@ -86,6 +86,11 @@ def build_otlp_host(name: str, *, heartbeats: bool) -> str:
     return f"{name.replace('/', '_')}//{_OTLP if heartbeats else _OTLP_WITHOUT_HEARTBEATS}"
 
 
+def is_otlp_host(host: str) -> bool:
+    """Return True for the host of a process that reports over OTLP."""
+    return host.endswith((f"//{_OTLP}", f"//{_OTLP_WITHOUT_HEARTBEATS}"))
+
+
 def get_heartbeat_timeout_s(host: str) -> float:
     """Return the age of the last heartbeat beyond which a process of another host is dead."""
     if host.endswith(f"//{_OTLP}"):

@@ -276,6 +276,7 @@ InternalErrorPlace: TypeAlias = Literal[
     "otlp.traces",
     "previews",
     "processor",
+    "receiver",
     "redaction",
     "resources",
     "server",
@@ -336,6 +337,14 @@ SeriesGroup: TypeAlias = Literal["operation", "level", "batch"]
 
 Transport: TypeAlias = Literal["sse", "ws"]
 """Transport of a stream client: label ``transport`` of the ``progress.server`` metrics."""
+
+
+ReceivedSignal: TypeAlias = Literal["logs", "traces"]
+"""Signal of received records: label ``signal`` of ``progress.receiver.records``."""
+
+
+RecordOutcome: TypeAlias = Literal["accepted", "rejected"]
+"""Whether a received record was used: label ``outcome`` of ``progress.receiver.records``."""
 
 
 RefusalReason: TypeAlias = Literal[
@@ -709,6 +718,13 @@ SERVER_REFUSED: Final = _define_counter(
     "progress.server.refused",
     ("reason",),
     "Requests, connections and messages that the server refused, and clients that it disconnected.",
+)
+
+
+RECEIVER_RECORDS: Final = _define_counter(
+    "progress.receiver.records",
+    ("signal", "outcome"),
+    "Progress events (logs) and spans (traces) received over OTLP, by outcome: accepted or rejected.",
 )
 
 

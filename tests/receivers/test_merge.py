@@ -90,9 +90,9 @@ def merge(events: list[LogEvent], sender: Sender | None = None) -> dict[str, Lev
     paths: dict[str, None] = {}
     for index, event in enumerate(events):
         decoded = (
-            decode_protobuf(build_protobuf_request([event]), 0.0)
+            decode_protobuf(build_protobuf_request([event]), WALL + 3_600.0)
             if index % 2
-            else decode_json(build_json_request([event]), 0.0)
+            else decode_json(build_json_request([event]), WALL + 3_600.0)
         )
         for record in decoded.records:
             report = read_report(record)

@@ -47,7 +47,7 @@ class UnreliableJournal:
 @pytest.fixture
 def fake_time() -> FakeTime:
     """Clocks of the journal."""
-    return FakeTime()
+    return FakeTime(WALL + 60.0)
 
 
 @pytest.fixture

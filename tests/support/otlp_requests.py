@@ -82,3 +82,16 @@ def _build_json_value(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return {"stringValue": value}
     return {"arrayValue": {"values": [_build_json_value(element) for element in value]}}
+
+
+def build_span_request(*spans: Mapping[str, Any], resource: Mapping[str, Any] = RESOURCE) -> bytes:
+    """Return spans as an ``ExportTraceServiceRequest`` in JSON.
+
+    ``attributes`` of a span is a plain dictionary.
+    """
+    encoded = [{**span, "attributes": _build_json_attributes(span.get("attributes", {}))} for span in spans]
+    group = {
+        "resource": {"attributes": _build_json_attributes(resource)},
+        "scopeSpans": [{"scope": {"name": "tests"}, "spans": encoded}],
+    }
+    return json.dumps({"resourceSpans": [group]}).encode()

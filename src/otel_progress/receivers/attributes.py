@@ -32,8 +32,13 @@ _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]+")
 
 
 def convert_time(nanoseconds: int, now: float) -> float:
-    """Return Unix seconds. A record without a time has the time of its reception, ``now``."""
-    return nanoseconds / 1e9 if nanoseconds > 0 else now
+    """Return Unix seconds.
+
+    A record without a time has the time of its reception, ``now``, and so has one with a time more
+    than a day later.
+    """
+    seconds = nanoseconds / 1e9
+    return seconds if 0.0 < seconds <= now + UNFINISHED_AFTER_S else now
 
 
 def convert_end(nanoseconds: int, now: float) -> float | None:

@@ -19,7 +19,13 @@ from otel_progress.receivers.attributes import (
     convert_scalar,
     convert_time,
 )
-from otel_progress.receivers.telemetry import Decoded, InvalidRequestError, ReceivedEvent, ReceivedSpan
+from otel_progress.receivers.telemetry import (
+    Decoded,
+    InvalidRequestError,
+    ReceivedEvent,
+    ReceivedSpan,
+    Signal,
+)
 from otel_progress.semconv import EVENT_NAME, EVENTS
 
 _EVENTS: Final = frozenset(EVENTS)
@@ -73,6 +79,20 @@ def decode_spans(body: bytes, now: float) -> Decoded[ReceivedSpan]:
         except _InvalidRecordError as error:
             rejections.append(str(error))
     return Decoded(spans, len(rejections), rejections[0] if rejections else "")
+
+
+def encode_response(signal: Signal, rejected: int, reason: str) -> bytes:
+    """Return the response to a request of which ``rejected`` records were not stored."""
+    if not rejected:
+        return b"{}"
+    # The mapping of protobuf writes integers of 64 bits as texts.
+    key = "rejectedLogRecords" if signal == "logs" else "rejectedSpans"
+    return json.dumps({"partialSuccess": {key: str(rejected), "errorMessage": reason}}).encode()
+
+
+def encode_error(code: int, message: str) -> bytes:
+    """Return the ``google.rpc.Status`` of a refused request."""
+    return json.dumps({"code": code, "message": message}).encode()
 
 
 def _convert_span(resource: Mapping[str, Any], record: Mapping[str, Any], now: float) -> ReceivedSpan:

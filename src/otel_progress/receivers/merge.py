@@ -7,12 +7,16 @@ level, whatever arrived before it, and a report that arrives again changes nothi
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from otel_progress.model import NO_METADATA, LevelInfo, LevelSnapshot, Status
+from otel_progress import semconv
+from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, Number, Status
 from otel_progress.receivers.reports import LevelReport, Rank, RunOrigin, split_last_segment
+from otel_progress.receivers.spans import SpanKey, read_end_status
+from otel_progress.receivers.telemetry import ReceivedSpan
 from otel_progress.text import MAX_NAME, pluralize, truncate
 
 MAX_LEVELS_PER_RUN: Final = 10_000
@@ -24,13 +28,22 @@ MAX_RUNS_PER_SENDER: Final = 1_000
 
 
 MAX_ENDED_RUNS_PER_SENDER: Final = 1_000
-"""Ended runs of a sender that late reports can still change. Older ones are forgotten."""
+"""Ended runs of a sender that late reports can still change. The oldest are dropped first."""
 
 
 MAX_GENERATIONS: Final = 10_000
 """Operations of a sender whose repeated runs are distinguished although the sender does not state
-runs. The operation that ran again first is forgotten first.
+runs. The operation that ran again first is dropped first.
 """
+
+
+MAX_SPANS_OF_LEVELS: Final = 20_000
+"""Maximum number of levels of a sender that are found by their spans. The oldest are dropped first.
+"""
+
+
+MAX_EARLY_ENDS: Final = 1_000
+"""Ended spans of a sender whose levels were not reported yet. The oldest are dropped first."""
 
 
 _CHANGES_PER_REPORT: Final = 256
@@ -66,6 +79,7 @@ class _Level:
     advanced_at: float
     sequence: int = 0
     identity: LevelInfo | None = None
+    is_ended_by_span: bool = False
 
 
 class MergedRun:
@@ -90,6 +104,9 @@ class MergedRun:
     def __len__(self) -> int:
         return len(self._levels)
 
+    def __contains__(self, path: str) -> bool:
+        return path in self._levels
+
     def apply(self, report: LevelReport) -> Iterator[str]:
         """Apply a report. Yield the paths of changed levels, parents before children.
 
@@ -103,10 +120,42 @@ class MergedRun:
             start = report.at if report.started_at is None else report.started_at
             self._levels[report.path] = _Level(report, key, start, report.at, _to_sequence(report))
         elif level.report is None or key > level.key:
+            if level.is_ended_by_span and _is_before_end(report, level.report):
+                return
             self._replace(level, report, key)
         elif not self._complete(level, report):
             return
         yield report.path
+
+    def end_by_span(self, path: str, span: ReceivedSpan) -> bool:
+        """End a running level whose span has ended, because its event may be lost.
+
+        Return False if the level has ended already, or if the span is of another attempt.
+        """
+        level = self._levels.get(path)
+        report = None if level is None else level.report
+        if level is None or report is None or span.ended_at is None:
+            return False
+        if report.status.finished or report.span_id != span.span_id:
+            return False
+        status = read_end_status(span)
+        current = _get_number(span, semconv.CURRENT, report.current)
+        total = report.total if semconv.TOTAL not in span.attributes else _get_number(span, semconv.TOTAL, 0)
+        ratio = _get_number(span, semconv.RATIO, min(1.0, current / total) if total else report.ratio or 0)
+        end = replace(
+            report,
+            rank=Rank.FINISHED,
+            at=max(span.ended_at, level.started_at),
+            status=status,
+            current=current,
+            total=total,
+            ratio=None if total is None and report.ratio is None else min(1.0, float(ratio)),
+            failed=int(_get_number(span, semconv.FAILED, report.failed)),
+            error=_read_failure(span) if status is Status.FAILED else None,
+        )
+        self._replace(level, end, _build_key(end))
+        level.is_ended_by_span = True
+        return True
 
     def add_root(self, at: float) -> list[str]:
         """Add a placeholder for the operation that ran at ``at``. Return the changed paths."""
@@ -178,6 +227,7 @@ class MergedRun:
         if known is None or is_new_attempt or report.current != known.current:
             level.advanced_at = report.at
         level.report, level.key = report, key
+        level.is_ended_by_span = False
         # Why at least one more: readers and journals use a snapshot only if its number is higher.
         level.sequence = max(level.sequence + 1, _to_sequence(report))
         level.identity = None
@@ -257,6 +307,10 @@ class Sender:
         self._active: dict[str, MergedRun] = {}
         self._ended: dict[str, MergedRun] = {}
         self._generations: dict[str, int] = {}
+        self._levels_of_spans: OrderedDict[SpanKey, tuple[str, str]] = OrderedDict()
+        self._early_ends: OrderedDict[SpanKey, ReceivedSpan] = OrderedDict()
+        self.level_count = 0
+        self.states_runs = False
 
     @property
     def active(self) -> int:
@@ -266,11 +320,70 @@ class Sender:
     def apply(self, report: LevelReport) -> tuple[MergedRun, list[str]]:
         """Apply a report. Return its run and the changed paths. Raises TooManyError."""
         run = self._get_run(report)
+        count = len(run)
         try:
             changed = list(run.apply(report))
+            changed += self._link_span(run, report)
         finally:
+            self.level_count += len(run) - count
             self._sort_run(run)
         return run, changed
+
+    def knows(self, report: LevelReport) -> bool:
+        """Return True if the level of a report is stored already."""
+        run = self.find_run(report.origin)
+        return run is not None and report.path in run
+
+    def knows_span(self, span: ReceivedSpan) -> bool:
+        """Return True if events describe the level of a span."""
+        return (span.trace_id, span.span_id) in self._levels_of_spans
+
+    def end_by_span(self, span: ReceivedSpan) -> tuple[MergedRun, list[str]] | None:
+        """End the level of an ended span. Return its run and the changed paths.
+
+        Return None if nothing changes. The span waits if no event of its level has arrived.
+        """
+        key = (span.trace_id, span.span_id)
+        known = self._levels_of_spans.get(key)
+        if known is None:
+            self._early_ends[key] = span
+            if len(self._early_ends) > MAX_EARLY_ENDS:
+                self._early_ends.popitem(last=False)
+            return None
+        name, path = known
+        run = self._active.get(name)
+        if run is None or not run.end_by_span(path, span):
+            return None
+        self._sort_run(run)
+        return run, [path]
+
+    def drop_ended(self) -> None:
+        """Drop the ended runs. Late reports of them start new state."""
+        while self._ended:
+            self._drop_oldest_ended()
+
+    def _drop_oldest_ended(self) -> None:
+        run = self._ended.pop(next(iter(self._ended)))
+        self.level_count -= len(run)
+
+    def _link_span(self, run: MergedRun, report: LevelReport) -> list[str]:
+        """Store the span of a level. Return the path if a span that arrived before ends it."""
+        self.states_runs = self.states_runs or (report.origin.run is not None and report.sequence is not None)
+        if report.span_id is None or report.origin.trace_id is None or report.sequence is None:
+            return []
+        key = (report.origin.trace_id, report.span_id)
+        if key not in self._levels_of_spans:
+            self._levels_of_spans[key] = (run.run, report.path)
+            if len(self._levels_of_spans) > MAX_SPANS_OF_LEVELS:
+                self._levels_of_spans.popitem(last=False)
+        span = self._early_ends.get(key)
+        if span is None:
+            return []
+        # Why kept until the level has ended: reports of earlier attempts may arrive first.
+        if not run.end_by_span(report.path, span):
+            return []
+        del self._early_ends[key]
+        return [report.path]
 
     def find_run(self, origin: RunOrigin) -> MergedRun | None:
         """Return the run of an event, or None if no report of it arrived."""
@@ -283,7 +396,9 @@ class Sender:
         Raises TooManyError.
         """
         run = self._create_run(origin)
-        return run, run.add_root(at)
+        changed = run.add_root(at)
+        self.level_count += len(changed)
+        return run, changed
 
     def _get_run(self, report: LevelReport) -> MergedRun:
         origin = report.origin
@@ -320,7 +435,28 @@ class Sender:
         if run.ended_at is not None and self._active.pop(run.run, None) is not None:
             self._ended[run.run] = run
             while len(self._ended) > self._max_ended_runs:
-                self._ended.pop(next(iter(self._ended)))
+                self._drop_oldest_ended()
+
+
+def _is_before_end(report: LevelReport, end: LevelReport | None) -> bool:
+    """Return True for a late report of a running level that has ended since."""
+    return (
+        end is not None
+        and report.attempt == end.attempt
+        and not report.status.finished
+        and report.at <= end.at
+    )
+
+
+def _get_number(span: ReceivedSpan, key: str, default: Number) -> Number:
+    value = span.attributes.get(key)
+    is_valid = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    return value if is_valid else default  # type: ignore[return-value]
+
+
+def _read_failure(span: ReceivedSpan) -> Failure:
+    type_ = span.attributes.get(semconv.ERROR_TYPE)
+    return Failure(truncate(type_ if isinstance(type_, str) else "Error", MAX_NAME), span.error or "")
 
 
 def _build_key(report: LevelReport) -> _OrderKey:

@@ -6,8 +6,15 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from google.rpc import status_pb2
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from otel_progress.model import MetadataValue
@@ -19,7 +26,13 @@ from otel_progress.receivers.attributes import (
     convert_scalar,
     convert_time,
 )
-from otel_progress.receivers.telemetry import Decoded, InvalidRequestError, ReceivedEvent, ReceivedSpan
+from otel_progress.receivers.telemetry import (
+    Decoded,
+    InvalidRequestError,
+    ReceivedEvent,
+    ReceivedSpan,
+    Signal,
+)
 from otel_progress.semconv import EVENT_NAME, EVENTS
 
 _EVENTS: Final = frozenset(EVENTS)
@@ -92,6 +105,26 @@ def convert_spans(request: Any, now: float) -> Decoded[ReceivedSpan]:
                     )
                 )
     return Decoded(spans, rejected, "a span without a valid trace id and span id" if rejected else "")
+
+
+def encode_response(signal: Signal, rejected: int, reason: str) -> bytes:
+    """Return the response to a request of which ``rejected`` records were not stored."""
+    if not rejected:
+        return b""  # the response of every signal without fields
+    if signal == "logs":
+        logs = ExportLogsServiceResponse()
+        logs.partial_success.rejected_log_records = rejected
+        logs.partial_success.error_message = reason
+        return logs.SerializeToString()
+    spans = ExportTraceServiceResponse()
+    spans.partial_success.rejected_spans = rejected
+    spans.partial_success.error_message = reason
+    return spans.SerializeToString()
+
+
+def encode_error(code: int, message: str) -> bytes:
+    """Return the ``google.rpc.Status`` of a refused request."""
+    return bytes(status_pb2.Status(code=code, message=message).SerializeToString())
 
 
 def _parse(kind: Any, body: bytes) -> Any:

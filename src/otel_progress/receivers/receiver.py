@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, TypeVar
 
 from otel_progress import semconv
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import JournalError
 from otel_progress.model import Instance, LevelSnapshot, MetadataValue
 from otel_progress.operations import Event
-from otel_progress.processes import build_otlp_host
-from otel_progress.protocols import ChangeSet, Sink
+from otel_progress.processes import build_otlp_host, get_heartbeat_timeout_s, is_otlp_host
+from otel_progress.protocols import ChangeSet, Reader, Sink
 from otel_progress.receivers import json_encoding, protobuf
 from otel_progress.receivers.merge import (
     MAX_ENDED_RUNS_PER_SENDER,
@@ -24,49 +27,74 @@ from otel_progress.receivers.merge import (
     Sender,
     TooManyError,
 )
-from otel_progress.receivers.reports import InvalidReportError, ItemReport, read_item, read_report
-from otel_progress.receivers.telemetry import Decoded, ReceivedEvent
+from otel_progress.receivers.reports import (
+    InvalidReportError,
+    ItemReport,
+    LevelReport,
+    read_item,
+    read_report,
+)
+from otel_progress.receivers.spans import (
+    MAX_SPANS_PER_SENDER,
+    SpanTracker,
+    has_progress,
+    is_own_span,
+    normalize_span,
+)
+from otel_progress.receivers.telemetry import Decoded, Encoding, ReceivedEvent, ReceivedSpan, Signal
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import MAX_NAME, normalize_id, truncate
 
+R = TypeVar("R", ReceivedEvent, ReceivedSpan)
+
 MAX_SENDERS: Final = 1_000
-"""Maximum number of senders. Those that reported last are kept."""
+"""Maximum number of senders. The one that reported longest ago is dropped first."""
 
 
 MAX_ITEMS_PER_SENDER: Final = 10_000
 """Latest items of a sender that are recognised when they arrive again."""
 
 
-Encoding: TypeAlias = Literal["protobuf", "json"]
-"""Encoding of a request."""
+MAX_LEVELS: Final = 200_000
+"""Maximum number of levels of all senders. Beyond it ended runs are dropped, then reports of new
+levels are rejected. A level uses about 1 KB of memory.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverLimits:
-    """Limits of a receiver. Reports beyond a limit are rejected, which the sender is told."""
+    """Limits of a receiver. Reports beyond a limit are rejected, which the response states."""
 
     senders: int = MAX_SENDERS
     runs_per_sender: int = MAX_RUNS_PER_SENDER
     ended_runs_per_sender: int = MAX_ENDED_RUNS_PER_SENDER
     levels_per_run: int = MAX_LEVELS_PER_RUN
     items_per_sender: int = MAX_ITEMS_PER_SENDER
+    spans_per_sender: int = MAX_SPANS_PER_SENDER
+    levels: int = MAX_LEVELS
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Result of a request: the number of rejected records, and the reason of the first one."""
+    """Result of a request: the numbers of used and of rejected records, and the first reason."""
 
+    accepted: int = 0
     rejected: int = 0
     reason: str = ""
 
 
 @dataclass(slots=True)
 class _SenderState:
-    """A sender with its changes that are not stored yet."""
+    """A sender with its changes that are not stored yet.
+
+    ``is_local`` is True if the process writes to the same journal itself.
+    """
 
     instance: Instance
     sender: Sender
+    spans: SpanTracker
     clock: float
+    is_local: bool | None = None
     changed: dict[tuple[str, str], MergedRun] = field(default_factory=dict)
     items: list[Event] = field(default_factory=list)
     known_items: OrderedDict[tuple[object, ...], None] = field(default_factory=OrderedDict)
@@ -76,8 +104,9 @@ class _SenderState:
 class Receiver:
     """Merges received progress and writes it to ``sink``, usually a journal.
 
-    ``receive_logs`` returns after the changes were stored, so an answer to the sender is a promise.
-    Several threads may call it. ``wall`` returns Unix seconds.
+    ``receive`` returns after the changes were stored, so a response confirms that. Several threads
+    may call it. If the sink is also a Reader, a process that writes to the same journal itself is
+    ignored. ``wall`` returns Unix seconds.
     """
 
     def __init__(
@@ -89,57 +118,125 @@ class Receiver:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
+        self._reader = sink if isinstance(sink, Reader) else None
         self._limits = limits
         self._stall_after_s = stall_after_s
         self._wall = wall
         self._senders: OrderedDict[str, _SenderState] = OrderedDict()
+        self._level_count = 0
         self._lock = threading.Lock()
 
-    def receive_logs(self, body: bytes, encoding: Encoding) -> Receipt:
-        """Decode, merge and store the progress events of one ``ExportLogsServiceRequest``.
+    def receive(self, signal: Signal, body: bytes, encoding: Encoding) -> Receipt:
+        """Decode, merge and store one request. Metrics are ignored.
 
         Raises InvalidRequestError if the body is not such a request, and JournalError if the
-        changes could not be stored. They are stored with the next request then.
+        changes could not be stored. Then they are stored with the next request.
         """
-        decode = protobuf.decode_logs if encoding == "protobuf" else json_encoding.decode_logs
-        return self.apply(decode(body, self._wall()))
+        if signal == "logs":
+            return self.receive_logs(body, encoding)
+        return self.receive_spans(body, encoding) if signal == "traces" else Receipt()
 
-    def apply(self, decoded: Decoded[ReceivedEvent]) -> Receipt:
-        """Merge and store decoded events, like :meth:`receive_logs`."""
+    def receive_logs(self, body: bytes, encoding: Encoding) -> Receipt:
+        """Store the progress events of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
+        decode = protobuf.decode_logs if encoding == "protobuf" else json_encoding.decode_logs
+        return self.apply_events(decode(body, self._wall()))
+
+    def receive_spans(self, body: bytes, encoding: Encoding) -> Receipt:
+        """Store the spans of an ``ExportTraceServiceRequest``, like :meth:`receive`."""
+        decode = protobuf.decode_spans if encoding == "protobuf" else json_encoding.decode_spans
+        return self.apply_spans(decode(body, self._wall()))
+
+    def apply_events(self, decoded: Decoded[ReceivedEvent]) -> Receipt:
+        """Merge and store decoded events, like :meth:`receive`."""
+        return self._apply(decoded.records, self._apply_event, decoded)
+
+    def apply_spans(self, decoded: Decoded[ReceivedSpan]) -> Receipt:
+        """Merge and store decoded spans, like :meth:`receive`."""
+        spans = [found for span in decoded.records if (found := normalize_span(span)) is not None]
+        # Why sorted: a span is placed below its parent, which may follow in the request.
+        spans.sort(key=lambda span: span.started_at)
+        return self._apply(spans, self._apply_span, decoded)
+
+    def _apply(
+        self, records: Sequence[R], apply: Callable[[_SenderState, R], None], decoded: Decoded[Any]
+    ) -> Receipt:
         rejected, reasons = decoded.rejected, [decoded.reason] if decoded.reason else []
+        accepted = 0
         with self._lock:
             touched: dict[str, _SenderState] = {}
-            for event in decoded.records:
+            for record in records:
                 try:
-                    state = self._find_sender(event)
+                    state = self._find_sender(record)
                     touched[state.instance.id] = state
-                    self._apply_event(state, event)
+                    apply(state, record)
                 except (InvalidReportError, TooManyError) as error:
                     rejected += 1
                     reasons.append(str(error))
+                except JournalError:
+                    raise
+                except Exception as error:
+                    # Why per record: a sender repeats a request that fails, so it would never end.
+                    report_internal_error("receiver", "A record could not be merged", error=error)
+                    rejected += 1
+                    reasons.append("internal error of the receiver")
+                else:
+                    accepted += 1
             self._store(touched.values())
-        return Receipt(rejected, reasons[0] if reasons else "")
+        return Receipt(accepted, rejected, reasons[0] if reasons else "")
 
     def _apply_event(self, state: _SenderState, event: ReceivedEvent) -> None:
-        state.clock = max(state.clock, event.at)
         if event.name == semconv.EVENT_HEARTBEAT:
+            state.clock = max(state.clock, event.at)
             known = state.instance
             state.instance = _build_instance(known.id, event.resource, known.started_at, heartbeats=True)
         elif event.name == semconv.EVENT_ITEM:
-            self._apply_item(state, event)
-        else:
-            report = read_report(event)
-            if report is not None:
-                run, paths = state.sender.apply(report)
+            if not self._is_local(state, event):
+                self._apply_item(state, event)
+        elif (report := read_report(event)) is not None and not self._is_local(state, event):
+            self._apply_report(state, report)
+
+    def _apply_report(self, state: _SenderState, report: LevelReport) -> None:
+        if self._level_count >= self._limits.levels and not state.sender.knows(report):
+            self._drop_ended_runs()
+            if self._level_count >= self._limits.levels:
+                msg = f"the receiver has at most {self._limits.levels:,} levels"
+                raise TooManyError(msg)
+        state.clock = max(state.clock, report.at)
+        count = state.sender.level_count
+        try:
+            run, paths = state.sender.apply(report)
+        finally:
+            self._level_count += state.sender.level_count - count
+        state.changed.update(((run.run, path), run) for path in paths)
+
+    def _drop_ended_runs(self) -> None:
+        for state in self._senders.values():
+            state.sender.drop_ended()
+        self._level_count = sum(state.sender.level_count for state in self._senders.values())
+
+    def _apply_span(self, state: _SenderState, span: ReceivedSpan) -> None:
+        """Add the level of a span, or end the level that events describe."""
+        sender = state.sender
+        if state.is_local:
+            return
+        if is_own_span(span) or sender.knows_span(span) or (sender.states_runs and has_progress(span)):
+            ended = None if span.ended_at is None else sender.end_by_span(span)
+            if ended is not None:
+                run, paths = ended
+                state.clock = max(state.clock, span.ended_at or 0.0)
                 state.changed.update(((run.run, path), run) for path in paths)
+        elif (report := state.spans.read(span, self._wall())) is not None:
+            self._apply_report(state, report)
 
     def _apply_item(self, state: _SenderState, event: ReceivedEvent) -> None:
         """Add an item, unless it arrived before."""
         item = read_item(event)
+        state.clock = max(state.clock, item.at)
         run = state.sender.find_run(item.origin)
         if run is None:
             # Only an operation can have items. Its own report will complete it.
             run, paths = state.sender.add_run(item.origin, item.at)
+            self._level_count += len(paths)
             state.changed.update(((run.run, path), run) for path in paths)
         key = (run.run, item.path, item.name, item.outcome, item.at)
         if key in state.known_items:
@@ -151,8 +248,21 @@ class Receiver:
         state.last_item = max(state.last_item + 1, round(item.at * 1e6))
         state.items.append(_build_item(item, run, state.last_item))
 
-    def _find_sender(self, event: ReceivedEvent) -> _SenderState:
-        id_ = _read_instance_id(event)
+    def _is_local(self, state: _SenderState, event: ReceivedEvent) -> bool:
+        """Return True if the process writes to the same journal itself.
+
+        Its own writes are complete, and have other sequence numbers.
+        """
+        if state.is_local is None and self._reader is not None:
+            operation_id = event.attributes.get(semconv.OPERATION_ID)
+            found = self._reader.get(normalize_id(operation_id)) if isinstance(operation_id, str) else None
+            instance = None if found is None else found.instance
+            is_same = instance is not None and instance.id == state.instance.id
+            state.is_local = is_same and instance is not None and not is_otlp_host(instance.host)
+        return bool(state.is_local)
+
+    def _find_sender(self, record: ReceivedEvent | ReceivedSpan) -> _SenderState:
+        id_ = _read_instance_id(record)
         state = self._senders.get(id_)
         if state is None:
             limits = self._limits
@@ -162,10 +272,15 @@ class Receiver:
                 max_ended_runs=limits.ended_runs_per_sender,
                 max_levels=limits.levels_per_run,
             )
-            instance = _build_instance(id_, event.resource, event.at, heartbeats=False)
-            state = self._senders[id_] = _SenderState(instance, sender, event.at)
+            now = self._wall()
+            started_at = record.at if isinstance(record, ReceivedEvent) else record.started_at
+            instance = _build_instance(id_, record.resource, min(started_at, now), heartbeats=False)
+            state = self._senders[id_] = _SenderState(
+                instance, sender, SpanTracker(limits.spans_per_sender), min(started_at, now)
+            )
             while len(self._senders) > limits.senders:
-                self._senders.popitem(last=False)
+                _, dropped = self._senders.popitem(last=False)
+                self._level_count -= dropped.sender.level_count
         self._senders.move_to_end(id_)
         return state
 
@@ -173,7 +288,12 @@ class Receiver:
         """Write the changes of senders. They stay until the sink has stored them."""
         now = self._wall()
         for state in states:
+            if state.is_local:
+                continue
             snapshots = self._build_snapshots(state.changed)
+            is_known = snapshots or state.items or state.sender.active or _sends_heartbeats(state)
+            if not is_known:
+                continue  # a sender of ended spans without progress
             self._sink.write(
                 ChangeSet(
                     state.instance, at=now, clock=state.clock, snapshots=snapshots, events=tuple(state.items)
@@ -187,6 +307,10 @@ class Receiver:
         # Why sorted: a late parent changes after its children.
         order = sorted(changed, key=lambda key: (key[0], key[1].count("/") if key[1] else -1))
         return [changed[key].build_snapshot(key[1], self._stall_after_s) for key in order]
+
+
+def _sends_heartbeats(state: _SenderState) -> bool:
+    return get_heartbeat_timeout_s(state.instance.host) != math.inf
 
 
 def _build_item(item: ItemReport, run: MergedRun, number: int) -> Event:
@@ -206,7 +330,7 @@ def _build_item(item: ItemReport, run: MergedRun, number: int) -> Event:
     )
 
 
-def _read_instance_id(event: ReceivedEvent) -> str:
+def _read_instance_id(event: ReceivedEvent | ReceivedSpan) -> str:
     """Return the id of the sender. Without one, the resource identifies it."""
     for values in (event.resource, event.attributes):  # Heartbeats have it as an attribute.
         value = values.get(semconv.SERVICE_INSTANCE_ID)

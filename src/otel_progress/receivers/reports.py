@@ -199,7 +199,7 @@ def read_origin(event: ReceivedEvent) -> RunOrigin:
 def _read_start(values: Mapping[str, MetadataValue], event: ReceivedEvent, rank: Rank) -> float | None:
     started_at = _get_number(values, semconv.START_TIME)
     if started_at is not None:
-        return float(started_at)
+        return min(float(started_at), event.at)
     return event.at if rank is Rank.STARTED else None
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from otel_progress.errors import ProgressError
 from otel_progress.model import MetadataValue
 
 T = TypeVar("T")
+
+
+Signal: TypeAlias = Literal["logs", "traces", "metrics"]
+"""Signal of a request."""
+
+
+Encoding: TypeAlias = Literal["protobuf", "json"]
+"""Encoding of a request."""
 
 
 class InvalidRequestError(ProgressError):

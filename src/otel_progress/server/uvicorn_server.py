@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from otel_progress.metrics.counters import Totals
     from otel_progress.previews.stores.base import Store
     from otel_progress.protocols import Controller, Reader
+    from otel_progress.receivers.receiver import Receiver
 
 
 GRACE_S: Final = 3
@@ -62,8 +63,10 @@ class Server:
     Every request needs ``token`` when it is set. An address that other machines can reach requires
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
-    differs from the server's own. ``previews`` stores the content of previews. Without
-    ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the address.
+    differs from the server's own. ``previews`` stores the content of previews. With ``receiver``,
+    programs can send OTLP to the server, also on ``otlp_port``, where the same application listens.
+    Without ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the
+    addresses.
     Raises ConfigurationError when a value is not valid, and UnavailableError when the address
     cannot be bound.
     """
@@ -86,8 +89,12 @@ class Server:
         totals: Totals | None = None,
         public_url: str | None = None,
         previews: Store | None = None,
+        receiver: Receiver | None = None,
+        otlp_port: int | None = None,
     ) -> None:
         _check_address(host, port, has_access_control=bool(token or allow_public))
+        if otlp_port is not None:
+            _check_address(host, otlp_port, has_access_control=bool(token or allow_public))
         # Why: invalid settings are reported before the address is bound.
         settings = ServerSettings(
             host,
@@ -98,9 +105,12 @@ class Server:
             root_path,
             LOCAL_PROXIES if trusted_proxies is None else tuple(trusted_proxies),
         )
-        self._socket = _bind(host, port)
+        self._sockets = [_bind(host, port)]
         self.host = host
-        self.port = int(self._socket.getsockname()[1])
+        self.port = int(self._sockets[0].getsockname()[1])
+        self.otlp_port: int | None = None if receiver is None else self.port
+        if receiver is not None and otlp_port not in {None, self.port}:
+            self.otlp_port = self._add_socket(host, otlp_port or 0)
         app = create_app(
             reader,
             settings=replace(settings, port=self.port),
@@ -109,6 +119,7 @@ class Server:
             totals=totals,
             public_url=public_url or self.url,
             previews=previews,
+            receiver=receiver,
         )
         self.hub: Hub = app.state.hub
         self.counts: ServerCounters = app.state.services.counts
@@ -123,10 +134,27 @@ class Server:
     @property
     def url(self) -> str:
         """URL of the page for a client on this machine."""
+        return f"{self._build_origin(self.port)}/"
+
+    @property
+    def otlp_url(self) -> str | None:
+        """Endpoint for OTLP exporters on this machine, None without a receiver."""
+        return None if self.otlp_port is None else self._build_origin(self.otlp_port)
+
+    def _build_origin(self, port: int) -> str:
         host = self.host.strip("[]")
         if is_unspecified(host):
             host = "::1" if ":" in host else "127.0.0.1"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _add_socket(self, host: str, port: int) -> int:
+        """Bind a further port and return it. Frees the first one on an error."""
+        try:
+            self._sockets.append(_bind(host, port, "OTLP"))
+        except BaseException:
+            self._sockets[0].close()
+            raise
+        return int(self._sockets[1].getsockname()[1])
 
     def start(self) -> str:
         """Serve in a thread of this process and return the URL.
@@ -173,7 +201,8 @@ class Server:
                 # The thread closes the socket itself, now without waiting for clients.
                 self._uvicorn.force_exit = True
                 return
-        self._socket.close()
+        for sock in self._sockets:
+            sock.close()
 
     def give_up_after_fork(self) -> None:
         """Close the inherited connections in a forked child.
@@ -182,7 +211,7 @@ class Server:
         descriptors are redirected to the null device, because copies of the parent's objects will
         close them.
         """
-        sockets: list[Any] = [self._socket]
+        sockets: list[Any] = [*self._sockets]
         for connection in list(self._uvicorn.server_state.connections):
             transport = getattr(connection, "transport", None)
             sockets.append(None if transport is None else transport.get_extra_info("socket"))
@@ -219,7 +248,7 @@ class Server:
                 report_internal_error("server", "The server of the API has failed", error=error)
 
     def _serve(self) -> None:
-        serving = self._uvicorn.serve(sockets=[self._socket])
+        serving = self._uvicorn.serve(sockets=self._sockets)
         try:
             asyncio.run(serving)
         finally:
@@ -318,7 +347,7 @@ def _check_address(host: str, port: object, *, has_access_control: bool) -> None
         raise ConfigurationError(msg)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, service: str = "the API") -> socket.socket:
     name = host.strip("[]")
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -326,7 +355,7 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise build_bind_error(exc, host, port, "the API") from exc
+        raise build_bind_error(exc, host, port, service) from exc
     try:
         # On Windows the option would let two processes share the port.
         if os.name != "nt":
@@ -335,5 +364,5 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.listen(_LISTEN_BACKLOG)
     except OSError as exc:
         sock.close()
-        raise build_bind_error(exc, host, port, "the API") from exc
+        raise build_bind_error(exc, host, port, service) from exc
     return sock
