@@ -18,7 +18,7 @@ def build_protobuf_request(events: Iterable[LogEvent], resource: Mapping[str, An
     """Return events as an ``ExportLogsServiceRequest`` in protobuf."""
     request = ExportLogsServiceRequest()
     group = request.resource_logs.add()
-    group.resource.attributes.extend(_build_attributes(resource))
+    group.resource.attributes.extend(build_attributes(resource))
     scope = group.scope_logs.add()
     for event in events:
         record = scope.log_records.add()
@@ -26,7 +26,7 @@ def build_protobuf_request(events: Iterable[LogEvent], resource: Mapping[str, An
         record.time_unix_nano = round(event.at * 1e9)
         record.trace_id = bytes.fromhex(event.trace_id or "")
         record.span_id = bytes.fromhex(event.span_id or "")
-        record.attributes.extend(_build_attributes(event.attributes))
+        record.attributes.extend(build_attributes(event.attributes))
     return request.SerializeToString()
 
 
@@ -49,7 +49,8 @@ def build_json_request(events: Iterable[LogEvent], resource: Mapping[str, Any] =
     return json.dumps({"resourceLogs": [group]}).encode()
 
 
-def _build_attributes(values: Mapping[str, Any]) -> list[KeyValue]:
+def build_attributes(values: Mapping[str, Any]) -> list[KeyValue]:
+    """Return attributes in protobuf."""
     return [KeyValue(key=key, value=_build_value(value)) for key, value in values.items()]
 
 
