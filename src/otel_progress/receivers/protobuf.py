@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.rpc import status_pb2  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
@@ -115,11 +115,11 @@ def encode_response(signal: Signal, rejected: int, reason: str) -> bytes:
         logs = ExportLogsServiceResponse()
         logs.partial_success.rejected_log_records = rejected
         logs.partial_success.error_message = reason
-        return logs.SerializeToString()
+        return bytes(logs.SerializeToString())
     spans = ExportTraceServiceResponse()
     spans.partial_success.rejected_spans = rejected
     spans.partial_success.error_message = reason
-    return spans.SerializeToString()
+    return bytes(spans.SerializeToString())
 
 
 def encode_error(code: int, message: str) -> bytes:
