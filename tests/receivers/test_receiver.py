@@ -160,6 +160,59 @@ def test_sender_without_runs_starts_an_operation_again(receiver: Receiver, journ
     assert second.root.info.started_at == pytest.approx(WALL + 3.0)
 
 
+def test_repeated_end_of_an_earlier_run_does_not_end_the_next(
+    receiver: Receiver, journal: SqliteJournal
+) -> None:
+    """Senders without runs and sequence numbers repeat requests, too."""
+
+    def send(at: float, name: str, current: int) -> None:
+        attributes = {semconv.OPERATION_ID: "clip-7", semconv.CURRENT: current}
+        event = LogEvent(name, "", WALL + at, None, None, attributes)
+        assert receiver.receive_logs(build_json_request([event]), "json").rejected == 0
+
+    send(0.0, STARTED, 0)
+    send(2.0, FINISHED, 20)
+    send(3.0, STARTED, 0)
+    send(4.0, UPDATED, 40)
+    send(2.0, FINISHED, 20)
+    send(1.0, UPDATED, 10)
+    send(0.0, STARTED, 0)
+    (first,) = journal.history()
+    (second,) = journal.active()
+    assert (first.root.current, second.root.current) == (20, 40)
+    assert second.root.info.started_at == pytest.approx(WALL + 3.0)
+
+
+def test_counted_start_in_the_moment_of_the_end_is_a_new_run(
+    receiver: Receiver, journal: SqliteJournal
+) -> None:
+    """Some clocks have milliseconds only."""
+    for sequence, name in enumerate((STARTED, FINISHED, STARTED, UPDATED, STARTED), 1):
+        number = 3 if sequence == 5 else sequence  # the last one is repeated
+        attributes = {semconv.OPERATION_ID: "clip-7", semconv.SEQUENCE: number}
+        event = LogEvent(name, "", WALL, None, None, attributes)
+        receiver.receive_logs(build_json_request([event]), "json")
+    assert (len(journal.history()), len(journal.active())) == (1, 1)
+
+
+def test_texts_and_keys_are_limited(receiver: Receiver, journal: SqliteJournal) -> None:
+    """In both encodings, also of an error."""
+    long = "x" * 50_000
+    attributes = {semconv.OPERATION_ID: "clip-7", semconv.MESSAGE: long, "exception.message": long}
+    attributes |= {f"progress.metadata.{long}": 1, "progress.metadata.note": long}
+    attributes |= {f"progress.metadata.k{number}": number for number in range(100)}
+    for build, encoding in ((build_json_request, "json"), (build_protobuf_request, "protobuf")):
+        event = LogEvent(UPDATED, "", WALL, None, None, attributes)
+        assert receiver.receive_logs(build([event]), encoding).rejected == 0  # type: ignore[arg-type]
+        operation = journal.get("clip-7")
+        assert operation is not None
+        assert operation.error is not None
+        assert operation.message is not None
+        texts = (operation.message, operation.error.message, operation.metadata["note"])
+        assert [len(str(text)) for text in texts] == [1_024] * 3
+        assert len(operation.metadata) == 64
+
+
 def test_receiver_after_a_restart_continues_stored_runs(journal: SqliteJournal, fake_time: FakeTime) -> None:
     """The end of a run that started before the restart is stored."""
     events = [build_level_event(UPDATED, make_root(number), WALL + number) for number in (4, 3, 2)]

@@ -14,6 +14,10 @@ MAX_ATTRIBUTES: Final = 160
 """Maximum number of attributes of a record or resource. Further attributes are ignored."""
 
 
+MAX_KEY_CHARACTERS: Final = 256
+"""Maximum length of the key of an attribute. Attributes with longer keys are ignored."""
+
+
 MAX_ELEMENTS: Final = 64
 """Maximum number of elements of an array. Further elements are ignored."""
 
@@ -54,6 +58,11 @@ def convert_id(value: str, length: int) -> str | None:
     if len(value) != length or _HEXADECIMAL.fullmatch(value) is None or value.strip("0") == "":
         return None
     return value.lower()
+
+
+def convert_error(message: str) -> str:
+    """Return the status message of a failed span, truncated."""
+    return truncate(message, MAX_TEXT)
 
 
 def convert_scalar(value: object) -> str | bool | int | float | None:

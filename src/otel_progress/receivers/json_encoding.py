@@ -13,8 +13,10 @@ from typing import Any, Final
 from otel_progress.model import MetadataValue
 from otel_progress.receivers.attributes import (
     MAX_ATTRIBUTES,
+    MAX_KEY_CHARACTERS,
     convert_array,
     convert_end,
+    convert_error,
     convert_id,
     convert_scalar,
     convert_time,
@@ -60,7 +62,7 @@ def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent]:
                 trace_id=convert_id(_get(record, "traceId", str, ""), 32),
                 span_id=convert_id(_get(record, "spanId", str, ""), 16),
                 attributes=_convert_attributes(record),
-                resource=_convert_attributes(resource),
+                resource=resource.get_attributes(),
             )
         except _InvalidRecordError as error:
             rejections.append(str(error))
@@ -95,7 +97,7 @@ def encode_error(code: int, message: str) -> bytes:
     return json.dumps({"code": code, "message": message}).encode()
 
 
-def _convert_span(resource: Mapping[str, Any], record: Mapping[str, Any], now: float) -> ReceivedSpan:
+def _convert_span(resource: _Resource, record: Mapping[str, Any], now: float) -> ReceivedSpan:
     trace_id = convert_id(_get(record, "traceId", str, ""), 32)
     span_id = convert_id(_get(record, "spanId", str, ""), 16)
     if trace_id is None or span_id is None:
@@ -110,8 +112,10 @@ def _convert_span(resource: Mapping[str, Any], record: Mapping[str, Any], now: f
         started_at=convert_time(_get_integer(record, "startTimeUnixNano"), now),
         ended_at=convert_end(_get_integer(record, "endTimeUnixNano"), now),
         attributes=_convert_attributes(record),
-        resource=_convert_attributes(resource),
-        error=_get(status, "message", str, "") if status.get("code") in _STATUS_ERROR else None,
+        resource=resource.get_attributes(),
+        error=convert_error(_get(status, "message", str, ""))
+        if status.get("code") in _STATUS_ERROR
+        else None,
     )
 
 
@@ -129,13 +133,27 @@ def _parse(body: bytes) -> Mapping[str, Any]:
 
 def _walk(
     document: Mapping[str, Any], groups: str, scopes: str, records: str
-) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+) -> Iterator[tuple[_Resource, Mapping[str, Any]]]:
     """Yield the resource and the record of each record of a request."""
     for group in _get_objects(document, groups):
-        resource = group.get("resource")
+        resource = _Resource(group.get("resource"))
         for scope in _get_objects(group, scopes):
             for record in _get_objects(scope, records):
-                yield resource if isinstance(resource, dict) else {}, record
+                yield resource, record
+
+
+class _Resource:
+    """Resource of many records. Its attributes are converted once, and only if they are needed."""
+
+    def __init__(self, document: object) -> None:
+        self._document = document if isinstance(document, dict) else {}
+        self._attributes: dict[str, MetadataValue] | None = None
+
+    def get_attributes(self) -> dict[str, MetadataValue]:
+        """Return the attributes."""
+        if self._attributes is None:
+            self._attributes = _convert_attributes(self._document)
+        return self._attributes
 
 
 def _get_objects(parent: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
@@ -191,7 +209,7 @@ def _iterate_attributes(record: Mapping[str, Any]) -> Iterator[tuple[str, Mappin
     for attribute in _get(record, "attributes", list, []):
         if isinstance(attribute, dict):
             key, value = attribute.get("key"), attribute.get("value")
-            if isinstance(key, str) and key and isinstance(value, dict):
+            if isinstance(key, str) and 0 < len(key) <= MAX_KEY_CHARACTERS and isinstance(value, dict):
                 yield key, value
 
 

@@ -7,6 +7,7 @@ level, whatever arrived before it, and a report that arrives again changes nothi
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -80,6 +81,22 @@ class _Level:
     sequence: int = 0
     identity: LevelInfo | None = None
     is_ended_by_span: bool = False
+    is_start_stated: bool = False
+
+    def update_start(self, report: LevelReport) -> bool:
+        """Set the start to the earliest stated one, or else to the time of the earliest report.
+
+        Return True if it changed.
+        """
+        is_stated = report.started_at is not None
+        start = report.at if report.started_at is None else report.started_at
+        if is_stated < self.is_start_stated:
+            return False
+        if is_stated == self.is_start_stated and start >= self.started_at:
+            return False
+        self.is_start_stated = is_stated
+        self.started_at, self.identity = start, None
+        return True
 
 
 class MergedRun:
@@ -101,6 +118,23 @@ class MergedRun:
         report = None if root is None else root.report
         return report.at if report is not None and report.status.finished else None
 
+    def is_started_again(self, report: LevelReport) -> bool:
+        """Return True if a report starts the operation after its end.
+
+        Without sequence numbers the times decide. A repeated start is not later than the end.
+        """
+        root = self._levels.get("")
+        known = None if root is None else root.report
+        if known is None or not known.status.finished or report.path or report.rank is not Rank.STARTED:
+            return False
+        is_counted = report.sequence is not None and known.sequence is not None
+        return report.at > known.at or (is_counted and (report.sequence or 0) > (known.sequence or 0))
+
+    def is_before_start(self, report: LevelReport) -> bool:
+        """Return True if a report is older than the operation, so it is about an earlier run."""
+        root = self._levels.get("")
+        return root is not None and root.is_start_stated and report.at < root.started_at
+
     def __len__(self) -> int:
         return len(self._levels)
 
@@ -118,7 +152,9 @@ class MergedRun:
             yield from self._add_parents(report)
             self._check_limit()
             start = report.at if report.started_at is None else report.started_at
-            self._levels[report.path] = _Level(report, key, start, report.at, _to_sequence(report))
+            level = _Level(report, key, start, report.at, _to_sequence(report))
+            level.is_start_stated = report.started_at is not None
+            self._levels[report.path] = level
         elif level.report is None or key > level.key:
             if level.is_ended_by_span and _is_before_end(report, level.report):
                 return
@@ -220,10 +256,9 @@ class MergedRun:
     def _replace(self, level: _Level, report: LevelReport, key: _OrderKey) -> None:
         known = level.report
         is_new_attempt = known is not None and report.attempt != known.attempt
-        if report.started_at is not None:
-            level.started_at = report.started_at
-        elif is_new_attempt:
-            level.started_at = report.at
+        if is_new_attempt:
+            level.started_at, level.is_start_stated = math.inf, False
+        level.update_start(report)
         if known is None or is_new_attempt or report.current != known.current:
             level.advanced_at = report.at
         level.report, level.key = report, key
@@ -240,10 +275,7 @@ class MergedRun:
         known = level.report
         if known is None or report.attempt != known.attempt:
             return False
-        changed = False
-        start = report.at if report.started_at is None else report.started_at
-        if known.started_at is None and start < level.started_at:
-            level.started_at, level.identity, changed = start, None, True
+        changed = level.update_start(report)
         if report.current == known.current and report.at < level.advanced_at:
             level.advanced_at, changed = report.at, True
         if (level.sequence + 1) % _CHANGES_PER_REPORT:
@@ -403,12 +435,21 @@ class Sender:
     def _get_run(self, report: LevelReport) -> MergedRun:
         origin = report.origin
         run = self.find_run(origin)
-        # A sender that does not state runs starts an operation again after its end.
-        starts_again = report.rank is Rank.STARTED and not report.path and not origin.run
-        if run is not None and starts_again and run.ended_at is not None and report.at > run.ended_at:
-            self._count_generation(_describe_origin(self._instance, origin))
-            run = None
+        if origin.run is None and run is not None:
+            # A sender that does not state runs starts an operation again after its end.
+            if run.is_started_again(report):
+                self._count_generation(_describe_origin(self._instance, origin))
+                run = None
+            elif run.is_before_start(report):
+                run = self._find_previous_run(origin) or run
         return self._create_run(origin) if run is None else run
+
+    def _find_previous_run(self, origin: RunOrigin) -> MergedRun | None:
+        """Return the run before the current one of an operation whose sender states no runs."""
+        text = _describe_origin(self._instance, origin)
+        generation = self._generations.get(text, 0)
+        name = _hash_run(text, generation - 1)
+        return (self._active.get(name) or self._ended.get(name)) if generation else None
 
     def _create_run(self, origin: RunOrigin) -> MergedRun:
         if len(self._active) >= self._max_runs:
@@ -424,7 +465,7 @@ class Sender:
         It is the same after a restart of the receiver, unless the operation ran several times.
         """
         text = _describe_origin(self._instance, origin)
-        return hashlib.sha256(f"{text}\0{self._generations.get(text, 0)}".encode()).hexdigest()[:32]
+        return _hash_run(text, self._generations.get(text, 0))
 
     def _count_generation(self, text: str) -> None:
         self._generations[text] = self._generations.pop(text, 0) + 1
@@ -475,6 +516,10 @@ def _to_sequence(report: LevelReport) -> int:
     """
     number = round(report.at * 1e6) if report.sequence is None else report.sequence
     return min((number * len(Rank) + int(report.rank)) * _CHANGES_PER_REPORT, _MAX_SEQUENCE)
+
+
+def _hash_run(text: str, generation: int) -> str:
+    return hashlib.sha256(f"{text}\0{generation}".encode()).hexdigest()[:32]
 
 
 def _describe_origin(instance: str, origin: RunOrigin) -> str:

@@ -20,8 +20,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from otel_progress.model import MetadataValue
 from otel_progress.receivers.attributes import (
     MAX_ATTRIBUTES,
+    MAX_KEY_CHARACTERS,
     convert_array,
     convert_end,
+    convert_error,
     convert_id,
     convert_scalar,
     convert_time,
@@ -101,7 +103,7 @@ def convert_spans(request: Any, now: float) -> Decoded[ReceivedSpan]:
                         ended_at=convert_end(span.end_time_unix_nano, now),
                         attributes=_convert_attributes(span.attributes),
                         resource=resource,
-                        error=span.status.message if failed else None,
+                        error=convert_error(span.status.message) if failed else None,
                     )
                 )
     return Decoded(spans, rejected, "a span without a valid trace id and span id" if rejected else "")
@@ -149,7 +151,7 @@ def _convert_attributes(attributes: Iterable[Any]) -> dict[str, MetadataValue]:
         if len(values) == MAX_ATTRIBUTES:
             break
         value = _convert_value(attribute.value)
-        if value is not None and attribute.key:
+        if value is not None and 0 < len(attribute.key) <= MAX_KEY_CHARACTERS:
             values[attribute.key] = value
     return values
 

@@ -12,10 +12,14 @@ from urllib.parse import unquote
 from otel_progress import semconv
 from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome, Status
 from otel_progress.receivers.telemetry import ReceivedEvent
-from otel_progress.text import MAX_ID, MAX_NAME, normalize_id, truncate
+from otel_progress.text import MAX_ID, MAX_NAME, MAX_TEXT, normalize_id, truncate
 
 MAX_DEPTH: Final = 64
 """Maximum number of segments of a received path. Reports with a deeper path are rejected."""
+
+
+MAX_METADATA: Final = 64
+"""Maximum number of metadata entries of a level. Further entries are ignored."""
 
 
 DEFAULT_TYPE: Final = "operation"
@@ -151,7 +155,7 @@ def read_report(event: ReceivedEvent) -> LevelReport | None:
         failed=_get_integer(values, semconv.FAILED) or 0,
         skipped=_get_integer(values, semconv.SKIPPED) or 0,
         unit=_shorten(_get_text(values, semconv.UNIT), MAX_NAME),
-        message=_get_text(values, semconv.MESSAGE),
+        message=_shorten(_get_text(values, semconv.MESSAGE), MAX_TEXT),
         estimated=values.get(semconv.ESTIMATED) is True,
         error=_read_failure(values, status),
         metadata=_read_metadata(values),
@@ -227,12 +231,16 @@ def _read_failure(values: Mapping[str, MetadataValue], status: Status) -> Failur
     if type_ is None and message is None and status is not Status.FAILED:
         return None
     text = message or _get_text(values, semconv.MESSAGE) or ""
-    return Failure(truncate(type_ or "Error", MAX_NAME), text)
+    return Failure(truncate(type_ or "Error", MAX_NAME), truncate(text, MAX_TEXT))
 
 
 def _read_metadata(values: Mapping[str, MetadataValue]) -> Mapping[str, MetadataValue]:
     prefix = semconv.METADATA_PREFIX
-    metadata = {key[len(prefix) :]: value for key, value in values.items() if key.startswith(prefix)}
+    pairs = [(key[len(prefix) :], value) for key, value in values.items() if key.startswith(prefix)]
+    metadata = {
+        key: truncate(value, MAX_TEXT) if isinstance(value, str) else value
+        for key, value in pairs[:MAX_METADATA]
+    }
     return metadata or NO_METADATA
 
 
