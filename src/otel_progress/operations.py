@@ -205,6 +205,11 @@ class OperationSnapshot:
         """
         return _derive_condition(self)
 
+    @property
+    def may_be_dead(self) -> bool:
+        """True if the process is dead, or sends no heartbeats and has not reported for long."""
+        return not self.alive or self.not_reporting_since is not None
+
     def get_level(self, path: str) -> LevelSnapshot | None:
         """Return the level at ``path`` (``""`` is the operation), or None if not stored."""
         if not self._index:

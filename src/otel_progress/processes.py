@@ -185,9 +185,12 @@ def is_gone(instance: Instance, heartbeat_at: float, now: float) -> bool:
 
     Both this and :func:`is_alive` may be False. A process of this host that does not exist is
     gone immediately. Any other process may only be disconnected from the journal. It is gone
-    when its last heartbeat is older than ``UNVERIFIED_TIMEOUT_S``. ``heartbeat_at`` and ``now``
-    are seconds of the same clock.
+    when its last heartbeat is older than ``UNVERIFIED_TIMEOUT_S``. A process that sends no
+    heartbeats is gone that time after its last report, so that users can end its operations.
+    ``heartbeat_at`` and ``now`` are seconds of the same clock.
     """
+    if get_heartbeat_timeout_s(instance.host) == math.inf:
+        return now - heartbeat_at > UNVERIFIED_TIMEOUT_S
     if is_alive(instance, heartbeat_at, now):
         return False
     is_verified = instance.host == this_host() and sys.platform != "win32"

@@ -16,9 +16,10 @@ from otel_progress.journal import SqliteJournal
 from otel_progress.model import Failure, Outcome, Status
 from otel_progress.operations import Condition, Event, OperationSnapshot
 from otel_progress.otlp.event_codec import build_heartbeat, build_item_event, build_level_event
-from otel_progress.processes import OTLP_TIMEOUT_S
+from otel_progress.processes import OTLP_TIMEOUT_S, UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import ChangeSet
 from otel_progress.receivers.receiver import Receiver, ReceiverLimits
+from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from tests.support.fake_time import FakeTime
 from tests.support.otlp_records import INSTANCE, SPAN, TRACE, WALL, ended, level, make_change_set
 from tests.support.otlp_requests import RESOURCE, build_protobuf_request, build_span_request
@@ -296,6 +297,37 @@ def test_silent_sender_without_heartbeats_is_not_reporting_and_never_abandoned(
     operation = journal.get("clip-7")
     assert operation is not None
     assert (operation.condition, operation.not_reporting_since) == (Condition.OK, None)
+
+
+def test_operation_of_a_silent_sender_can_be_marked_as_failed(
+    receiver: Receiver, journal: SqliteJournal, fake_time: FakeTime
+) -> None:
+    """Ten minutes after its last report. Otherwise it would stay forever."""
+    resource = {"service.name": "encoder"}
+    event = build_level_event(UPDATED, level(operation_id="clip-7"), WALL)
+    receiver.receive_logs(build_protobuf_request([event], resource), "protobuf")
+    fake_time.pass_(OTLP_TIMEOUT_S + 1.0)
+    operation = journal.get("clip-7")
+    assert operation is not None
+    assert operation.may_be_dead
+    assert not journal.fail_abandoned("clip-7", "power failure")
+    fake_time.pass_(UNVERIFIED_TIMEOUT_S)
+    assert journal.fail_abandoned("clip-7", "power failure")
+    (failed,) = journal.history()
+    assert failed.status is Status.FAILED
+
+
+def test_operation_of_a_silent_sender_is_deleted_after_the_retention(
+    receiver: Receiver, journal: SqliteJournal, fake_time: FakeTime
+) -> None:
+    """The journal does not grow without limit."""
+    for number in range(2):
+        event = build_level_event(UPDATED, level(operation_id=f"clip-{number}", run=f"r{number}"), WALL)
+        resource = {"service.name": f"encoder-{number}"}
+        receiver.receive_logs(build_protobuf_request([event], resource), "protobuf")
+        fake_time.pass_(2 * DEFAULT_RETENTION_S)
+    receiver.receive_logs(build_protobuf_request([build_level_event(UPDATED, level(), WALL)]), "protobuf")
+    assert [operation.operation_id for operation in journal.active()] == ["friday-42"]
 
 
 def test_sender_with_heartbeats_is_abandoned_instead(
