@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.errors import ConfigurationError, UnavailableError, build_bind_error, build_thread_error
+from otel_progress.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    UnavailableError,
+    build_bind_error,
+    build_thread_error,
+)
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.server.app import create_app
 from otel_progress.server.connections import build_protocols
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from otel_progress.previews.stores.base import Store
     from otel_progress.protocols import Controller, Reader
     from otel_progress.receivers.receiver import Receiver
+    from otel_progress.server.grpc_endpoint import GrpcEndpoint
 
 
 GRACE_S: Final = 3
@@ -64,7 +71,8 @@ class Server:
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
     differs from the server's own. ``previews`` stores the content of previews. With ``receiver``,
-    programs can send OTLP to the server, also on ``otlp_port``, where the same application listens.
+    programs can send OTLP to the server, also on ``otlp_port``, where the same application listens,
+    and over gRPC on ``otlp_grpc_port``.
     Without ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the
     addresses.
     Raises ConfigurationError when a value is not valid, and UnavailableError when the address
@@ -91,10 +99,11 @@ class Server:
         previews: Store | None = None,
         receiver: Receiver | None = None,
         otlp_port: int | None = None,
+        otlp_grpc_port: int | None = None,
     ) -> None:
-        _check_address(host, port, has_access_control=bool(token or allow_public))
-        if otlp_port is not None:
-            _check_address(host, otlp_port, has_access_control=bool(token or allow_public))
+        for checked in (port, otlp_port, otlp_grpc_port):
+            if checked is not None:
+                _check_address(host, checked, has_access_control=bool(token or allow_public))
         # Why: invalid settings are reported before the address is bound.
         settings = ServerSettings(
             host,
@@ -123,6 +132,9 @@ class Server:
         )
         self.hub: Hub = app.state.hub
         self.counts: ServerCounters = app.state.services.counts
+        self.grpc = None
+        if receiver is not None and otlp_grpc_port is not None:
+            self.grpc = self._bind_grpc(receiver, otlp_grpc_port, token)
         self._uvicorn = _Uvicorn(
             _build_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub
         )
@@ -141,6 +153,21 @@ class Server:
         """Endpoint for OTLP exporters on this machine, None without a receiver."""
         return None if self.otlp_port is None else self._build_origin(self.otlp_port)
 
+    @property
+    def otlp_grpc_url(self) -> str | None:
+        """Endpoint for OTLP exporters over gRPC on this machine, None without one."""
+        return None if self.grpc is None else self._build_origin(self.grpc.port)
+
+    def _bind_grpc(self, receiver: Receiver, port: int, token: str | None) -> GrpcEndpoint:
+        """Bind the port for gRPC. Frees the other ports on an error."""
+        try:
+            grpc_endpoint = _import_grpc_endpoint()
+            return grpc_endpoint(receiver, self.counts, host=self.host, port=port, token=token)
+        except BaseException:
+            for sock in self._sockets:
+                sock.close()
+            raise
+
     def _build_origin(self, port: int) -> str:
         host = self.host.strip("[]")
         if is_unspecified(host):
@@ -150,7 +177,7 @@ class Server:
     def _add_socket(self, host: str, port: int) -> int:
         """Bind a further port and return it. Frees the first one on an error."""
         try:
-            self._sockets.append(_bind(host, port, "OTLP"))
+            self._sockets.append(_bind(host, port, "OTLP (otlp_port, --otlp-port)"))
         except BaseException:
             self._sockets[0].close()
             raise
@@ -250,8 +277,12 @@ class Server:
     def _serve(self) -> None:
         serving = self._uvicorn.serve(sockets=self._sockets)
         try:
+            if self.grpc is not None:
+                self.grpc.start()
             asyncio.run(serving)
         finally:
+            if self.grpc is not None:
+                self.grpc.close()
             # Why: without an event loop it was never awaited, and Python would print a warning.
             serving.close()
 
@@ -331,6 +362,17 @@ def _build_config(
         timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=GRACE_S,
     )
+
+
+def _import_grpc_endpoint() -> type[GrpcEndpoint]:
+    try:
+        from otel_progress.server.grpc_endpoint import GrpcEndpoint
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "grpc":
+            raise
+        feature = "OTLP over gRPC"
+        raise MissingExtraError(feature, "grpc") from error
+    return GrpcEndpoint
 
 
 def _check_address(host: str, port: object, *, has_access_control: bool) -> None:

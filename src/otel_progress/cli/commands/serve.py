@@ -85,6 +85,12 @@ Examples:
     help="Additional port for OTLP, by default that of exporters; the number of --port: no additional one; "
     "0: a free port.",
 )
+@click.option(
+    "--otlp-grpc-port",
+    type=click.IntRange(0, MAX_PORT),
+    help="With --otlp: port for OTLP over gRPC; 4317 is that of exporters; 0: a free port. Needs the extra "
+    "grpc. [default: none]",
+)
 @click.pass_obj
 def serve(
     context: CliContext,
@@ -98,6 +104,7 @@ def serve(
     trusted_proxy: tuple[str, ...],
     otlp: bool,
     otlp_port: int,
+    otlp_grpc_port: int | None,
 ) -> None:
     """Serve the live page, the REST API and the streams until interrupted."""
     settings = context.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
@@ -118,11 +125,14 @@ def serve(
             previews=context.previews(),
             receiver=receiver,
             otlp_port=otlp_port if otlp else None,
+            otlp_grpc_port=otlp_grpc_port if otlp else None,
         )
         try:
             echo_if_possible(f"Serving on {server.url} (REST API: {server.url}docs). Stop with Ctrl-C.")
             if server.otlp_url is not None:
                 echo_if_possible(f"Receiving OTLP: OTEL_EXPORTER_OTLP_ENDPOINT={server.otlp_url}")
+            if server.otlp_grpc_url is not None:
+                echo_if_possible(f"Receiving OTLP over gRPC: {server.otlp_grpc_url}")
             if token is not None:
                 echo_if_possible("Clients must send the token. A browser shows a form for it.")
             server.run()
