@@ -172,7 +172,7 @@ EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 """Traceback of an error, on spans and log records. string"""
 
 
-EVENT_NAME: Final = "event.name"
+LEGACY_EVENT_NAME: Final = "event.name"
 """Name of an event, from senders that predate the field for it. string"""
 
 

@@ -86,7 +86,7 @@ def test_json_decoder_accepts_missing_and_null_fields() -> None:
 
 def test_decoders_find_the_name_of_older_senders() -> None:
     """The name was an attribute before the field for it existed."""
-    attributes = {semconv.EVENT_NAME: semconv.EVENT_UPDATED, semconv.OPERATION_ID: "clip-7"}
+    attributes = {semconv.LEGACY_EVENT_NAME: semconv.EVENT_UPDATED, semconv.OPERATION_ID: "clip-7"}
     events = [LogEvent("", "", WALL, None, None, attributes)]
     assert len(protobuf.decode_logs(build_protobuf_request(events), NOW).records) == 1
     assert len(json_encoding.decode_logs(build_json_request(events), NOW).records) == 1

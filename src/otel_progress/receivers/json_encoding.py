@@ -28,7 +28,7 @@ from otel_progress.receivers.telemetry import (
     ReceivedSpan,
     Signal,
 )
-from otel_progress.semconv import EVENT_NAME, EVENTS
+from otel_progress.semconv import EVENTS, LEGACY_EVENT_NAME
 
 _EVENTS: Final = frozenset(EVENTS)
 
@@ -199,7 +199,7 @@ def _to_integer(value: object) -> int | None:
 def _find_event_name(record: Mapping[str, Any]) -> str:
     """Return the event name of senders that predate the field ``eventName``."""
     for key, value in _iterate_attributes(record):
-        if key == EVENT_NAME:
+        if key == LEGACY_EVENT_NAME:
             name = value.get("stringValue")
             return name if isinstance(name, str) else ""
     return ""

@@ -35,7 +35,7 @@ from otel_progress.receivers.telemetry import (
     ReceivedSpan,
     Signal,
 )
-from otel_progress.semconv import EVENT_NAME, EVENTS
+from otel_progress.semconv import EVENTS, LEGACY_EVENT_NAME
 
 _EVENTS: Final = frozenset(EVENTS)
 
@@ -140,7 +140,7 @@ def _parse(kind: Any, body: bytes) -> Any:
 def _find_event_name(attributes: Iterable[Any]) -> str:
     """Return the event name of senders that predate the field ``event_name``."""
     for attribute in attributes:
-        if attribute.key == EVENT_NAME:
+        if attribute.key == LEGACY_EVENT_NAME:
             return str(attribute.value.string_value)
     return ""
 

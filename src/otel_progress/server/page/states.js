@@ -39,7 +39,7 @@ export const contact = { at: Infinity };
 export function conditionOf({ doc, at }, now) {
   if (doc.status !== "running") return "ok";
   if (!doc.alive) return "abandoned";
-  if (doc.not_reporting_since !== null) return "not_reporting";
+  if (doc.not_reporting_since) return "not_reporting";
   const later = Math.max(0, Math.min(now, contact.at) - at) / 1000;
   const clock = doc.clock + later;
   const elapsed = doc.elapsed_seconds + later;
