@@ -247,6 +247,13 @@ def _stalled_list() -> table.Panel:
         text("Type", "operation_type", 130),
         bar("Progress", f"{each(semconv.OPERATION_RATIO)} and {facts.ON_OPERATION} ({wanted})", 180),
         values("Quiet for", f"{facts.quiet()} and {facts.ON_OPERATION} ({wanted})", CLOCK, 110),
+        values(
+            "Last report",
+            facts.milliseconds(each(semconv.OPERATION_NOT_REPORTING)),
+            MOMENT,
+            150,
+            mappings=facts.dash(),
+        ),
     ]
     about = About(
         "Stuck or late",

@@ -478,6 +478,14 @@ OPERATION_LAST_ADVANCE: Final = _define_gauge(
 )
 
 
+OPERATION_NOT_REPORTING: Final = _define_gauge(
+    "progress.operation.not_reporting_since_timestamp",
+    _OPERATION,
+    "Last report of an operation without heartbeats that has not reported for long, Unix time. Else absent.",
+    "s",
+)
+
+
 OPERATION_EXPECTED_END: Final = _define_gauge(
     "progress.operation.expected_end_timestamp",
     _OPERATION,

@@ -314,7 +314,7 @@ def test_operation_of_a_silent_sender_can_be_marked_as_failed(
     fake_time.pass_(UNVERIFIED_TIMEOUT_S)
     assert journal.fail_abandoned("clip-7", "power failure")
     (failed,) = journal.history()
-    assert failed.status is Status.FAILED
+    assert (failed.status, failed.not_reporting_since) == (Status.FAILED, None)
 
 
 def test_operation_of_a_silent_sender_is_deleted_after_the_retention(

@@ -316,7 +316,7 @@ def _build_operation(
         liveness.clock,
         instance,
         liveness.alive,
-        not_reporting_since=liveness.not_reporting_since,
+        not_reporting_since=None if root.status.finished else liveness.not_reporting_since,
         resources=None if use is None else rows.decode_use_or_none(use),
         cancel_requested_at=cancelled if type(cancelled) is float and isfinite(cancelled) else None,
     )
