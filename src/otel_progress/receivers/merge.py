@@ -38,13 +38,19 @@ runs. The operation that ran again first is dropped first.
 """
 
 
-MAX_SPANS_OF_LEVELS: Final = 20_000
-"""Maximum number of levels of a sender that are found by their spans. The oldest are dropped first.
-"""
-
-
-MAX_EARLY_ENDS: Final = 1_000
+MAX_EARLY_ENDS: Final = 200
 """Ended spans of a sender whose levels were not reported yet. The oldest are dropped first."""
+
+
+_ATTRIBUTES_OF_ENDS: Final = (
+    semconv.CURRENT,
+    semconv.TOTAL,
+    semconv.RATIO,
+    semconv.FAILED,
+    semconv.STATUS,
+    semconv.ERROR_TYPE,
+)
+"""Attributes of an ended span that its level uses."""
 
 
 _CHANGES_PER_REPORT: Final = 256
@@ -110,6 +116,8 @@ class MergedRun:
         self._instance = instance
         self._max_levels = max_levels
         self._levels: dict[str, _Level] = {}
+        self.spans: dict[str, SpanKey] = {}
+        """Latest span of each level by its path."""
 
     @property
     def ended_at(self) -> float | None:
@@ -134,6 +142,11 @@ class MergedRun:
         """Return True if a report is older than the operation, so it is about an earlier run."""
         root = self._levels.get("")
         return root is not None and root.is_start_stated and report.at < root.started_at
+
+    def get_span_id(self, path: str) -> str | None:
+        """Return the id of the span of a level, as the report that describes it states."""
+        level = self._levels.get(path)
+        return None if level is None or level.report is None else level.report.span_id
 
     def __len__(self) -> int:
         return len(self._levels)
@@ -339,7 +352,7 @@ class Sender:
         self._active: dict[str, MergedRun] = {}
         self._ended: dict[str, MergedRun] = {}
         self._generations: dict[str, int] = {}
-        self._levels_of_spans: OrderedDict[SpanKey, tuple[str, str]] = OrderedDict()
+        self._levels_of_spans: dict[SpanKey, tuple[str, str]] = {}
         self._early_ends: OrderedDict[SpanKey, ReceivedSpan] = OrderedDict()
         self.level_count = 0
         self.states_runs = False
@@ -378,7 +391,8 @@ class Sender:
         key = (span.trace_id, span.span_id)
         known = self._levels_of_spans.get(key)
         if known is None:
-            self._early_ends[key] = span
+            used = {name: span.attributes[name] for name in _ATTRIBUTES_OF_ENDS if name in span.attributes}
+            self._early_ends[key] = replace(span, attributes=used, resource=NO_METADATA)
             if len(self._early_ends) > MAX_EARLY_ENDS:
                 self._early_ends.popitem(last=False)
             return None
@@ -397,6 +411,8 @@ class Sender:
     def _drop_oldest_ended(self) -> None:
         run = self._ended.pop(next(iter(self._ended)))
         self.level_count -= len(run)
+        for key in run.spans.values():
+            self._levels_of_spans.pop(key, None)
 
     def _link_span(self, run: MergedRun, report: LevelReport) -> list[str]:
         """Store the span of a level. Return the path if a span that arrived before ends it."""
@@ -404,10 +420,11 @@ class Sender:
         if report.span_id is None or report.origin.trace_id is None or report.sequence is None:
             return []
         key = (report.origin.trace_id, report.span_id)
-        if key not in self._levels_of_spans:
+        if run.get_span_id(report.path) == report.span_id and run.spans.get(report.path) != key:
+            # Only the latest attempt of a level can end.
+            self._levels_of_spans.pop(run.spans.get(report.path, key), None)
             self._levels_of_spans[key] = (run.run, report.path)
-            if len(self._levels_of_spans) > MAX_SPANS_OF_LEVELS:
-                self._levels_of_spans.popitem(last=False)
+            run.spans[report.path] = key
         span = self._early_ends.get(key)
         if span is None:
             return []

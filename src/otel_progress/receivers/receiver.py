@@ -51,13 +51,13 @@ MAX_SENDERS: Final = 1_000
 """Maximum number of senders. The one that reported longest ago is dropped first."""
 
 
-MAX_ITEMS_PER_SENDER: Final = 10_000
-"""Latest items of a sender that are recognised when they arrive again."""
+MAX_ITEMS: Final = 100_000
+"""Latest items that are recognised when they arrive again."""
 
 
-MAX_LEVELS: Final = 200_000
+MAX_LEVELS: Final = 100_000
 """Maximum number of levels of all senders. Beyond it ended runs are dropped, then reports of new
-levels are rejected. A level uses about 1 KB of memory.
+levels are rejected. A level uses about 1.5 KB of memory.
 """
 
 
@@ -69,7 +69,7 @@ class ReceiverLimits:
     runs_per_sender: int = MAX_RUNS_PER_SENDER
     ended_runs_per_sender: int = MAX_ENDED_RUNS_PER_SENDER
     levels_per_run: int = MAX_LEVELS_PER_RUN
-    items_per_sender: int = MAX_ITEMS_PER_SENDER
+    items: int = MAX_ITEMS
     spans_per_sender: int = MAX_SPANS_PER_SENDER
     levels: int = MAX_LEVELS
 
@@ -97,7 +97,6 @@ class _SenderState:
     is_local: bool | None = None
     changed: dict[tuple[str, str], MergedRun] = field(default_factory=dict)
     items: list[Event] = field(default_factory=list)
-    known_items: OrderedDict[tuple[object, ...], None] = field(default_factory=OrderedDict)
     last_item: int = 0
 
 
@@ -124,6 +123,7 @@ class Receiver:
         self._wall = wall
         self._senders: OrderedDict[str, _SenderState] = OrderedDict()
         self._level_count = 0
+        self._known_items: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def receive(self, signal: Signal, body: bytes, encoding: Encoding) -> Receipt:
@@ -226,7 +226,11 @@ class Receiver:
                 state.clock = max(state.clock, span.ended_at or 0.0)
                 state.changed.update(((run.run, path), run) for path in paths)
         elif (report := state.spans.read(span, self._wall())) is not None:
-            self._apply_report(state, report)
+            try:
+                self._apply_report(state, report)
+            except TooManyError:
+                state.spans.drop(span)
+                raise
 
     def _apply_item(self, state: _SenderState, event: ReceivedEvent) -> None:
         """Add an item, unless it arrived before."""
@@ -238,12 +242,13 @@ class Receiver:
             run, paths = state.sender.add_run(item.origin, item.at)
             self._level_count += len(paths)
             state.changed.update(((run.run, path), run) for path in paths)
-        key = (run.run, item.path, item.name, item.outcome, item.at)
-        if key in state.known_items:
+        # Why a hash: the items themselves would use ten times the memory.
+        key = hash((state.instance.id, run.run, item.path, item.name, item.outcome, item.at))
+        if key in self._known_items:
             return
-        state.known_items[key] = None
-        if len(state.known_items) > self._limits.items_per_sender:
-            state.known_items.popitem(last=False)
+        self._known_items[key] = None
+        if len(self._known_items) > self._limits.items:
+            self._known_items.popitem(last=False)
         # Why the time: numbers continue to increase after a restart of the receiver.
         state.last_item = max(state.last_item + 1, round(item.at * 1e6))
         state.items.append(_build_item(item, run, state.last_item))

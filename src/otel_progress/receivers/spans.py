@@ -19,8 +19,8 @@ from otel_progress.receivers.telemetry import ReceivedEvent, ReceivedSpan
 from otel_progress.text import encode_segment, normalize_id
 
 MAX_SPANS_PER_SENDER: Final = 10_000
-"""Maximum number of tracked spans of a sender that run. Further spans are rejected. As many ended
-ones are kept, so that spans below them are found. The oldest are dropped first.
+"""Maximum number of tracked spans of a sender that run. Further spans are rejected. One ended span
+per ten is kept, so that spans below it are found. The oldest are dropped first.
 """
 
 
@@ -108,9 +108,13 @@ class SpanTracker:
         else:
             self._running.pop(key, None)
             self._ended[key] = tracked
-            if len(self._ended) > self._max_spans:
+            if len(self._ended) > max(1, self._max_spans // 10):
                 self._ended.popitem(last=False)
         return report
+
+    def drop(self, span: ReceivedSpan) -> None:
+        """Stop tracking a span whose level was rejected."""
+        self._running.pop((span.trace_id, span.span_id), None)
 
     def _place(self, span: ReceivedSpan) -> _TrackedSpan:
         parent_key = (span.trace_id, span.parent_span_id or "")
