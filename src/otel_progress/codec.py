@@ -427,7 +427,7 @@ def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Do
 
 
 def encode_state(operation: OperationSnapshot) -> Document:
-    """Return the fields of an operation that change and that its root level does not have."""
+    """Return the changing fields of an operation that its root does not have."""
     return {
         "condition": operation.condition.value,
         "remaining_seconds": operation.remaining_seconds,

@@ -207,7 +207,10 @@ class OperationSnapshot:
 
     @property
     def may_be_dead(self) -> bool:
-        """True if the process is dead, or sends no heartbeats and has not reported for long."""
+        """True if the process is dead or silent.
+
+        A silent process sends no heartbeats, and has not reported for long.
+        """
         return not self.alive or self.not_reporting_since is not None
 
     def get_level(self, path: str) -> LevelSnapshot | None:

@@ -92,7 +92,10 @@ def is_otlp_host(host: str) -> bool:
 
 
 def get_heartbeat_timeout_s(host: str) -> float:
-    """Return the age of the last heartbeat beyond which a process of another host is dead."""
+    """Return the maximum age of the last heartbeat of a living process.
+
+    It applies to processes of other hosts. It is infinite for those without heartbeats.
+    """
     if host.endswith(f"//{_OTLP}"):
         return OTLP_TIMEOUT_S
     return math.inf if host.endswith(f"//{_OTLP_WITHOUT_HEARTBEATS}") else HEARTBEAT_TIMEOUT_S

@@ -91,7 +91,7 @@ START_TIME: Final = "progress.start_time"
 
 
 SKIPPED: Final = "progress.skipped"
-"""Skipped units of the level, on events. Absent if there are none. int"""
+"""Skipped units of the level, on events. Absent without any. int"""
 
 
 ERROR_TYPE: Final = "error.type"

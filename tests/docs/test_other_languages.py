@@ -65,7 +65,7 @@ def write_file(folder: Path, name: str) -> Path:
 
 
 def run(folder: Path, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, without OpenTelemetry settings and proxies of this environment."""
+    """Run a command in a folder, without OpenTelemetry settings and proxies."""
     inherited = {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""The registry of semantic conventions in docs/semconv has exactly the names of semconv.py."""
+"""The registry in docs/semconv has exactly the names of semconv.py."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def end(number: int = 0) -> Record:
 
 
 def make(sent: list[Any], **options: Any) -> UnconfirmedEnds:
-    """Return a queue whose thread ends at once, so that the test decides when ends are sent."""
+    """Return a queue whose thread ends immediately, so that the test sends the ends."""
 
     def send(records: list[Any]) -> bool:
         sent.extend(records)
@@ -130,7 +130,7 @@ def test_closed_queue_stores_nothing() -> None:
 
 @pytest.fixture
 def unreliable(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An event log to a receiver whose exporter fails first. Yields log, exporter and receiver."""
+    """An event log whose exporter fails first, with its exporter and its receiver."""
     made: list[UnreliableExporter] = []
     make_exporter = sdk_compat.make_exporter
 

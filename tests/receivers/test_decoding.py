@@ -1,4 +1,4 @@
-"""Decoders of OTLP requests: both encodings agree, and invalid input is rejected or ignored."""
+"""Decoders of OTLP requests: both encodings agree, and invalid input is rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ ATTRIBUTES = st.dictionaries(
 
 
 def make_event(**attributes: Any) -> ReceivedEvent:
-    """Return an update of an operation. Keys of ``attributes`` are constants of semconv."""
+    """Return an update of an operation.
+
+    Keys of ``attributes`` are constants of semconv.
+    """
     values = {semconv.OPERATION_ID: "clip-7"}
     values.update({getattr(semconv, key): value for key, value in attributes.items()})
     return ReceivedEvent(semconv.EVENT_UPDATED, WALL, TRACE, SPAN, values, {})

@@ -1,4 +1,4 @@
-"""Merge of reports: any order, repetition and loss of superseded events ends in the same state."""
+"""Merge of reports in any order, repeated, and without superseded ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATHS = ("", "song:1", "song:2", "song:1/stem:a", "song:1/stem:b", "song:2/stem:
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[ChangeSet]:
-    """Return the change sets of one run, in which levels start, advance, end and start again."""
+    """Return change sets of one run: levels start, advance, end and start again."""
     levels: dict[str, LevelSnapshot] = {}
     sequence, clock, change_sets = 0, 0.0, []
     while not change_sets or (draw(st.booleans()) and not levels[""].status.finished):
@@ -84,7 +84,7 @@ def record_events(change_sets: list[ChangeSet]) -> list[LogEvent]:
 
 
 def merge(events: list[LogEvent], sender: Sender | None = None) -> dict[str, LevelSnapshot]:
-    """Return the levels by path after all events, through the encoding of alternating requests."""
+    """Return the levels by path after all events. Requests alternate the encoding."""
     sender = sender or Sender(INSTANCE.id)
     run: MergedRun | None = None
     paths: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""The shuffled, repeated and thinned stream of a real process ends in the state of the process."""
+"""The shuffled and thinned stream of a real process ends in its state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ITEMS = ("a.wav", "b.wav", "c.wav")
 
 
 def work(recorder: Recorder) -> None:
-    """Run operations with levels that start again, fail, end early, and end within one tick."""
+    """Run operations with levels that start again, fail, and end within one tick."""
     with progress.operation("setlist", id="friday-42", total=3) as setlist:
         for number in range(3):
             attempts = 2 if number == 1 else 1

@@ -1,4 +1,4 @@
-"""Spans of other tools, ended spans of our own helpers, and silent senders, in a real journal."""
+"""Spans of other tools, ended spans of our helpers, and silent senders."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def receiver(journal: SqliteJournal, fake_time: FakeTime) -> Receiver:
 def make_span(
     name: str, span_id: str = SPAN, start: float = 0.0, end: float | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """Return a span in the JSON of OTLP, which runs without ``end``. Times are since WALL."""
+    """Return a span in JSON, which runs without ``end``. Times are since WALL."""
     span = {
         "traceId": TRACE,
         "spanId": span_id,
@@ -83,7 +83,7 @@ def describe(operation: OperationSnapshot | None) -> dict[str, tuple[object, ...
 
 
 def test_running_spans_are_shown_and_end(receiver: Receiver, journal: SqliteJournal) -> None:
-    """Live exporters send a running span with a zero or missing end, and again when it ended."""
+    """Live exporters send a running span without an end, and again when it ended."""
     child = make_span("pull", CHILD, 1.0, parentSpanId=SPAN, endTimeUnixNano="0")
     assert send(receiver, child, make_span("build image")) == 0
     assert describe(journal.get(SPAN)) == {

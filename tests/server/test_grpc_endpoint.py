@@ -1,4 +1,4 @@
-"""OTLP over gRPC with the real exporter: token, partial success, errors that senders understand."""
+"""OTLP over gRPC: token, partial success, errors that senders understand."""
 
 from __future__ import annotations
 

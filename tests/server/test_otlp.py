@@ -1,4 +1,4 @@
-"""OTLP endpoints: encodings, limits, partial success, errors that senders understand."""
+"""OTLP endpoints: encodings, limits, partial success, errors for senders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of OTLP in both encodings, built from the events that our exporter emits."""
+"""Requests of OTLP in both encodings, from the events of our exporter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_protobuf_request(events: Iterable[LogEvent], resource: Mapping[str, An
 
 
 def build_json_request(events: Iterable[LogEvent], resource: Mapping[str, Any] = RESOURCE) -> bytes:
-    """Return events as an ``ExportLogsServiceRequest`` in JSON, as curl users write it."""
+    """Return events as an ``ExportLogsServiceRequest`` in JSON."""
     records = [
         {
             "eventName": event.name,

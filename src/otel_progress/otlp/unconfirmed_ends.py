@@ -61,7 +61,10 @@ class UnconfirmedEnds:
         return len(self._ends) if self._pid == os.getpid() else 0
 
     def handle_export(self, batch: Iterable[Any], *, accepted: bool) -> None:
-        """Store the ends of a failed export. After a successful one, send all stored ends again."""
+        """Store the ends of a failed export.
+
+        After a successful export, send all stored ends again.
+        """
         if self._pid != os.getpid():
             self._restart()
         if accepted:

@@ -54,7 +54,10 @@ def convert_end(nanoseconds: int, now: float) -> float | None:
 
 
 def convert_id(value: str, length: int) -> str | None:
-    """Return a lower-case id of ``length`` hexadecimal digits. None if absent, zero or invalid."""
+    """Return a lower-case id of ``length`` hexadecimal digits.
+
+    Return None if it is absent, zero or invalid.
+    """
     if len(value) != length or _HEXADECIMAL.fullmatch(value) is None or value.strip("0") == "":
         return None
     return value.lower()

@@ -143,7 +143,10 @@ def _walk(
 
 
 class _Resource:
-    """Resource of many records. Its attributes are converted once, and only if they are needed."""
+    """Resource of many records.
+
+    Its attributes are converted once, and only if they are needed.
+    """
 
     def __init__(self, document: object) -> None:
         self._document = document if isinstance(document, dict) else {}

@@ -1,7 +1,7 @@
 """Merge of reports into the state of runs, in any order.
 
 Each report has the whole state of its level. So the report with the highest key describes the
-level, whatever arrived before it, and a report that arrives again changes nothing.
+level, independent of the order of arrival, and a report that arrives again changes nothing.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class _Level:
     is_start_stated: bool = False
 
     def update_start(self, report: LevelReport) -> bool:
-        """Set the start to the earliest stated one, or else to the time of the earliest report.
+        """Set the start to the earliest stated one.
 
-        Return True if it changed.
+        Without one it is the time of the earliest report. Return True if it changed.
         """
         is_stated = report.started_at is not None
         start = report.at if report.started_at is None else report.started_at
@@ -139,7 +139,7 @@ class MergedRun:
         return report.at > known.at or (is_counted and (report.sequence or 0) > (known.sequence or 0))
 
     def is_before_start(self, report: LevelReport) -> bool:
-        """Return True if a report is older than the operation, so it is about an earlier run."""
+        """Return True if a report is older than the operation, so of an earlier run."""
         root = self._levels.get("")
         return root is not None and root.is_start_stated and report.at < root.started_at
 
@@ -207,7 +207,10 @@ class MergedRun:
         return True
 
     def add_root(self, at: float) -> list[str]:
-        """Add a placeholder for the operation that ran at ``at``. Return the changed paths."""
+        """Add a placeholder for the operation that ran at ``at``.
+
+        Return the changed paths.
+        """
         if "" in self._levels:
             return []
         self._levels[""] = _Level(None, (0, 0, 0, 0.0, 0.0), at, at)
@@ -281,7 +284,7 @@ class MergedRun:
         level.identity = None
 
     def _complete(self, level: _Level, report: LevelReport) -> bool:
-        """Take what a late report knows better about the same attempt: the start and the advance.
+        """Update the start and the last advance from a late report of the same attempt.
 
         Return False if it changes nothing.
         """
@@ -322,7 +325,7 @@ class MergedRun:
             weight=1,
             declared=False,
             attempt=attempt,
-            # Why the time: siblings are numbered by their start, in whatever order they arrive.
+            # Why the time: siblings are numbered by their start, in any order of arrival.
             order=max(0, round(1000.0 * (level.started_at - root.started_at))),
             started_at=level.started_at,
             started_clock=level.started_at,
@@ -335,7 +338,10 @@ class MergedRun:
 
 
 class Sender:
-    """Runs of one process that sends reports, identified by its ``service.instance.id``."""
+    """Runs of one process that sends reports.
+
+    The process is identified by its ``service.instance.id``.
+    """
 
     def __init__(
         self,
@@ -415,7 +421,10 @@ class Sender:
             self._levels_of_spans.pop(key, None)
 
     def _link_span(self, run: MergedRun, report: LevelReport) -> list[str]:
-        """Store the span of a level. Return the path if a span that arrived before ends it."""
+        """Store the span of a level.
+
+        Return the path of the level if a span that arrived before ends it.
+        """
         self.states_runs = self.states_runs or (report.origin.run is not None and report.sequence is not None)
         if report.span_id is None or report.origin.trace_id is None or report.sequence is None:
             return []
@@ -462,7 +471,10 @@ class Sender:
         return self._create_run(origin) if run is None else run
 
     def _find_previous_run(self, origin: RunOrigin) -> MergedRun | None:
-        """Return the run before the current one of an operation whose sender states no runs."""
+        """Return the run before the current one.
+
+        The sender of the operation states no runs.
+        """
         text = _describe_origin(self._instance, origin)
         generation = self._generations.get(text, 0)
         name = _hash_run(text, generation - 1)

@@ -1,4 +1,4 @@
-"""Receiver: merges the progress of programs that send OTLP, and stores it in a journal."""
+"""Receiver that merges the progress of OTLP senders and stores it in a journal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ levels are rejected. A level uses about 1.5 KB of memory.
 
 @dataclass(frozen=True, slots=True)
 class ReceiverLimits:
-    """Limits of a receiver. Reports beyond a limit are rejected, which the response states."""
+    """Limits of a receiver.
+
+    Reports beyond a limit are rejected, which the response states.
+    """
 
     senders: int = MAX_SENDERS
     runs_per_sender: int = MAX_RUNS_PER_SENDER
@@ -76,7 +79,10 @@ class ReceiverLimits:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Result of a request: the numbers of used and of rejected records, and the first reason."""
+    """Result of a request: the numbers of used and rejected records.
+
+    ``reason`` is that of the first rejection.
+    """
 
     accepted: int = 0
     rejected: int = 0
@@ -137,7 +143,7 @@ class Receiver:
         return self.receive_spans(body, encoding) if signal == "traces" else Receipt()
 
     def receive_logs(self, body: bytes, encoding: Encoding) -> Receipt:
-        """Store the progress events of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
+        """Store the events of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
         decode = protobuf.decode_logs if encoding == "protobuf" else json_encoding.decode_logs
         return self.apply_events(decode(body, self._wall()))
 

@@ -33,7 +33,10 @@ _STATUSES: Final = {status.value: status for status in Status}
 
 
 class Rank(IntEnum):
-    """Order of reports with one sequence number. A level may start and end within one tick."""
+    """Order of reports with one sequence number.
+
+    A level may start and end within one tick.
+    """
 
     STARTED = 0
     UPDATED = 1
@@ -100,7 +103,10 @@ class LevelReport:
 
 @dataclass(frozen=True, slots=True)
 class ItemReport:
-    """One unit of work from an event, at ``at`` (Unix seconds on the clock of the sender)."""
+    """One unit of work from an event.
+
+    ``at`` is in Unix seconds on the clock of the sender.
+    """
 
     origin: RunOrigin
     path: str
@@ -113,9 +119,10 @@ class ItemReport:
 
 
 def read_report(event: ReceivedEvent) -> LevelReport | None:
-    """Return the report of an event, or None if the event is not about the state of a level.
+    """Return the report of an event.
 
-    Only the operation id is required. Raises InvalidReportError.
+    Return None if the event is not about the state of a level. Only the operation id is required.
+    Raises InvalidReportError.
     """
     rank = _RANKS.get(event.name)
     if rank is None:
@@ -208,7 +215,7 @@ def _read_start(values: Mapping[str, MetadataValue], event: ReceivedEvent, rank:
 
 
 def _read_status(values: Mapping[str, MetadataValue], rank: Rank) -> Status:
-    """Return the status. A level that started is running, whatever the event says.
+    """Return the status. A level that started is running, independent of the event.
 
     Why: a level shorter than a tick has its final status in its start event already, and the
     end follows.
@@ -269,7 +276,10 @@ def _get_text(values: Mapping[str, MetadataValue], key: str) -> str | None:
 
 
 def _get_number(values: Mapping[str, MetadataValue], key: str) -> Number | None:
-    """Return a finite number of at least 0, or None if absent. Raises InvalidReportError."""
+    """Return a finite number of at least 0, or None if absent.
+
+    Raises InvalidReportError.
+    """
     value = values.get(key)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Reports from spans: running spans of other tools, and spans with ``progress.*`` attributes.
+"""Reports from running spans of other tools, and from spans with progress.
 
 A span is a level of the nearest span above it that is tracked. Without one it is an operation.
 Spans that have ended and have no progress are ignored, unless they were received while they ran.
@@ -50,7 +50,7 @@ class _TrackedSpan:
 
 
 def normalize_span(span: ReceivedSpan) -> ReceivedSpan | None:
-    """Return the running span that a placeholder of Logfire describes, or else ``span``.
+    """Return the running span that a placeholder of Logfire describes, or ``span``.
 
     Logfire sends such a span at the start of each span. Its parent is the span that it describes.
     Returns None if it describes none.
@@ -69,7 +69,10 @@ def normalize_span(span: ReceivedSpan) -> ReceivedSpan | None:
 
 
 def is_own_span(span: ReceivedSpan) -> bool:
-    """Return True for an ended span of our own helpers, whose events describe its level."""
+    """Return True for an ended span of our own helpers.
+
+    Events describe its level.
+    """
     return all(name in span.attributes for name in _OWN_ATTRIBUTES)
 
 
@@ -99,7 +102,7 @@ class SpanTracker:
             if span.ended_at is None and len(self._running) >= self._max_spans:
                 msg = f"a sender has at most {self._max_spans:,} running spans"
                 raise InvalidReportError(msg)
-            tracked = self._place(span)
+            tracked = self._create_tracked(span)
         report = read_report(_build_event(span, tracked, now))
         # Why at the end: an invalid span is not tracked.
         if span.ended_at is None:
@@ -116,7 +119,7 @@ class SpanTracker:
         """Stop tracking a span whose level was rejected."""
         self._running.pop((span.trace_id, span.span_id), None)
 
-    def _place(self, span: ReceivedSpan) -> _TrackedSpan:
+    def _create_tracked(self, span: ReceivedSpan) -> _TrackedSpan:
         parent_key = (span.trace_id, span.parent_span_id or "")
         parent = self._running.get(parent_key) or self._ended.get(parent_key)
         values = span.attributes

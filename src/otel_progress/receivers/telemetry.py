@@ -26,9 +26,10 @@ class InvalidRequestError(ProgressError):
 
 @dataclass(frozen=True, slots=True)
 class ReceivedEvent:
-    """One log record with an event name. Ids are lower-case hexadecimal, or None if absent.
+    """One log record with an event name.
 
-    ``at`` is in Unix seconds. ``resource`` has the attributes of the sender.
+    Ids are lower-case hexadecimal, or None if absent. ``at`` is in Unix seconds. ``resource`` has
+    the attributes of the sender.
     """
 
     name: str

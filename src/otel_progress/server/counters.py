@@ -1,4 +1,4 @@
-"""Counters of a server for ``/metrics``: clients, messages, refusals and received records."""
+"""Counters of a server for ``/metrics``: clients, messages, refusals, records."""
 
 from __future__ import annotations
 

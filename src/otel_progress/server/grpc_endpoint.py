@@ -1,4 +1,4 @@
-"""OTLP over gRPC, for exporters that do not support HTTP. Needs the extra ``grpc``."""
+"""Endpoint of the OTLP receiver over gRPC. Needs the extra ``grpc``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoints of the OTLP receiver: ``POST /v1/logs``, ``/v1/traces`` and ``/v1/metrics``.
+"""Endpoints of the OTLP receiver: ``/v1/logs``, ``/v1/traces``, ``/v1/metrics``.
 
 A response follows the OTLP specification: 200 with the number of rejected records, 400 for an
 invalid body, and 503 with ``Retry-After`` while the server is busy. Senders repeat only the latter.
