@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -65,8 +65,9 @@ def compress(roots: Sequence[sources.Root]) -> None:
         packages=len(packages),
     ) as op:
         with ThreadPoolExecutor(WORKERS) as pool:
-            futures = [pool.submit(_compress, op, package) for package in packages]
+            futures: list[Future[tuple[int, int]]] = []
             try:
+                futures.extend(pool.submit(_compress, op, package) for package in packages)
                 pending = set(futures)
                 while pending:
                     # Why a timeout: a signal that arrives just before the wait does not end it.

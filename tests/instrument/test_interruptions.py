@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
@@ -507,8 +508,13 @@ def alarm() -> Iterator[Callable[[Callable[[], None]], None]]:
 
     Test tools add Python callbacks to the garbage collector. These catch the exceptions of signal
     handlers, and Python 3.11 can crash when a handler that they run changes the context. So they
-    are removed during the test.
+    are removed during the test. Coverage is not measured, because an exception in its own code
+    leaves its lock acquired.
     """
+    coverage = sys.modules.get("coverage")
+    measured = None if coverage is None else coverage.Coverage.current()
+    if measured is not None:
+        measured.stop()
     # Why: the callbacks of weak references to objects of earlier tests catch them as well.
     gc.collect()
     callbacks = gc.callbacks.copy()
@@ -522,6 +528,8 @@ def alarm() -> Iterator[Callable[[Callable[[], None]], None]]:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
     gc.callbacks.extend(callbacks)
+    if measured is not None:
+        measured.start()
 
 
 @pytest.fixture
