@@ -228,6 +228,8 @@ class Server:
                 # The thread closes the socket itself, now without waiting for clients.
                 self._uvicorn.force_exit = True
                 return
+        if self.grpc is not None:
+            self.grpc.close()
         for sock in self._sockets:
             sock.close()
 
