@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.arguments import normalize_metadata, parse_number, parse_unit
-from otel_progress.instrument.backend import LEVEL_KEY, span_start_guard
+from otel_progress.instrument.backend import LEVEL_KEY, SpanStartContext
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import HandleReference, Node, Spec, add_orphan, merge_metadata
@@ -58,7 +58,7 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Watch a plain span. Spans of the helpers are ignored."""
-        if self._closed or getattr(span_start_guard, "starting", False):
+        if self._closed or type(parent_context) is SpanStartContext:
             return
         try:
             level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)

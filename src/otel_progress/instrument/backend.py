@@ -5,11 +5,10 @@ The slot is empty until ``configure()`` is called, so instrumented libraries add
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.context import create_key
+from opentelemetry.context import Context, create_key
 
 from otel_progress.errors import RejectedTypeError, RejectedValueError
 from otel_progress.instrument.rejections import CallSiteWarnings, capture_call_site, format_call_site
@@ -34,10 +33,12 @@ BATCH_KEY: Final = create_key("otel-progress-batch")
 """Context key of the id of the current batch. Operations started in the context belong to it."""
 
 
-span_start_guard: Final = threading.local()
-"""Its ``starting`` is true while this thread starts the span of a level. The span processor ignores
-such spans.
-"""
+class SpanStartContext(Context):
+    """Context with which the span of a level starts. The span processor ignores such spans.
+
+    Why the type of the context: a flag of the thread would stay set if a signal handler raised
+    before it is reset.
+    """
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_progress import redaction, semconv
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.instrument.backend import span_start_guard
+from otel_progress.instrument.backend import SpanStartContext
 from otel_progress.instrument.failures import RECORDED_AT, is_compound, to_failure
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
@@ -65,14 +65,11 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
 
     Returns INVALID_SPAN if the tracer fails.
     """
-    # Why the earlier value: a signal handler may start a level while a span is being started.
-    was_starting = getattr(span_start_guard, "starting", False)
-    span_start_guard.starting = True
     try:
         # Why in one statement: an exception that interrupts the start then finds the span.
         node.span = tracer(scope).start_span(
             node.spec.type,
-            context,
+            SpanStartContext(context),
             attributes=build_identity_attributes(node),
             start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
         )
@@ -82,8 +79,6 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
             raise
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
-    finally:
-        span_start_guard.starting = was_starting
 
 
 def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:
