@@ -42,7 +42,7 @@ def build() -> dashboard.Dashboard:
     place.band(8, (_errors(), 8), (_rejected(), 8), (_dropped(), 8))
     place.band(8, (_series(), 8), (_series_dropped(), 8), (_journal(), 8))
     place.heading("Server and previews")
-    place.band(8, (_clients(), 6), (_messages(), 6), (_refused(), 6), (_previews(), 6))
+    place.band(8, (_clients(), 5), (_messages(), 5), (_refused(), 5), (_received(), 5), (_previews(), 4))
     return made
 
 
@@ -270,6 +270,16 @@ def _refused() -> timeseries.Panel:
         semconv.SERVER_REFUSED,
         "reason",
         "Nothing was rejected, or no server responds",
+    )
+
+
+def _received() -> timeseries.Panel:
+    return _grown(
+        "Received over OTLP",
+        "Progress events and spans that the receiver accepted and rejected.",
+        semconv.RECEIVER_RECORDS,
+        "outcome",
+        "Nothing was received, or no server has a receiver",
     )
 
 

@@ -42,6 +42,7 @@ from grafana.states import (
     UNKNOWN,
     YELLOW,
     operation_state,
+    to_word,
     words,
 )
 from grafana.tables import bar, failures, grid, hidden, state, text, values, word
@@ -238,7 +239,7 @@ def _by_type() -> bargauge.Panel:
 
 
 def _stalled_list() -> table.Panel:
-    stuck = (Condition.STALLED, Condition.ABANDONED, Condition.OVERDUE)
+    stuck = (Condition.STALLED, Condition.NOT_REPORTING, Condition.ABANDONED, Condition.OVERDUE)
     wanted = facts.in_condition(*stuck)
     columns_ = [
         state("State", f"{operation_state()} and {facts.ON_OPERATION} ({wanted})"),
@@ -246,12 +247,20 @@ def _stalled_list() -> table.Panel:
         text("Type", "operation_type", 130),
         bar("Progress", f"{each(semconv.OPERATION_RATIO)} and {facts.ON_OPERATION} ({wanted})", 180),
         values("Quiet for", f"{facts.quiet()} and {facts.ON_OPERATION} ({wanted})", CLOCK, 110),
+        values(
+            "Last report",
+            facts.milliseconds(each(semconv.OPERATION_NOT_REPORTING)),
+            MOMENT,
+            150,
+            mappings=facts.dash(),
+        ),
     ]
     about = About(
         "Stuck or late",
-        "Operations that are stalled, abandoned or overdue, the longest without an advance first.",
+        "Operations that are stalled, not reporting, abandoned or overdue, the longest without an "
+        "advance first.",
         PLAIN,
-        "No operation is stalled, abandoned or overdue, or no exporter responds",
+        "No operation is stalled, not reporting, abandoned or overdue, or no exporter responds",
     )
     return grid(about, columns_, sort="Quiet for")
 
@@ -287,7 +296,7 @@ def _alerts() -> table.Panel:
 
 def _states_over_time() -> timeseries.Panel:
     counts = [
-        Query(f"count({operation_state()} == {NUMBERS[state_]})", state_.value)
+        Query(f"count({operation_state()} == {NUMBERS[state_]})", to_word(state_))
         for state_ in (*Status, *Condition)
         if state_ in NUMBERS and not (isinstance(state_, Status) and state_.finished)
     ]

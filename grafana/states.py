@@ -40,19 +40,25 @@ _STATES: Final[tuple[tuple[Status | Condition | str, str], ...]] = (
     (Condition.PAUSED, "light-blue"),
     (Status.FAILED, RED),
     (Condition.STALLED, YELLOW),
+    (Condition.NOT_REPORTING, "dark-yellow"),
     (Condition.OVERDUE, ORANGE),
     (Condition.ABANDONED, "dark-red"),
 )
 """States with their colours, the most urgent last."""
 NUMBERS: Final = {state: number for number, (state, _) in enumerate(_STATES, start=1)}
 """The number of each state."""
-COLOURS: Final = {str(state): colour for state, colour in _STATES}
+COLOURS: Final = {str(state).replace("_", " "): colour for state, colour in _STATES}
 """The colour of each state's word."""
 _NOT_YET: Final = 9_999_999_999
 """Start time (Unix seconds) of a level that has not started.
 
 It has as many digits as a real one, and sorts last.
 """
+
+
+def to_word(state: Status | Condition | str) -> str:
+    """Return the word of a state."""
+    return str(state).replace("_", " ")
 
 
 def mapping() -> list[model.ValueMapping]:
@@ -63,7 +69,7 @@ def mapping() -> list[model.ValueMapping]:
     results: dict[str, model.ValueMappingResult] = {}
     for state, colour in _STATES:
         for key in (str(NUMBERS[state]), str(state)):
-            results[key] = model.ValueMappingResult(text=str(state), color=colour, index=len(results))
+            results[key] = model.ValueMappingResult(text=to_word(state), color=colour, index=len(results))
     return [model.ValueMap(options=results), unknown()]
 
 

@@ -239,6 +239,10 @@ class OperationDocument(LevelDocument):
     read_at: UnixTime
     clock: Clock
     cancel_requested_at: UnixTime | None
+    not_reporting_since: Annotated[
+        UnixTime | None,
+        "Last report of a process without heartbeats that has not reported for longer than usual.",
+    ]
     resources: ResourceUseDocument | None
     worker: WorkerDocument | None
 
@@ -423,21 +427,27 @@ def dumps(document: object) -> str:
 def encode_operation(operation: OperationSnapshot, *, levels: bool = True) -> Document:
     """Return the document of an operation, with its levels by default."""
     document: Document = {"schema": SCHEMA, **encode_level(operation.root, operation.clock)}
-    document.update(
-        condition=operation.condition.value,
-        remaining_seconds=operation.remaining_seconds,
-        alive=operation.alive,
-        read_at=operation.read_at,
-        clock=operation.clock,
-        cancel_requested_at=operation.cancel_requested_at,
-        resources=None if operation.resources is None else encode_resources(operation.resources),
-        worker=None if operation.instance is None else encode_instance(operation.instance),
-    )
+    document.update(encode_state(operation))
+    document["worker"] = None if operation.instance is None else encode_instance(operation.instance)
     if levels:
         root, *below = encode_levels(operation, (operation.root, *operation.levels))
         document["evicted_levels"] = root["evicted_levels"]
         document["levels"] = below
     return document
+
+
+def encode_state(operation: OperationSnapshot) -> Document:
+    """Return the changing fields of an operation that its root does not have."""
+    return {
+        "condition": operation.condition.value,
+        "remaining_seconds": operation.remaining_seconds,
+        "alive": operation.alive,
+        "read_at": operation.read_at,
+        "clock": operation.clock,
+        "cancel_requested_at": operation.cancel_requested_at,
+        "not_reporting_since": operation.not_reporting_since,
+        "resources": None if operation.resources is None else encode_resources(operation.resources),
+    }
 
 
 def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
@@ -457,6 +467,7 @@ def decode_operation(document: Mapping[str, Any]) -> OperationSnapshot:
         alive=document["alive"],
         resources=None if resources is None else decode_resources(resources),
         cancel_requested_at=document.get("cancel_requested_at"),
+        not_reporting_since=document.get("not_reporting_since"),
     )
 
 

@@ -34,6 +34,7 @@ class Condition(str, Enum):
     ABANDONED = "abandoned"
     OVERDUE = "overdue"
     PAUSED = "paused"
+    NOT_REPORTING = "not_reporting"
 
     def __str__(self) -> str:
         return self.value
@@ -82,6 +83,8 @@ class OperationSnapshot:
     - ``alive``: False if the process sends no heartbeats any more.
     - ``resources``: resource use of the process.
     - ``cancel_requested_at``: time of the first cancel request in Unix seconds, or None.
+    - ``not_reporting_since``: time of the last report in Unix seconds, if the process sends no
+      heartbeats and has not reported for longer than usual. Else None.
     """
 
     root: LevelSnapshot
@@ -92,6 +95,7 @@ class OperationSnapshot:
     alive: bool = True
     resources: ResourceUse | None = None
     cancel_requested_at: float | None = None
+    not_reporting_since: float | None = None
     _index: dict[str, LevelSnapshot] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -197,9 +201,17 @@ class OperationSnapshot:
     def condition(self) -> Condition:
         """Condition at the time of reading.
 
-        The first one that applies: abandoned, overdue, paused, stalled, ok.
+        The first one that applies: abandoned, not reporting, overdue, paused, stalled, ok.
         """
         return _derive_condition(self)
+
+    @property
+    def may_be_dead(self) -> bool:
+        """True if the process is dead or silent.
+
+        A silent process sends no heartbeats, and has not reported for long.
+        """
+        return not self.alive or self.not_reporting_since is not None
 
     def get_level(self, path: str) -> LevelSnapshot | None:
         """Return the level at ``path`` (``""`` is the operation), or None if not stored."""
@@ -253,6 +265,8 @@ def _derive_condition(operation: OperationSnapshot) -> Condition:
         return Condition.OK
     if not operation.alive:
         return Condition.ABANDONED
+    if operation.not_reporting_since is not None:
+        return Condition.NOT_REPORTING
     deadline, started = root.info.deadline_at, root.info.started_at
     # Why elapsed time: a step of the wall clock must not make an operation overdue.
     is_late = deadline is not None and started is not None and operation.elapsed_seconds > deadline - started

@@ -9,6 +9,7 @@ host, monotonic clocks only within one boot.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -32,6 +33,16 @@ UNVERIFIED_TIMEOUT_S: Final = 600.0
 applies if the start time is unknown, because the id may have been reused. A process of another host
 or container is gone after the same time.
 """
+
+
+OTLP_TIMEOUT_S: Final = 90.0
+"""Like HEARTBEAT_TIMEOUT_S for a process that sends its heartbeats over OTLP, every 30 seconds."""
+
+
+_OTLP: Final = "otlp"
+
+
+_OTLP_WITHOUT_HEARTBEATS: Final = "otlp-without-heartbeats"
 
 
 _PROC: Final = Path("/proc")
@@ -64,6 +75,30 @@ def current_instance(service: str) -> Instance:
 def this_host() -> str:
     """Return the host of this process as ``name/boot/namespace``."""
     return f"{socket.gethostname()}/{_read_boot_id()}/{_read_pid_namespace()}"
+
+
+def build_otlp_host(name: str, *, heartbeats: bool) -> str:
+    """Return the host of a process that reports over OTLP.
+
+    The part for the namespace says so, because such a process cannot be verified. ``heartbeats`` is
+    True if it sends them. Any other process is never known to be dead.
+    """
+    return f"{name.replace('/', '_')}//{_OTLP if heartbeats else _OTLP_WITHOUT_HEARTBEATS}"
+
+
+def is_otlp_host(host: str) -> bool:
+    """Return True for the host of a process that reports over OTLP."""
+    return host.endswith((f"//{_OTLP}", f"//{_OTLP_WITHOUT_HEARTBEATS}"))
+
+
+def get_heartbeat_timeout_s(host: str) -> float:
+    """Return the maximum age of the last heartbeat of a living process.
+
+    It applies to processes of other hosts. It is infinite for those without heartbeats.
+    """
+    if host.endswith(f"//{_OTLP}"):
+        return OTLP_TIMEOUT_S
+    return math.inf if host.endswith(f"//{_OTLP_WITHOUT_HEARTBEATS}") else HEARTBEAT_TIMEOUT_S
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +172,7 @@ def is_alive(instance: Instance, heartbeat_at: float, now: float) -> bool:
     """
     age = now - heartbeat_at
     if instance.host != this_host():
-        return age <= HEARTBEAT_TIMEOUT_S
+        return age <= get_heartbeat_timeout_s(instance.host)
     if not 0 < instance.pid < 2**31:
         return False
     if instance.start is not None:
@@ -153,9 +188,12 @@ def is_gone(instance: Instance, heartbeat_at: float, now: float) -> bool:
 
     Both this and :func:`is_alive` may be False. A process of this host that does not exist is
     gone immediately. Any other process may only be disconnected from the journal. It is gone
-    when its last heartbeat is older than ``UNVERIFIED_TIMEOUT_S``. ``heartbeat_at`` and ``now``
-    are seconds of the same clock.
+    when its last heartbeat is older than ``UNVERIFIED_TIMEOUT_S``. A process that sends no
+    heartbeats is gone that time after its last report, so that users can end its operations.
+    ``heartbeat_at`` and ``now`` are seconds of the same clock.
     """
+    if get_heartbeat_timeout_s(instance.host) == math.inf:
+        return now - heartbeat_at > UNVERIFIED_TIMEOUT_S
     if is_alive(instance, heartbeat_at, now):
         return False
     is_verified = instance.host == this_host() and sys.platform != "win32"

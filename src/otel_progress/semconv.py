@@ -82,6 +82,18 @@ SEQUENCE: Final = "progress.sequence"
 """Number of the snapshot with these values. It increases within a run. int"""
 
 
+RUN: Final = "progress.run"
+"""Unique id of this execution of the operation, on events. string"""
+
+
+START_TIME: Final = "progress.start_time"
+"""Start of the level in Unix seconds, on events. double"""
+
+
+SKIPPED: Final = "progress.skipped"
+"""Skipped units of the level, on events. Absent without any. int"""
+
+
 ERROR_TYPE: Final = "error.type"
 """Class of the error (standard attribute). string"""
 
@@ -160,6 +172,10 @@ EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 """Traceback of an error, on spans and log records. string"""
 
 
+LEGACY_EVENT_NAME: Final = "event.name"
+"""Name of an event, from senders that predate the field for it. string"""
+
+
 # --- events ---------------------------------------------------------------------------------------
 
 EVENT_STARTED: Final = "progress.started"
@@ -219,6 +235,9 @@ ATTRIBUTES: Final = (
     STATUS,
     MESSAGE,
     SEQUENCE,
+    RUN,
+    START_TIME,
+    SKIPPED,
     ERROR_TYPE,
     ESTIMATED,
     ENDED_EARLY,
@@ -257,6 +276,7 @@ InternalErrorPlace: TypeAlias = Literal[
     "otlp.traces",
     "previews",
     "processor",
+    "receiver",
     "redaction",
     "resources",
     "server",
@@ -318,6 +338,14 @@ SeriesGroup: TypeAlias = Literal["operation", "level", "batch"]
 
 Transport: TypeAlias = Literal["sse", "ws"]
 """Transport of a stream client: label ``transport`` of the ``progress.server`` metrics."""
+
+
+ReceivedSignal: TypeAlias = Literal["logs", "traces"]
+"""Signal of received records: label ``signal`` of ``progress.receiver.records``."""
+
+
+RecordOutcome: TypeAlias = Literal["accepted", "rejected"]
+"""Whether a received record was used: label ``outcome`` of ``progress.receiver.records``."""
 
 
 RefusalReason: TypeAlias = Literal[
@@ -447,6 +475,14 @@ OPERATION_LAST_ADVANCE: Final = _define_gauge(
     "progress.operation.last_advance_timestamp",
     _OPERATION,
     "Last advance of the operation, Unix time.",
+    "s",
+)
+
+
+OPERATION_NOT_REPORTING: Final = _define_gauge(
+    "progress.operation.not_reporting_since_timestamp",
+    _OPERATION,
+    "Last report of an operation without heartbeats that has not reported for long, Unix time. Else absent.",
     "s",
 )
 
@@ -691,6 +727,13 @@ SERVER_REFUSED: Final = _define_counter(
     "progress.server.refused",
     ("reason",),
     "Requests, connections and messages that the server refused, and clients that it disconnected.",
+)
+
+
+RECEIVER_RECORDS: Final = _define_counter(
+    "progress.receiver.records",
+    ("signal", "outcome"),
+    "Progress events (logs) and spans (traces) received over OTLP, by outcome: accepted or rejected.",
 )
 
 

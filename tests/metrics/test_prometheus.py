@@ -7,6 +7,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ def build_full_scene() -> tuple[Shelf, Totals]:
     strange = [
         operation(text, text or "t", name=text, run=f"s{n}", ratio=n / 10) for n, text in enumerate(HOSTILE)
     ]
+    strange[0] = replace(strange[0], not_reporting_since=START)
     ended = operation("done", "setlist", elapsed=42.0, status=Status.COMPLETED, trace_id=TRACE_ID)
     totals = Totals()
     totals.write(make_change_set(operation("done", "setlist", ratio=0.5, eta=eta(20.0, 1.0, 40.0)).root))
@@ -88,6 +90,7 @@ SERVED = {
     semconv.SERVER_MESSAGES: {("sse",): 120},
     semconv.SERVER_COALESCED: {("sse",): 7},
     semconv.SERVER_REFUSED: {("token",): 1},
+    semconv.RECEIVER_RECORDS: {("logs", "accepted"): 5, ("traces", "rejected"): 1},
 }
 """What only a server counts, in the form it hands to a collector."""
 

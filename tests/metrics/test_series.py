@@ -39,6 +39,7 @@ CONDITIONS: dict[Condition, OperationSnapshot] = {
     Condition.ABANDONED: replace(operation(), alive=False),
     Condition.OVERDUE: operation(overdue_after_s=5.0),
     Condition.PAUSED: operation(elapsed=100.0, paused_clock=CLOCK + 20.0),
+    Condition.NOT_REPORTING: replace(operation(), not_reporting_since=START),
 }
 
 
@@ -51,6 +52,13 @@ def test_condition_has_one_series_per_value(condition: Condition) -> None:
         (*OP, each.value): float(each is condition) for each in Condition
     }
     assert values(collector, semconv.OPERATIONS) == {("render", "running", condition.value): 1.0}
+
+
+def test_silent_operation_has_the_time_of_its_last_report() -> None:
+    """Other operations have no such series."""
+    silent = CONDITIONS[Condition.NOT_REPORTING]
+    assert values(ProgressCollector(Shelf([silent])), semconv.OPERATION_NOT_REPORTING) == {OP: START}
+    assert not values(ProgressCollector(Shelf([operation()])), semconv.OPERATION_NOT_REPORTING)
 
 
 def test_pending_operation_is_ok_and_finished_one_has_no_condition() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +21,10 @@ from otel_progress.otlp.exporters import build_resource, build_tracer_provider
 from otel_progress.otlp.metrics import build_otlp_metrics
 from otel_progress.otlp.sdk_compat import build_event_log
 from otel_progress.protocols import Reader
-from tests.support import loopback, servers
+from tests.support import servers
 from tests.support.otlp_receiver import Receiver, attributes, receiving
 from tests.support.otlp_records import WALL, ListedReader, RecordedEvents, ended, level, make_change_set
+from tests.support.rotel import find_rotel, running_rotel
 
 pytestmark = pytest.mark.server
 
@@ -33,53 +32,20 @@ FLUSH_S = 60.0
 SERVICE = {semconv.SERVICE_NAME: "nightly", semconv.SERVICE_INSTANCE_ID: "worker-1"}
 
 
-def rotel() -> str:
-    """Return the path of the collector's binary in its package.
-
-    It needs the shared library of the interpreter it was made for: where that is missing it is as
-    good as not installed.
-    """
-    result = importlib.util.find_spec("rotel")
-    binary = Path(result.origin).with_name("rotel-agent") if result is not None and result.origin else None
-    if (
-        binary is not None
-        and subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode == 0
-    ):
-        return str(binary)
-    return servers.require("rotel-agent")
-
-
 @pytest.fixture(params=["grpc", "http/protobuf"])
 def received(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Receiver]:
     """Point the environment at a running collector. Yield the receiver behind it."""
-    host = loopback.own_host()
-    grpc, http = loopback.free_ports(host, 2)
-    with receiving() as receiver:
-        command = [
-            rotel(),
-            "start",
-            *("--otlp-grpc-endpoint", f"{host}:{grpc}"),
-            *("--otlp-http-endpoint", f"{host}:{http}"),
-            *("--exporter", "otlp"),
-            *("--otlp-exporter-protocol", "http"),
-            *("--otlp-exporter-endpoint", f"http://127.0.0.1:{receiver.port}"),
-            *("--batch-timeout", "50ms"),
-            *("--pid-file", str(tmp_path / "rotel.pid")),
-            *("--log-file", str(tmp_path / "rotel.log")),
-        ]
-        port = grpc if request.param == "grpc" else http
+    with (
+        receiving() as receiver,
+        running_rotel(tmp_path, f"http://127.0.0.1:{receiver.port}") as endpoints,
+    ):
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoints[request.param])
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(int(FLUSH_S)))
-
-        def ready() -> bool:
-            return all(loopback.listens(host, one) for one in (grpc, http))
-
-        with servers.running(command, ready=ready, log=tmp_path / "out", timeout=FLUSH_S):
-            yield receiver
+        yield receiver
 
 
 def test_sampled_spans_arrive_once_with_parents_and_attributes(
@@ -217,4 +183,4 @@ def test_collector_is_installed_if_servers_are_required() -> None:
     """Otherwise all tests above could be skipped."""
     if os.environ.get(servers.REQUIRED) != "1":
         pytest.skip(f"{servers.REQUIRED} is not set")
-    assert os.access(rotel(), os.X_OK)
+    assert os.access(find_rotel(), os.X_OK)

@@ -17,6 +17,7 @@ MAY_IMPORT_THE_SDK = (
     "integrations",
     "otlp",
     "processor",
+    "receivers.protobuf",
     "runtime.providers",
     "sampling",
     "server",

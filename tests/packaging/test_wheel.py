@@ -90,6 +90,7 @@ def test_wheel_metadata_has_extras_and_command(wheel: zipfile.ZipFile) -> None:
         "server",
         "resources",
         "redis",
+        "grpc",
         "previews",
         "all",
     }

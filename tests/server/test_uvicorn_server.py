@@ -17,11 +17,14 @@ import pytest
 
 import otel_progress as progress
 from otel_progress.errors import ConfigurationError
+from otel_progress.otlp.event_codec import build_level_event
 from otel_progress.server import connections
 from otel_progress.server.settings import ConnectionLimits
 from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import Recorder, wait_until
 from tests.support.api_server import PATIENCE_S, answers, get, is_free, serving, stream, until
+from tests.support.otlp_records import WALL, level
+from tests.support.otlp_requests import build_protobuf_request
 from tests.support.server_threads import threads_end
 from tests.support.servers import accepts, poll
 
@@ -351,6 +354,44 @@ def test_serve_command_reads_its_settings_from_the_environment(tmp_path: Path) -
             assert get(f"{url}api/v1/operations", headers=bearer).status_code == 200
             process.terminate()
             assert process.wait(timeout=PATIENCE_S) == 0
+
+
+@pytest.mark.process
+def test_serve_command_receives_otlp_into_its_journal(tmp_path: Path) -> None:
+    """On both ports. The page shows the operation."""
+    environ = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    with command("serve", "--port", "0", "--otlp", "--otlp-port", "0", **environ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[2]
+        endpoint = process.stdout.readline().strip().partition("OTEL_EXPORTER_OTLP_ENDPOINT=")[2]
+        assert endpoint != url.rstrip("/")
+        for number, origin in enumerate((endpoint, url.rstrip("/"))):
+            running = level(operation_id=f"o{number}", run=f"r{number}")
+            event = build_level_event("progress.updated", running, WALL)
+            answer = httpx.post(
+                f"{origin}/v1/logs",
+                content=build_protobuf_request([event]),
+                headers={"content-type": "application/x-protobuf"},
+                timeout=PATIENCE_S,
+                trust_env=False,
+            )
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert get(f"{url}api/v1/operations/o{number}").json()["alive"] is True
+        process.terminate()
+        assert process.wait(timeout=PATIENCE_S) == 0
+
+
+@pytest.mark.process
+def test_serve_command_with_a_used_otlp_port_exits_with_1(tmp_path: Path) -> None:
+    """A Collector may listen there. The message names the fix."""
+    environ = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        options = ("--port", "0", "--otlp", "--otlp-port", port)
+        with command("serve", *options, **environ) as process:
+            _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert f"Port {port} of 127.0.0.1 is in use, so OTLP (otlp_port, --otlp-port) cannot" in errors
 
 
 @pytest.mark.process

@@ -108,6 +108,7 @@ class ConditionCase:
     seconds: float
     root: dict[str, Any]
     alive: bool = True
+    not_reporting_since: float | None = None
 
     def read(self, seconds: float = 0.0) -> OperationSnapshot:
         """Return the operation as read so many seconds later."""
@@ -116,6 +117,7 @@ class ConditionCase:
             read_at=WALL + 60.0 + seconds,
             clock=CLOCK + 60.0 + seconds,
             alive=self.alive,
+            not_reporting_since=self.not_reporting_since,
         )
 
 
@@ -135,6 +137,7 @@ CONDITIONS: Final = (
     ConditionCase(Condition.OVERDUE, 1.0, {**_LONG, "deadline_at": WALL + 60.5}),
     ConditionCase(Condition.OK, 0.0, {**_LONG, "deadline_at": WALL + 60.5}),
     ConditionCase(Condition.ABANDONED, 0.0, {"deadline_at": WALL}, alive=False),
+    ConditionCase(Condition.NOT_REPORTING, 1e4, {"deadline_at": WALL}, not_reporting_since=WALL),
     ConditionCase(Condition.OK, 1e4, {"status": Status.PENDING, "started_at": None, "started_clock": None}),
     ConditionCase(
         Condition.OK, 1e4, {"status": Status.COMPLETED, "ended_at": WALL + 60.0, "duration_s": 60.0}

@@ -18,6 +18,7 @@ from otel_progress.settings.fields import Settings
 from otel_progress.text import MAX_ID, escape_controls
 
 if TYPE_CHECKING:
+    from otel_progress.journal.protocol import Journal
     from otel_progress.operations import OperationSnapshot
     from otel_progress.previews.stores.base import Store
     from otel_progress.protocols import Controller, Reader
@@ -96,13 +97,22 @@ class CliContext:
 
     @contextmanager
     def controller(self) -> Iterator[Controller]:
-        """Open the journal for writing.
+        """Open the journal to change an operation.
 
         Creates the file, so call it only after ``reader`` found an operation.
         """
+        with self.journal() as journal:
+            yield journal
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """Open the journal for writing, with the retention of the settings."""
         from otel_progress.journal import open_journal
 
-        journal = open_journal(self.settings().store, on_deleted=self._delete_previews)
+        settings = self.settings()
+        journal = open_journal(
+            settings.store, retention_s=settings.retention, on_deleted=self._delete_previews
+        )
         try:
             yield journal
         finally:

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from otel_progress.codec import SCHEMA, Document, encode_operation
-from otel_progress.console.format import cut_cells
+from otel_progress.console.format import cut_cells, format_condition_name
 from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES
 from otel_progress.exports import encode_json_line
 from otel_progress.model import Status
@@ -122,7 +122,7 @@ def get_status_label(status: Status, condition: Condition) -> tuple[str, str]:
     """
     if condition is Condition.OK:
         return status.value, STATUS_STYLES[status]
-    return condition.value, CONDITION_STYLES[condition]
+    return format_condition_name(condition), CONDITION_STYLES[condition]
 
 
 def write_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 
 from otel_progress.model import Eta, LevelCounts, Number
+from otel_progress.operations import Condition
 from otel_progress.text import escape_controls, pluralize
 
 
@@ -74,6 +75,11 @@ def format_duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def format_condition_name(condition: Condition) -> str:
+    """Return a condition in words."""
+    return condition.value.replace("_", " ")
 
 
 def format_moment(timestamp: float | None) -> str:

@@ -64,6 +64,7 @@ CONDITION_STYLES: Final = {
     Condition.OVERDUE: "bold magenta",
     Condition.ABANDONED: "bold red",
     Condition.PAUSED: "cyan",
+    Condition.NOT_REPORTING: "bold yellow",
 }
 """Colour of a condition."""
 

@@ -16,8 +16,10 @@ from typing import Final
 from otel_progress import semconv
 from otel_progress.console.format import (
     ENDED_EARLY,
+    format_condition_name,
     format_count,
     format_duration,
+    format_moment,
     format_more_levels,
     format_percentage,
     format_rate,
@@ -126,11 +128,11 @@ def format_condition(operation: OperationSnapshot, condition: Condition) -> Part
         since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
     elif condition is Condition.PAUSED:
         since = root.paused_clock
-    text = (
-        condition.value
-        if since is None
-        else f"{condition.value} for {format_duration(operation.clock - since)}"
-    )
+    text = format_condition_name(condition)
+    if condition is Condition.NOT_REPORTING:
+        text += f" since {format_moment(operation.not_reporting_since)}"
+    elif since is not None:
+        text += f" for {format_duration(operation.clock - since)}"
     return text, CONDITION_STYLES[condition]
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from otel_progress.model import Instance
-from otel_progress.processes import HEARTBEAT_TIMEOUT_S, is_alive, is_gone, is_same_boot
+from otel_progress.processes import (
+    OTLP_TIMEOUT_S,
+    get_heartbeat_timeout_s,
+    is_alive,
+    is_gone,
+    is_same_boot,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,17 @@ class Heartbeat:
     heartbeat_clock: float
 
 
+class Liveness(NamedTuple):
+    """Whether a process is alive, and its monotonic clock at the time of reading.
+
+    ``not_reporting_since`` is in Unix seconds: see :class:`OperationSnapshot`.
+    """
+
+    alive: bool
+    clock: float
+    not_reporting_since: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ReadTime:
     """Time of reading: ``now`` in Unix seconds, ``clock`` in monotonic seconds."""
@@ -26,10 +45,10 @@ class ReadTime:
     suspended_s: float = 0.0
     """Seconds since boot in which the machine was suspended. ``clock`` does not include them."""
     # Why cached: the process is checked once, however many operations it has.
-    _liveness: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    _liveness: dict[str, Liveness] = field(default_factory=dict)
 
-    def get_liveness(self, heartbeat: Heartbeat) -> tuple[bool, float]:
-        """Return True for a living process, and its monotonic clock.
+    def get_liveness(self, heartbeat: Heartbeat) -> Liveness:
+        """Return whether a process is alive, and its monotonic clock.
 
         The clock of a dead process is that of its last heartbeat.
         """
@@ -47,11 +66,15 @@ class ReadTime:
             return is_gone(heartbeat.instance, heartbeat.heartbeat_clock, self.clock)
         return is_gone(heartbeat.instance, heartbeat.heartbeat_at, self.now)
 
-    def _check_process(self, heartbeat: Heartbeat) -> tuple[bool, float]:
+    def _check_process(self, heartbeat: Heartbeat) -> Liveness:
         # Why: processes of one boot share the monotonic clock, which has no steps.
         if is_same_boot(heartbeat.instance.host):
             alive = is_alive(heartbeat.instance, heartbeat.heartbeat_clock, self.clock)
-            return alive, max(self.clock, heartbeat.heartbeat_clock) if alive else heartbeat.heartbeat_clock
+            clock = max(self.clock, heartbeat.heartbeat_clock) if alive else heartbeat.heartbeat_clock
+            return Liveness(alive, clock)
         alive = is_alive(heartbeat.instance, heartbeat.heartbeat_at, self.now)
-        since = min(max(self.now - heartbeat.heartbeat_at, 0.0), HEARTBEAT_TIMEOUT_S)
-        return alive, heartbeat.heartbeat_clock + (since if alive else 0.0)
+        age = max(self.now - heartbeat.heartbeat_at, 0.0)
+        timeout_s = get_heartbeat_timeout_s(heartbeat.instance.host)
+        is_silent = timeout_s == math.inf and age > OTLP_TIMEOUT_S
+        clock = heartbeat.heartbeat_clock + (min(age, timeout_s) if alive else 0.0)
+        return Liveness(alive, clock, heartbeat.heartbeat_at if is_silent else None)

@@ -34,14 +34,15 @@ def build_operation(
     if heartbeat is None:
         process = Instance(root.info.instance, 0, "", "", 0.0)
         heartbeat = Heartbeat(process, root.observed_at, root.observed_clock)
-    alive, clock = moment.get_liveness(heartbeat)
+    liveness = moment.get_liveness(heartbeat)
     return OperationSnapshot(
         root,
         (),
         moment.now,
-        clock,
+        liveness.clock,
         instance,
-        alive,
+        liveness.alive,
+        not_reporting_since=None if root.status.finished else liveness.not_reporting_since,
         resources=None if use is None else rows.decode_use_or_none(use),
         cancel_requested_at=cancelled if type(cancelled) is float and isfinite(cancelled) else None,
     )

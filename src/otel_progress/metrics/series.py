@@ -221,6 +221,7 @@ def _operation_rows(
     yield semconv.OPERATION_FAILED, labels, root.failed
     yield semconv.OPERATION_START, labels, info.started_at
     yield semconv.OPERATION_LAST_ADVANCE, labels, root.advanced_at
+    yield semconv.OPERATION_NOT_REPORTING, labels, operation.not_reporting_since
     yield semconv.OPERATION_DEADLINE, labels, info.deadline_at
     yield semconv.OPERATION_REMAINING, labels, operation.remaining_seconds
     yield from _expected_end_rows(labels, operation)

@@ -38,6 +38,9 @@ def build_level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent
     _put_number(attributes, semconv.RATIO, snapshot.ratio)
     _put_number(attributes, semconv.FAILED, snapshot.failed)
     _put_number(attributes, semconv.SEQUENCE, snapshot.sequence)
+    _put_number(attributes, semconv.START_TIME, info.started_at)
+    if snapshot.skipped:
+        _put_number(attributes, semconv.SKIPPED, snapshot.skipped)
     attributes[semconv.STATUS] = snapshot.status.value
     if snapshot.estimated:
         attributes[semconv.ESTIMATED] = True
@@ -60,6 +63,7 @@ def build_item_event(event: Event, info: LevelInfo | None) -> LogEvent:
     else:
         attributes[semconv.OPERATION_ID] = text.normalize_id(event.operation_id)
         attributes[semconv.OPERATION_TYPE] = text.normalize_id(event.operation_type)
+        attributes[semconv.RUN] = event.run
         attributes[semconv.LEVEL_TYPE] = text.normalize_id(event.level_type)
         attributes[semconv.PATH] = text.truncate(event.path, MAX_PATH)
     if event.name is not None:
@@ -88,6 +92,7 @@ def build_preview_event(preview: Preview, info: LevelInfo | None, address: str) 
     else:
         attributes[semconv.OPERATION_ID] = text.normalize_id(preview.operation_id)
         attributes[semconv.OPERATION_TYPE] = text.normalize_id(preview.operation_type)
+        attributes[semconv.RUN] = preview.run
         attributes[semconv.PATH] = text.truncate(preview.path, MAX_PATH)
     attributes[semconv.PREVIEW_NAME] = text.truncate(preview.name, text.MAX_NAME)
     attributes[semconv.PREVIEW_NUMBER] = preview.number
@@ -115,6 +120,7 @@ def _build_identity(info: LevelInfo) -> dict[str, MetadataValue]:
     attributes: dict[str, MetadataValue] = {
         semconv.OPERATION_ID: text.normalize_id(info.operation_id),
         semconv.OPERATION_TYPE: text.normalize_id(info.operation_type),
+        semconv.RUN: info.run,
     }
     if info.path:
         attributes[semconv.LEVEL_ID] = text.normalize_id(info.id)

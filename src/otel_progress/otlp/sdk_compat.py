@@ -29,6 +29,7 @@ from otel_progress.model import MetadataValue
 from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget, report_unsent_records
 from otel_progress.otlp.environment import Protocol
 from otel_progress.otlp.exporters import configuration_errors, make_exporter
+from otel_progress.otlp.unconfirmed_ends import UnconfirmedEnds
 
 _SCOPE: Final = "otel_progress"
 
@@ -87,8 +88,10 @@ class EventLog:
         monitor: ExportMonitor[Any] | None = None,
         *,
         max_scopes: int = MAX_SCOPES,
+        send_ends_again: Callable[[], object] = lambda: None,
     ) -> None:
         self._max_scopes = max_scopes
+        self._send_ends_again = send_ends_again
         self._provider = provider
         self._monitor = monitor
         self._logger: Any = provider.get_logger(_SCOPE)
@@ -124,6 +127,7 @@ class EventLog:
 
     def force_flush(self, timeout_s: float) -> bool:
         """Return True if all emitted events were accepted within ``timeout_s`` seconds."""
+        self._send_ends_again()
         return self._monitor is None or self._monitor.flush(timeout_s, self._provider.force_flush)
 
     def close(self) -> None:
@@ -132,10 +136,15 @@ class EventLog:
 
 
 def build_event_log(
-    resource: Resource, *, budget: ShutdownBudget | None = None, on_error: Callable[[], object] | None = None
+    resource: Resource,
+    *,
+    budget: ShutdownBudget | None = None,
+    on_error: Callable[[], object] | None = None,
+    on_dropped: Callable[[int], object] | None = None,
 ) -> EventLog:
     """Return an EventLog with the OTLP exporter that the environment describes.
 
+    ``on_dropped`` is called with the number of ends that were never accepted, beyond a limit.
     Raises ConfigurationError.
     """
     # Why: one tick can start more levels than the SDK's default queue holds, and a start must
@@ -145,8 +154,9 @@ def build_event_log(
         bounded = _BoundedLogExporter(make_exporter("logs", os.environ, _make_log_exporter), budget, on_error)
         provider = logs_sdk.LoggerProvider(resource=resource, shutdown_on_exit=False)
         with bounded.monitor.stopped_on_error():
-            provider.add_log_record_processor(_BoundedLogProcessor(bounded, max_queue_size=size))
-        return EventLog(provider, bounded.monitor)
+            processor = _BoundedLogProcessor(bounded, max_queue_size=size, on_dropped=on_dropped)
+            provider.add_log_record_processor(processor)
+        return EventLog(provider, bounded.monitor, send_ends_again=processor.ends.send_again)
 
 
 class _BoundedLogExporter:
@@ -164,9 +174,12 @@ class _BoundedLogExporter:
         self.monitor: ExportMonitor[Sequence[Any]] = ExportMonitor(
             "events", export, exporter.shutdown, budget=budget, on_error=on_error
         )
+        self.ends: UnconfirmedEnds | None = None
 
     def export(self, batch: Sequence[Any]) -> None:
-        self.monitor.export(batch)
+        accepted = self.monitor.export(batch)
+        if self.ends is not None:
+            self.ends.handle_export(batch, accepted=accepted)
 
     def shutdown(self) -> None:
         self.monitor.stop()
@@ -175,11 +188,28 @@ class _BoundedLogExporter:
 class _BoundedLogProcessor(logs_export.BatchLogRecordProcessor):
     """A batch processor whose ``shutdown`` honours the ShutdownBudget."""
 
-    def __init__(self, exporter: _BoundedLogExporter, *, max_queue_size: int | None) -> None:
+    def __init__(
+        self,
+        exporter: _BoundedLogExporter,
+        *,
+        max_queue_size: int | None,
+        on_dropped: Callable[[int], object] | None = None,
+    ) -> None:
         super().__init__(exporter, max_queue_size=max_queue_size)  # type: ignore[arg-type]
         self._monitor = exporter.monitor
+        self.ends = exporter.ends = UnconfirmedEnds(self._queue_again, on_dropped=on_dropped)
+
+    def _queue_again(self, records: list[Any]) -> bool:
+        """Queue records for export. Return False if the queue has no space for them."""
+        processor: Any = self._batch_processor
+        if len(processor._queue) + len(records) > (processor._queue.maxlen or 0):
+            return False
+        for record in records:
+            processor.emit(record)
+        return True
 
     def shutdown(self) -> None:
+        self.ends.close()
         # Why: the public shutdown() takes no timeout and waits 30 s.
         with self._monitor.budget.wait() as timeout_s:
             self._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))

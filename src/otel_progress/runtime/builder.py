@@ -271,6 +271,7 @@ class _RuntimeBuilder:
             self._build_resource(),
             budget=self._budget,
             on_error=lambda: self._totals.count_sink_error("otlp.logs"),
+            on_dropped=lambda count: self._totals.count_dropped("otlp.logs", count),
         )
         # Why logs first: sinks close in this order, and the events close the exporter of both.
         if self._settings.capture_logs is not False:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +24,7 @@ from otel_progress.server.api import add_endpoints
 from otel_progress.server.api.parameters import reject_unknown_parameters
 from otel_progress.server.counters import ServerCounters
 from otel_progress.server.middleware import SecurityMiddleware
+from otel_progress.server.otlp import OTLP_PATHS, OtlpEndpoint
 from otel_progress.server.reader_pool import ReaderPool
 from otel_progress.server.schemas import ExportedDocument, build_model
 from otel_progress.server.settings import ServerSettings, StreamLimits
@@ -31,6 +32,9 @@ from otel_progress.server.state import AppState
 from otel_progress.server.static import build_login_response, page_routes
 from otel_progress.server.streams.hub import Hub
 from otel_progress.server.streams.sse import stream_routes
+
+if TYPE_CHECKING:
+    from otel_progress.receivers.receiver import Receiver
 
 VERSION: Final = "1"
 """Version of the API, which its paths contain."""
@@ -57,6 +61,7 @@ def create_app(
     totals: Totals | None = None,
     public_url: PublicUrl = None,
     previews: Store | None = None,
+    receiver: Receiver | None = None,
 ) -> FastAPI:
     """Return an ASGI application over ``reader``: REST, streams and the page.
 
@@ -64,8 +69,10 @@ def create_app(
     not have to run its lifespan, because the first client starts the streams. Without
     ``controller`` the API is read-only. ``totals`` are the counters of a runtime, which
     ``/metrics`` includes. ``public_url`` is the base URL for users, which ``/metrics`` uses in the
-    URLs of previews. ``previews`` is the store of their content. Clients of a mounted application
-    use the parent's host names: list them in ``allowed_hosts``. The caller closes the reader.
+    URLs of previews. ``previews`` is the store of their content. With ``receiver``, programs can
+    send OTLP to ``/v1/logs`` and ``/v1/traces``. Clients of a mounted application use the parent's
+    host names: list them in ``allowed_hosts``. The caller closes the reader and the receiver's
+    sink.
     """
     settings = settings or ServerSettings()
     counts = ServerCounters()
@@ -86,13 +93,16 @@ def create_app(
         hub,
         previews,
     )
-    app = _Application(services)
+    otlp = None if receiver is None else OtlpEndpoint(receiver, counts, settings.limits)
+    app = _Application(services, otlp)
     app.state.services = services
     app.state.hub = hub
     for kind, handler in _EXCEPTION_HANDLERS:
         app.add_exception_handler(kind, handler)
     add_endpoints(app)
     app.router.routes += [*stream_routes(hub, access), *page_routes()]
+    if otlp is not None:
+        app.router.routes += otlp.build_routes()
     return app
 
 
@@ -102,7 +112,7 @@ class _Application(FastAPI):
     It also handles errors of the framework.
     """
 
-    def __init__(self, services: AppState) -> None:
+    def __init__(self, services: AppState, otlp: OtlpEndpoint | None) -> None:
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             del app
@@ -112,6 +122,8 @@ class _Application(FastAPI):
             finally:
                 services.hub.close()
                 services.reader_pool.close()
+                if otlp is not None:
+                    otlp.close()
 
         super().__init__(
             title="otel-progress",
@@ -126,11 +138,16 @@ class _Application(FastAPI):
             dependencies=[Depends(reject_unknown_parameters)],
         )
         self._services = services
+        self.otlp = otlp
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return the middleware stack with the security middleware around it."""
         return SecurityMiddleware(
-            super().build_middleware_stack(), self._services.access, self._services.counts, _send_login_form
+            super().build_middleware_stack(),
+            self._services.access,
+            self._services.counts,
+            _send_login_form,
+            () if self.otlp is None else OTLP_PATHS,
         )
 
     def openapi(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ It does not buffer responses, so streams work through it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ from otel_progress.server import security
 from otel_progress.server.access import AccessControl, build_wait_problem
 from otel_progress.server.connection_table import get_connection
 from otel_progress.server.counters import ServerCounters
+from otel_progress.server.otlp import drain_body
 from otel_progress.server.problems import Problem, build_internal_problem, quote_text
 from otel_progress.server.safe_ids import resolve_query_id
 
@@ -67,10 +69,19 @@ class SecurityMiddleware:
     """ASGI middleware that checks every request against the settings.
 
     ``login`` serves the login form for a page without the token. Refusals are counted by reason.
+    The endpoints of ``otlp_paths`` read their bodies themselves.
     """
 
-    def __init__(self, app: ASGIApp, access: AccessControl, counts: ServerCounters, login: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: AccessControl,
+        counts: ServerCounters,
+        login: ASGIApp,
+        otlp_paths: Collection[str] = (),
+    ) -> None:
         self._app = app
+        self._otlp_paths = otlp_paths
         self._access = access
         self._settings = access.settings
         self._counts = counts
@@ -99,6 +110,8 @@ class SecurityMiddleware:
                 reason, refusing_app = refusal
                 self._counts.count_refusal(reason)
                 wrapped_send.closes = True
+                if scope["method"] == "POST" and security.mounted_path(scope) in self._otlp_paths:
+                    await drain_body(receive, self._settings.limits)
                 await refusing_app(scope, receive, wrapped_send)
                 return
             if self._is_preflight(scope):
@@ -122,7 +135,8 @@ class SecurityMiddleware:
 
     async def _forward(self, scope: Scope, receive: Receive, wrapped_send: _ResponseWrapper) -> None:
         inner: Scope = resolve_query_id({**scope, "path": keep_encoded_separators(scope)})
-        if scope["method"] not in security.SAFE_METHODS:
+        is_otlp = scope["method"] == "POST" and security.mounted_path(scope) in self._otlp_paths
+        if scope["method"] not in security.SAFE_METHODS and not is_otlp:
             try:
                 receive = await self._read_body(receive)
             except Problem as problem:

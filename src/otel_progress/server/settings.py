@@ -97,6 +97,10 @@ class Limits:
     ``body_s`` is the time for a client to send a body, ``answer_s`` the time for the journal to
     answer. ``readers`` threads read at a time, and ``waiting`` more requests queue for them. Lists
     of operations include the newest ``ended`` ended operations. The history has all.
+
+    ``otlp_body_bytes`` and ``otlp_inflated_bytes`` limit the body of an OTLP request, before and
+    after its compression. At most ``otlp_requests`` are in memory at a time, and ``otlp_threads``
+    threads decode and store them.
     """
 
     body_bytes: int = 64 * 1024
@@ -106,6 +110,10 @@ class Limits:
     readers: int = 4
     waiting: int = 128
     ended: int = 2_000
+    otlp_body_bytes: int = 8 * 1024 * 1024
+    otlp_inflated_bytes: int = 16 * 1024 * 1024
+    otlp_requests: int = 16
+    otlp_threads: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.errors import ConfigurationError, UnavailableError, build_bind_error, build_thread_error
+from otel_progress.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    UnavailableError,
+    build_bind_error,
+    build_thread_error,
+)
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.server.app import create_app
 from otel_progress.server.connections import build_protocols
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
     from otel_progress.metrics.counters import Totals
     from otel_progress.previews.stores.base import Store
     from otel_progress.protocols import Controller, Reader
+    from otel_progress.receivers.receiver import Receiver
+    from otel_progress.server.grpc_endpoint import GrpcEndpoint
 
 
 GRACE_S: Final = 3
@@ -62,8 +70,11 @@ class Server:
     Every request needs ``token`` when it is set. An address that other machines can reach requires
     it, unless ``allow_public``. ``controller`` handles requests to cancel and to delete. ``totals``
     are the counters of a runtime for ``/metrics``. ``public_url`` is the address for users when it
-    differs from the server's own. ``previews`` stores the content of previews. Without
-    ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the address.
+    differs from the server's own. ``previews`` stores the content of previews. With ``receiver``,
+    programs can send OTLP to the server, also on ``otlp_port``, where the same application listens,
+    and over gRPC on ``otlp_grpc_port``.
+    Without ``trusted_proxies``, proxies on this machine are trusted. The constructor binds the
+    addresses.
     Raises ConfigurationError when a value is not valid, and UnavailableError when the address
     cannot be bound.
     """
@@ -86,8 +97,13 @@ class Server:
         totals: Totals | None = None,
         public_url: str | None = None,
         previews: Store | None = None,
+        receiver: Receiver | None = None,
+        otlp_port: int | None = None,
+        otlp_grpc_port: int | None = None,
     ) -> None:
-        _check_address(host, port, has_access_control=bool(token or allow_public))
+        for checked in (port, otlp_port, otlp_grpc_port):
+            if checked is not None:
+                _check_address(host, checked, has_access_control=bool(token or allow_public))
         # Why: invalid settings are reported before the address is bound.
         settings = ServerSettings(
             host,
@@ -98,9 +114,12 @@ class Server:
             root_path,
             LOCAL_PROXIES if trusted_proxies is None else tuple(trusted_proxies),
         )
-        self._socket = _bind(host, port)
+        self._sockets = [_bind(host, port)]
         self.host = host
-        self.port = int(self._socket.getsockname()[1])
+        self.port = int(self._sockets[0].getsockname()[1])
+        self.otlp_port: int | None = None if receiver is None else self.port
+        if receiver is not None and otlp_port not in {None, self.port}:
+            self.otlp_port = self._add_socket(host, otlp_port or 0)
         app = create_app(
             reader,
             settings=replace(settings, port=self.port),
@@ -109,9 +128,13 @@ class Server:
             totals=totals,
             public_url=public_url or self.url,
             previews=previews,
+            receiver=receiver,
         )
         self.hub: Hub = app.state.hub
         self.counts: ServerCounters = app.state.services.counts
+        self.grpc = None
+        if receiver is not None and otlp_grpc_port is not None:
+            self.grpc = self._bind_grpc(receiver, otlp_grpc_port, token)
         self._uvicorn = _Uvicorn(
             _build_config(app, root_path, connections or ConnectionLimits(), self.counts), self.hub
         )
@@ -123,10 +146,42 @@ class Server:
     @property
     def url(self) -> str:
         """URL of the page for a client on this machine."""
+        return f"{self._build_origin(self.port)}/"
+
+    @property
+    def otlp_url(self) -> str | None:
+        """Endpoint for OTLP exporters on this machine, None without a receiver."""
+        return None if self.otlp_port is None else self._build_origin(self.otlp_port)
+
+    @property
+    def otlp_grpc_url(self) -> str | None:
+        """Endpoint for OTLP exporters over gRPC on this machine, None without one."""
+        return None if self.grpc is None else self._build_origin(self.grpc.port)
+
+    def _bind_grpc(self, receiver: Receiver, port: int, token: str | None) -> GrpcEndpoint:
+        """Bind the port for gRPC. Frees the other ports on an error."""
+        try:
+            grpc_endpoint = _import_grpc_endpoint()
+            return grpc_endpoint(receiver, self.counts, host=self.host, port=port, token=token)
+        except BaseException:
+            for sock in self._sockets:
+                sock.close()
+            raise
+
+    def _build_origin(self, port: int) -> str:
         host = self.host.strip("[]")
         if is_unspecified(host):
             host = "::1" if ":" in host else "127.0.0.1"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _add_socket(self, host: str, port: int) -> int:
+        """Bind a further port and return it. Frees the first one on an error."""
+        try:
+            self._sockets.append(_bind(host, port, "OTLP (otlp_port, --otlp-port)"))
+        except BaseException:
+            self._sockets[0].close()
+            raise
+        return int(self._sockets[1].getsockname()[1])
 
     def start(self) -> str:
         """Serve in a thread of this process and return the URL.
@@ -173,7 +228,10 @@ class Server:
                 # The thread closes the socket itself, now without waiting for clients.
                 self._uvicorn.force_exit = True
                 return
-        self._socket.close()
+        if self.grpc is not None:
+            self.grpc.close()
+        for sock in self._sockets:
+            sock.close()
 
     def give_up_after_fork(self) -> None:
         """Close the inherited connections in a forked child.
@@ -182,7 +240,7 @@ class Server:
         descriptors are redirected to the null device, because copies of the parent's objects will
         close them.
         """
-        sockets: list[Any] = [self._socket]
+        sockets: list[Any] = [*self._sockets]
         for connection in list(self._uvicorn.server_state.connections):
             transport = getattr(connection, "transport", None)
             sockets.append(None if transport is None else transport.get_extra_info("socket"))
@@ -219,10 +277,14 @@ class Server:
                 report_internal_error("server", "The server of the API has failed", error=error)
 
     def _serve(self) -> None:
-        serving = self._uvicorn.serve(sockets=[self._socket])
+        serving = self._uvicorn.serve(sockets=self._sockets)
         try:
+            if self.grpc is not None:
+                self.grpc.start()
             asyncio.run(serving)
         finally:
+            if self.grpc is not None:
+                self.grpc.close()
             # Why: without an event loop it was never awaited, and Python would print a warning.
             serving.close()
 
@@ -304,6 +366,17 @@ def _build_config(
     )
 
 
+def _import_grpc_endpoint() -> type[GrpcEndpoint]:
+    try:
+        from otel_progress.server.grpc_endpoint import GrpcEndpoint
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "grpc":
+            raise
+        feature = "OTLP over gRPC"
+        raise MissingExtraError(feature, "grpc") from error
+    return GrpcEndpoint
+
+
 def _check_address(host: str, port: object, *, has_access_control: bool) -> None:
     """Raise ConfigurationError for an invalid port or an unprotected public address."""
     if not (is_loopback(host) or has_access_control):
@@ -318,7 +391,7 @@ def _check_address(host: str, port: object, *, has_access_control: bool) -> None
         raise ConfigurationError(msg)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, service: str = "the API") -> socket.socket:
     name = host.strip("[]")
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -326,7 +399,7 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise build_bind_error(exc, host, port, "the API") from exc
+        raise build_bind_error(exc, host, port, service) from exc
     try:
         # On Windows the option would let two processes share the port.
         if os.name != "nt":
@@ -335,5 +408,5 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.listen(_LISTEN_BACKLOG)
     except OSError as exc:
         sock.close()
-        raise build_bind_error(exc, host, port, "the API") from exc
+        raise build_bind_error(exc, host, port, service) from exc
     return sock

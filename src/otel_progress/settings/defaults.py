@@ -12,6 +12,10 @@ DEFAULT_PORT: Final = 7764
 """Port of the server."""
 
 
+DEFAULT_OTLP_PORT: Final = 4318
+"""Port for OTLP over HTTP. Exporters send to it by default."""
+
+
 MAX_PORT: Final = 65_535
 """Highest port of TCP."""
 

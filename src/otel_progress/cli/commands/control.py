@@ -96,7 +96,7 @@ def fail(context: CliContext, operation_id: str, reason: str, as_json: bool) -> 
         operation = find_operation(reader, operation_id)
     id_ = operation.operation_id
     is_failed = False
-    if not operation.status.finished and not operation.alive:
+    if not operation.status.finished and operation.may_be_dead:
         with context.controller() as controller:
             is_failed = controller.fail_abandoned(id_, reason)
     if as_json:
@@ -112,7 +112,7 @@ def _explain_not_failed(operation: OperationSnapshot) -> str:
     invalid = f"Invalid operation {operation.operation_id!r}: expected an abandoned operation"
     if operation.status.finished:
         return f"{invalid}, but {_describe_end(operation)}."
-    if operation.alive:
+    if not operation.may_be_dead:
         fix = f"Use: otel-progress cancel {quote_id(operation.operation_id)}"
         return f"{invalid}, but its process is running. {fix}"
     return (
@@ -144,7 +144,9 @@ def rm(context: CliContext, operation_ids: Sequence[str], as_json: bool) -> None
     ids = list(dict.fromkeys(operation_ids))
     with context.reader() as reader:
         _require_whole_ids(reader, ids)
-        active = {operation.operation_id: operation.alive for operation in reader.active(levels=False)}
+        active = {
+            operation.operation_id: not operation.may_be_dead for operation in reader.active(levels=False)
+        }
     with context.controller() as controller:
         deleted_counts = {id_: controller.delete(id_) for id_ in ids}
     if as_json:
@@ -196,7 +198,7 @@ def _describe_request(operation: OperationSnapshot) -> str:
         return (
             f"Cancellation of {id_} was already requested at {format_moment(operation.cancel_requested_at)}."
         )
-    if not operation.alive:
+    if operation.may_be_dead:
         return f"Cancellation of {id_} is requested, but its process does not respond."
     return f"Cancellation of {id_} is requested. See: otel-progress watch {quote_id(operation.operation_id)}"
 

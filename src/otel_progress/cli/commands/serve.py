@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,10 @@ import click
 from otel_progress.cli.context import CliContext
 from otel_progress.cli.output import echo_if_possible
 from otel_progress.errors import MissingExtraError
-from otel_progress.settings.defaults import DEFAULT_PORT, MAX_PORT
+from otel_progress.settings.defaults import DEFAULT_OTLP_PORT, DEFAULT_PORT, MAX_PORT
 
 if TYPE_CHECKING:
+    from otel_progress.receivers.receiver import Receiver
     from otel_progress.server.uvicorn_server import Server
 
 
@@ -22,6 +25,7 @@ Examples:
   otel-progress serve
   otel-progress serve --port 8080
   otel-progress serve --host 0.0.0.0 --token-file /etc/otel-progress/token
+  otel-progress serve --otlp
 """
 )
 @click.option(
@@ -68,6 +72,25 @@ Examples:
     help="Address or network of a proxy whose X-Forwarded-For and X-Forwarded-Proto headers are used; "
     "can be repeated. [default: this machine]",
 )
+@click.option(
+    "--otlp",
+    is_flag=True,
+    help="Receive OTLP over HTTP from programs in any language, and store their progress.",
+)
+@click.option(
+    "--otlp-port",
+    type=click.IntRange(0, MAX_PORT),
+    default=DEFAULT_OTLP_PORT,
+    show_default=True,
+    help="Additional port for OTLP, by default that of exporters; the number of --port: no additional one; "
+    "0: a free port.",
+)
+@click.option(
+    "--otlp-grpc-port",
+    type=click.IntRange(0, MAX_PORT),
+    help="With --otlp: port for OTLP over gRPC; 4317 is that of exporters; 0: a free port. Needs the extra "
+    "grpc. [default: none]",
+)
 @click.pass_obj
 def serve(
     context: CliContext,
@@ -79,11 +102,14 @@ def serve(
     allow_origin: tuple[str, ...],
     root_path: str,
     trusted_proxy: tuple[str, ...],
+    otlp: bool,
+    otlp_port: int,
+    otlp_grpc_port: int | None,
 ) -> None:
     """Serve the live page, the REST API and the streams until interrupted."""
     settings = context.settings().with_arguments(server_host=host, server_port=port, token_file=token_file)
     token = settings.read_token()
-    with context.reader(missing_ok=True) as reader:
+    with context.reader(missing_ok=True) as reader, _open_receiver(context, otlp) as receiver:
         server = _import_server()(
             reader,
             host=settings.server_host,
@@ -97,14 +123,34 @@ def serve(
             trusted_proxies=trusted_proxy or None,
             public_url=settings.public_url,
             previews=context.previews(),
+            receiver=receiver,
+            otlp_port=otlp_port if otlp else None,
+            otlp_grpc_port=otlp_grpc_port if otlp else None,
         )
         try:
             echo_if_possible(f"Serving on {server.url} (REST API: {server.url}docs). Stop with Ctrl-C.")
+            if server.otlp_url is not None:
+                echo_if_possible(f"Receiving OTLP: OTEL_EXPORTER_OTLP_ENDPOINT={server.otlp_url}")
+            if server.otlp_grpc_url is not None:
+                echo_if_possible(f"Receiving OTLP over gRPC: {server.otlp_grpc_url}")
             if token is not None:
                 echo_if_possible("Clients must send the token. A browser shows a form for it.")
             server.run()
         finally:
             server.close()
+
+
+@contextmanager
+def _open_receiver(context: CliContext, is_enabled: bool) -> Iterator[Receiver | None]:
+    """Open the journal for the progress of programs that send OTLP, if enabled."""
+    if not is_enabled:
+        yield None
+        return
+    from otel_progress.receivers.receiver import Receiver
+
+    with context.journal() as journal:
+        journal.prepare()
+        yield Receiver(journal, stall_after_s=context.settings().stall_after)
 
 
 class _JournalController:

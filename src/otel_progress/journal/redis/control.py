@@ -129,7 +129,9 @@ def is_gone_since(queries: Queries, entry: RunEntry, moment: ReadTime, age_s: fl
     heartbeat = queries.read_heartbeats([entry.instance]).get(entry.instance)
     if heartbeat is None:
         return moment.now - entry.registered_at > age_s
-    return not moment.get_liveness(heartbeat)[0] and moment.now - heartbeat.heartbeat_at > age_s
+    liveness = moment.get_liveness(heartbeat)
+    is_dead = not liveness.alive or liveness.not_reporting_since is not None
+    return is_dead and moment.now - heartbeat.heartbeat_at > age_s
 
 
 def _is_gone(queries: Queries, entry: RunEntry, moment: ReadTime) -> bool:

@@ -351,7 +351,10 @@ def _find_expired(
 
 
 def _find_abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tuple[int, _LastSeen]]:
-    """Return the active operations of dead processes with their last heartbeats."""
+    """Return the active operations of dead processes with their last heartbeats.
+
+    Processes without heartbeats that have not reported for long are included.
+    """
     active = query_all(connection, _ACTIVE)
     heartbeats = read_heartbeats(connection, {instance for _, instance, _ in active})
     abandoned: list[tuple[int, _LastSeen]] = []
@@ -359,7 +362,9 @@ def _find_abandoned(connection: sqlite3.Connection, moment: ReadTime) -> list[tu
         heartbeat = heartbeats.get(instance)
         if heartbeat is None:
             abandoned.append((key, (recorded_at, None, None)))
-        elif not moment.get_liveness(heartbeat)[0]:
+            continue
+        liveness = moment.get_liveness(heartbeat)
+        if not liveness.alive or liveness.not_reporting_since is not None:
             last = heartbeat.heartbeat_at, heartbeat.instance.host, heartbeat.heartbeat_clock
             abandoned.append((key, last))
     return abandoned

@@ -98,10 +98,10 @@ class Watcher:
                 del self._seen[run]
                 continue
             heartbeat = self._heartbeats.get(operation.root.info.instance)
-            alive, clock = operation.alive, operation.clock
+            now = replace(operation, read_at=moment.now)
             if heartbeat is not None:
-                alive, clock = moment.get_liveness(heartbeat)
-            now = replace(operation, read_at=moment.now, clock=clock, alive=alive)
+                alive, clock, silent_since = moment.get_liveness(heartbeat)
+                now = replace(now, clock=clock, alive=alive, not_reporting_since=silent_since)
             if now.condition is not was:
                 self._seen[run] = now
                 found.append(now)

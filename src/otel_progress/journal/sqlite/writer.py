@@ -122,7 +122,12 @@ def _marks(count: int) -> str:
 
 
 _HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
-    SET heartbeat_at = excluded.heartbeat_at, heartbeat_clock = excluded.heartbeat_clock"""
+    SET host = excluded.host, heartbeat_at = excluded.heartbeat_at,
+        heartbeat_clock = excluded.heartbeat_clock
+    WHERE host = excluded.host OR host LIKE '%//otlp%'"""
+"""Why the host: only the first heartbeat of a process that sends OTLP shows that it sends them. The
+heartbeats of a process that writes to the journal itself are not replaced by those over OTLP.
+"""
 
 
 _ADD_INSTANCE: Final = f"INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO NOTHING"

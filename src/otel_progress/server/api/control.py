@@ -74,7 +74,7 @@ def _fail(services: AppState, operation_id: str, reason: str) -> dict[str, str]:
     quoted = quote_text(operation_id)
     if operation.status.finished:
         raise Problem(409, f"The operation {quoted!r} has already ended ({operation.status}).")
-    if operation.alive:
+    if not operation.may_be_dead:
         raise Problem(409, f"The process of {quoted!r} is running. Cancel the operation instead.")
     if not controller.fail_abandoned(operation_id, reason):
         msg = (
@@ -92,7 +92,7 @@ def _delete(services: AppState, operation_id: str) -> str:
     """
     controller = _get_controller(services)
     operation = services.find(operation_id)
-    if operation.alive and not operation.status.finished:
+    if not operation.may_be_dead and not operation.status.finished:
         msg = f"The operation {quote_text(operation_id)!r} is still running. Cancel it or wait for its end."
         raise Problem(409, msg)
     controller.delete(operation_id)

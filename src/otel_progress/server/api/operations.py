@@ -227,6 +227,7 @@ def _build_etag(operation: OperationSnapshot, levels: bool) -> str:
         operation.condition.value,
         operation.alive,
         operation.cancel_requested_at,
+        operation.not_reporting_since,
         None if resources is None else resources.samples,
         len(operation.levels) if levels else -1,
     )

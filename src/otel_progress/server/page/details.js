@@ -249,8 +249,9 @@ export class Details {
     show(cancel, !hasEnded(status));
     setAttribute(cancel, "disabled", Boolean(asked));
     setText(cancel, asked ? "Cancel requested" : "Cancel…");
-    show(fail, kind === "abandoned");
-    show(remove, hasEnded(status) || kind === "abandoned");
+    const silent = kind === "abandoned" || kind === "silent";
+    show(fail, silent);
+    show(remove, hasEnded(status) || silent);
     show(link, Boolean(batch));
     if (batch) setAttribute(link, "href", `#/batches/${encodeURIComponent(batch)}`);
     setAttribute(json, "href", exportAs("json"));

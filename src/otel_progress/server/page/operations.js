@@ -194,7 +194,7 @@ export class OperationsView {
   }
 
   #drawCounts(counts) {
-    const active = ["running", "pending", "stalled", "overdue", "abandoned", "cancelling", "paused"].reduce(
+    const active = ["running", "pending", "stalled", "overdue", "abandoned", "silent", "cancelling", "paused"].reduce(
       (sum, kind) => sum + counts[kind],
       0,
     );

@@ -4,7 +4,7 @@
  */
 
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
-export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused";
+export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused" | "not_reporting";
 export type Outcome = "completed" | "failed" | "skipped";
 export type Connection =
   "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
@@ -108,6 +108,8 @@ export interface Operation extends Level {
   read_at: number;
   clock: number;
   cancel_requested_at: number | null;
+  /** Last report of a process without heartbeats that has not reported for long. */
+  not_reporting_since: number | null;
   batch: string | null;
   /** Level of another process that started the operation. */
   parent: { operation_id: string; run: string; path: string } | null;

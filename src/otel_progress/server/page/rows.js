@@ -50,6 +50,7 @@ export function remainingOf(entry, kind, now) {
   if (kind === "pending") return said("not started", "");
   const later = Math.max(0, now - at) / 1000;
   if (kind === "abandoned") return said("no end expected", `last heartbeat ${moment(doc.observed_at)}`);
+  if (kind === "silent") return said("end unknown", `last report ${moment(doc.not_reporting_since)}`);
   const elapsed = passed(elapsedOf({ doc, at }, kind, now));
   const eta = etaOf(doc, doc, later);
   const left = eta && leftText({ ...eta, remaining_s: calm(entry, eta, now) });

@@ -5,7 +5,7 @@ import { KINDS, kindOf } from "./states.js";
 
 const ATTENTION = Object.fromEntries(Object.keys(KINDS).map((kind, place) => [kind, place]));
 // Failed operations are listed with their batch.
-const TROUBLES = new Set(["stalled", "overdue", "abandoned", "cancelling"]);
+const TROUBLES = new Set(["stalled", "overdue", "abandoned", "silent", "cancelling"]);
 const last = (value) => (value === null || value === undefined ? Infinity : value);
 const endOf = ({ doc }) => doc.ended_at ?? doc.started_at + doc.elapsed_seconds;
 const startOf = ({ doc }) => doc.started_at ?? doc.observed_at;

@@ -4,7 +4,7 @@
  */
 
 import { hasEnded } from "./progress-shared.js";
-import { passed } from "./format.js";
+import { moment, passed } from "./format.js";
 import { setAttribute, svg } from "./dom.js";
 import { workedOf } from "./store.js";
 
@@ -13,6 +13,7 @@ export const KINDS = {
   failed: { word: "Failed", sign: "M4 4l8 8M12 4l-8 8" },
   abandoned: { word: "Abandoned", sign: "M3 8h3M10 8h3M7 4L6 6M10 10l-1 2M5 12l1.5-2M9.5 6L11 4" },
   overdue: { word: "Overdue", sign: "M8 2.5a5.5 5.5 0 1 0 .01 0M8 5v3.2l2.2 1.6" },
+  silent: { word: "Not reporting", sign: "M8 11.5v.01M4.5 9a5 5 0 0 1 7 0M2 6.3a8.5 8.5 0 0 1 12 0M3 13L13 3" },
   stalled: { word: "Stalled", sign: "M4 12.5h8M4 3.5h8M5 3.5l6 9M11 3.5l-6 9" },
   cancelling: { word: "Cancelling", sign: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5M6 6h4v4H6z" },
   paused: { word: "Paused", sign: "M5.5 4v8M10.5 4v8" },
@@ -38,6 +39,7 @@ export const contact = { at: Infinity };
 export function conditionOf({ doc, at }, now) {
   if (doc.status !== "running") return "ok";
   if (!doc.alive) return "abandoned";
+  if (doc.not_reporting_since) return "not_reporting";
   const later = Math.max(0, Math.min(now, contact.at) - at) / 1000;
   const clock = doc.clock + later;
   const elapsed = doc.elapsed_seconds + later;
@@ -57,6 +59,7 @@ export function kindOf(entry, now) {
   if (hasEnded(doc.status) || doc.status === "pending") return endKindOf(doc);
   const condition = conditionOf(entry, now);
   if (condition === "abandoned" || condition === "overdue") return condition;
+  if (condition === "not_reporting") return "silent";
   if (doc.cancel_requested_at) return "cancelling";
   return condition === "stalled" || condition === "paused" ? condition : "running";
 }
@@ -73,6 +76,8 @@ export function reasonOf(entry, kind, now) {
       ? [doc.error.type, doc.error.message].filter(Boolean).join(": ")
       : "Failed without a reason.";
   if (kind === "abandoned") return "Its process no longer sends heartbeats. The work has stopped.";
+  if (kind === "silent")
+    return `Not reporting since ${moment(doc.not_reporting_since)}. The program sends no heartbeats, so it may still run.`;
   if (kind === "overdue") {
     const late =
       doc.deadline_at === null ? NaN : doc.elapsed_seconds + later - (doc.deadline_at - doc.started_at);

@@ -242,15 +242,9 @@ def _encode_fixed_part(operation: OperationSnapshot) -> str:
 
 
 def _encode_changing_part(operation: OperationSnapshot) -> dict[str, Any]:
-    root, resources = operation.root, operation.resources
+    root = operation.root
     document = codec.encode_figures(root)
     document.update(codec.encode_details(root))
     document["elapsed_seconds"] = root.elapsed(operation.clock)
-    document["condition"] = operation.condition.value
-    document["remaining_seconds"] = operation.remaining_seconds
-    document["alive"] = operation.alive
-    document["read_at"] = operation.read_at
-    document["clock"] = operation.clock
-    document["cancel_requested_at"] = operation.cancel_requested_at
-    document["resources"] = None if resources is None else codec.encode_resources(resources)
+    document.update(codec.encode_state(operation))
     return document

@@ -1,0 +1,1 @@
+"""Receivers of progress from programs that send OTLP instead of sharing a journal."""

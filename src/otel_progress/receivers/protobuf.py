@@ -1,0 +1,166 @@
+"""Decoder of OTLP requests in protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.rpc import status_pb2  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from otel_progress.model import MetadataValue
+from otel_progress.receivers.attributes import (
+    MAX_ATTRIBUTES,
+    MAX_KEY_CHARACTERS,
+    convert_array,
+    convert_end,
+    convert_error,
+    convert_id,
+    convert_scalar,
+    convert_time,
+)
+from otel_progress.receivers.telemetry import (
+    Decoded,
+    InvalidRequestError,
+    ReceivedEvent,
+    ReceivedSpan,
+    Signal,
+)
+from otel_progress.semconv import EVENTS, LEGACY_EVENT_NAME
+
+_EVENTS: Final = frozenset(EVENTS)
+
+
+def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent]:
+    """Return the progress events of an ``ExportLogsServiceRequest``.
+
+    ``now`` is the time of reception in Unix seconds. Raises InvalidRequestError.
+    """
+    return convert_logs(_parse(ExportLogsServiceRequest, body), now)
+
+
+def decode_spans(body: bytes, now: float) -> Decoded[ReceivedSpan]:
+    """Return the spans of an ``ExportTraceServiceRequest``, like :func:`decode_logs`."""
+    return convert_spans(_parse(ExportTraceServiceRequest, body), now)
+
+
+def convert_logs(request: Any, now: float) -> Decoded[ReceivedEvent]:
+    """Return the progress events of a parsed request, for example of gRPC."""
+    events = []
+    for group in request.resource_logs:
+        resource = None
+        for scope in group.scope_logs:
+            for record in scope.log_records:
+                # Why before anything else: other records are most of the traffic of a Collector.
+                name = record.event_name or _find_event_name(record.attributes)
+                if name not in _EVENTS:
+                    continue
+                if resource is None:
+                    resource = _convert_attributes(group.resource.attributes)
+                events.append(
+                    ReceivedEvent(
+                        name=name,
+                        at=convert_time(record.time_unix_nano or record.observed_time_unix_nano, now),
+                        trace_id=convert_id(record.trace_id.hex(), 32),
+                        span_id=convert_id(record.span_id.hex(), 16),
+                        attributes=_convert_attributes(record.attributes),
+                        resource=resource,
+                    )
+                )
+    return Decoded(events)
+
+
+def convert_spans(request: Any, now: float) -> Decoded[ReceivedSpan]:
+    """Return the spans of a parsed request, for example of gRPC."""
+    spans = []
+    rejected = 0
+    for group in request.resource_spans:
+        resource = _convert_attributes(group.resource.attributes)
+        for scope in group.scope_spans:
+            for span in scope.spans:
+                trace_id = convert_id(span.trace_id.hex(), 32)
+                span_id = convert_id(span.span_id.hex(), 16)
+                if trace_id is None or span_id is None:
+                    rejected += 1
+                    continue
+                failed = span.status.code == Status.STATUS_CODE_ERROR
+                spans.append(
+                    ReceivedSpan(
+                        name=span.name,
+                        trace_id=trace_id,
+                        span_id=span_id,
+                        parent_span_id=convert_id(span.parent_span_id.hex(), 16),
+                        started_at=convert_time(span.start_time_unix_nano, now),
+                        ended_at=convert_end(span.end_time_unix_nano, now),
+                        attributes=_convert_attributes(span.attributes),
+                        resource=resource,
+                        error=convert_error(span.status.message) if failed else None,
+                    )
+                )
+    return Decoded(spans, rejected, "a span without a valid trace id and span id" if rejected else "")
+
+
+def encode_response(signal: Signal, rejected: int, reason: str) -> bytes:
+    """Return the response to a request of which ``rejected`` records were not stored."""
+    if not rejected:
+        return b""  # the response of every signal without fields
+    if signal == "logs":
+        logs = ExportLogsServiceResponse()
+        logs.partial_success.rejected_log_records = rejected
+        logs.partial_success.error_message = reason
+        return bytes(logs.SerializeToString())
+    spans = ExportTraceServiceResponse()
+    spans.partial_success.rejected_spans = rejected
+    spans.partial_success.error_message = reason
+    return bytes(spans.SerializeToString())
+
+
+def encode_error(code: int, message: str) -> bytes:
+    """Return the ``google.rpc.Status`` of a refused request."""
+    return bytes(status_pb2.Status(code=code, message=message).SerializeToString())
+
+
+def _parse(kind: Any, body: bytes) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        msg = f"Invalid request body: expected the protobuf message {kind.__name__} ({error})."
+        raise InvalidRequestError(msg) from error
+
+
+def _find_event_name(attributes: Iterable[Any]) -> str:
+    """Return the event name of senders that predate the field ``event_name``."""
+    for attribute in attributes:
+        if attribute.key == LEGACY_EVENT_NAME:
+            return str(attribute.value.string_value)
+    return ""
+
+
+def _convert_attributes(attributes: Iterable[Any]) -> dict[str, MetadataValue]:
+    values: dict[str, MetadataValue] = {}
+    for attribute in attributes:
+        if len(values) == MAX_ATTRIBUTES:
+            break
+        value = _convert_value(attribute.value)
+        if value is not None and 0 < len(attribute.key) <= MAX_KEY_CHARACTERS:
+            values[attribute.key] = value
+    return values
+
+
+def _convert_value(value: Any) -> MetadataValue | None:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        elements = value.array_value.values
+        return convert_array(
+            getattr(element, element.WhichOneof("value") or "", None) for element in elements
+        )
+    return None if kind is None else convert_scalar(getattr(value, kind))

@@ -1,0 +1,369 @@
+"""Receiver that merges the progress of OTLP senders and stores it in a journal."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from otel_progress import semconv
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import JournalError
+from otel_progress.model import Instance, LevelSnapshot, MetadataValue
+from otel_progress.operations import Event
+from otel_progress.processes import build_otlp_host, get_heartbeat_timeout_s, is_otlp_host
+from otel_progress.protocols import ChangeSet, Reader, Sink
+from otel_progress.receivers import json_encoding, protobuf
+from otel_progress.receivers.merge import (
+    MAX_ENDED_RUNS_PER_SENDER,
+    MAX_LEVELS_PER_RUN,
+    MAX_RUNS_PER_SENDER,
+    MergedRun,
+    Sender,
+    TooManyError,
+)
+from otel_progress.receivers.reports import (
+    InvalidReportError,
+    ItemReport,
+    LevelReport,
+    read_item,
+    read_report,
+)
+from otel_progress.receivers.spans import (
+    MAX_SPANS_PER_SENDER,
+    SpanTracker,
+    has_progress,
+    is_own_span,
+    normalize_span,
+)
+from otel_progress.receivers.telemetry import Decoded, Encoding, ReceivedEvent, ReceivedSpan, Signal
+from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
+from otel_progress.text import MAX_NAME, normalize_id, truncate
+
+R = TypeVar("R", ReceivedEvent, ReceivedSpan)
+
+MAX_SENDERS: Final = 1_000
+"""Maximum number of senders. The one that reported longest ago is dropped first."""
+
+
+MAX_ITEMS: Final = 100_000
+"""Latest items that are recognised when they arrive again."""
+
+
+MAX_LEVELS: Final = 100_000
+"""Maximum number of levels of all senders. Beyond it ended runs are dropped, then reports of new
+levels are rejected. A level uses about 1.5 KB of memory.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverLimits:
+    """Limits of a receiver.
+
+    Reports beyond a limit are rejected, which the response states.
+    """
+
+    senders: int = MAX_SENDERS
+    runs_per_sender: int = MAX_RUNS_PER_SENDER
+    ended_runs_per_sender: int = MAX_ENDED_RUNS_PER_SENDER
+    levels_per_run: int = MAX_LEVELS_PER_RUN
+    items: int = MAX_ITEMS
+    spans_per_sender: int = MAX_SPANS_PER_SENDER
+    levels: int = MAX_LEVELS
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Result of a request: the numbers of used and rejected records.
+
+    ``reason`` is that of the first rejection.
+    """
+
+    accepted: int = 0
+    rejected: int = 0
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _SenderState:
+    """A sender with its changes that are not stored yet.
+
+    ``is_local`` is True if the process writes to the same journal itself.
+    """
+
+    instance: Instance
+    sender: Sender
+    spans: SpanTracker
+    clock: float
+    is_local: bool | None = None
+    changed: dict[tuple[str, str], MergedRun] = field(default_factory=dict)
+    items: list[Event] = field(default_factory=list)
+    last_item: int = 0
+
+
+class Receiver:
+    """Merges received progress and writes it to ``sink``, usually a journal.
+
+    ``receive`` returns after the changes were stored, so a response confirms that. Several threads
+    may call it. If the sink is also a Reader, a process that writes to the same journal itself is
+    ignored. ``wall`` returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        limits: ReceiverLimits = ReceiverLimits(),
+        stall_after_s: float = DEFAULT_STALL_AFTER_S,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._sink = sink
+        self._reader = sink if isinstance(sink, Reader) else None
+        self._limits = limits
+        self._stall_after_s = stall_after_s
+        self._wall = wall
+        self._senders: OrderedDict[str, _SenderState] = OrderedDict()
+        self._level_count = 0
+        self._known_items: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def receive(self, signal: Signal, body: bytes, encoding: Encoding) -> Receipt:
+        """Decode, merge and store one request. Metrics are ignored.
+
+        Raises InvalidRequestError if the body is not such a request, and JournalError if the
+        changes could not be stored. Then they are stored with the next request.
+        """
+        if signal == "logs":
+            return self.receive_logs(body, encoding)
+        return self.receive_spans(body, encoding) if signal == "traces" else Receipt()
+
+    def receive_logs(self, body: bytes, encoding: Encoding) -> Receipt:
+        """Store the events of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
+        decode = protobuf.decode_logs if encoding == "protobuf" else json_encoding.decode_logs
+        return self.apply_events(decode(body, self._wall()))
+
+    def receive_spans(self, body: bytes, encoding: Encoding) -> Receipt:
+        """Store the spans of an ``ExportTraceServiceRequest``, like :meth:`receive`."""
+        decode = protobuf.decode_spans if encoding == "protobuf" else json_encoding.decode_spans
+        return self.apply_spans(decode(body, self._wall()))
+
+    def apply_events(self, decoded: Decoded[ReceivedEvent]) -> Receipt:
+        """Merge and store decoded events, like :meth:`receive`."""
+        return self._apply(decoded.records, self._apply_event, decoded)
+
+    def apply_spans(self, decoded: Decoded[ReceivedSpan]) -> Receipt:
+        """Merge and store decoded spans, like :meth:`receive`."""
+        spans = [found for span in decoded.records if (found := normalize_span(span)) is not None]
+        # Why sorted: a span is placed below its parent, which may follow in the request.
+        spans.sort(key=lambda span: span.started_at)
+        return self._apply(spans, self._apply_span, decoded)
+
+    def _apply(
+        self, records: Sequence[R], apply: Callable[[_SenderState, R], None], decoded: Decoded[Any]
+    ) -> Receipt:
+        rejected, reasons = decoded.rejected, [decoded.reason] if decoded.reason else []
+        accepted = 0
+        with self._lock:
+            touched: dict[str, _SenderState] = {}
+            for record in records:
+                try:
+                    state = self._find_sender(record)
+                    touched[state.instance.id] = state
+                    apply(state, record)
+                except (InvalidReportError, TooManyError) as error:
+                    rejected += 1
+                    reasons.append(str(error))
+                except JournalError:
+                    raise
+                except Exception as error:
+                    # Why per record: a sender repeats a request that fails, so it would never end.
+                    report_internal_error("receiver", "A record could not be merged", error=error)
+                    rejected += 1
+                    reasons.append("internal error of the receiver")
+                else:
+                    accepted += 1
+            self._store(touched.values())
+        return Receipt(accepted, rejected, reasons[0] if reasons else "")
+
+    def _apply_event(self, state: _SenderState, event: ReceivedEvent) -> None:
+        if event.name == semconv.EVENT_HEARTBEAT:
+            state.clock = max(state.clock, event.at)
+            known = state.instance
+            state.instance = _build_instance(known.id, event.resource, known.started_at, heartbeats=True)
+        elif event.name == semconv.EVENT_ITEM:
+            if not self._is_local(state, event):
+                self._apply_item(state, event)
+        elif (report := read_report(event)) is not None and not self._is_local(state, event):
+            self._apply_report(state, report)
+
+    def _apply_report(self, state: _SenderState, report: LevelReport) -> None:
+        if self._level_count >= self._limits.levels and not state.sender.knows(report):
+            self._drop_ended_runs()
+            if self._level_count >= self._limits.levels:
+                msg = f"the receiver has at most {self._limits.levels:,} levels"
+                raise TooManyError(msg)
+        state.clock = max(state.clock, report.at)
+        count = state.sender.level_count
+        try:
+            run, paths = state.sender.apply(report)
+        finally:
+            self._level_count += state.sender.level_count - count
+        state.changed.update(((run.run, path), run) for path in paths)
+
+    def _drop_ended_runs(self) -> None:
+        for state in self._senders.values():
+            state.sender.drop_ended()
+        self._level_count = sum(state.sender.level_count for state in self._senders.values())
+
+    def _apply_span(self, state: _SenderState, span: ReceivedSpan) -> None:
+        """Add the level of a span, or end the level that events describe."""
+        sender = state.sender
+        if state.is_local:
+            return
+        if is_own_span(span) or sender.knows_span(span) or (sender.states_runs and has_progress(span)):
+            ended = None if span.ended_at is None else sender.end_by_span(span)
+            if ended is not None:
+                run, paths = ended
+                state.clock = max(state.clock, span.ended_at or 0.0)
+                state.changed.update(((run.run, path), run) for path in paths)
+        elif (report := state.spans.read(span, self._wall())) is not None:
+            try:
+                self._apply_report(state, report)
+            except TooManyError:
+                state.spans.drop(span)
+                raise
+
+    def _apply_item(self, state: _SenderState, event: ReceivedEvent) -> None:
+        """Add an item, unless it arrived before."""
+        item = read_item(event)
+        state.clock = max(state.clock, item.at)
+        run = state.sender.find_run(item.origin)
+        if run is None:
+            # Only an operation can have items. Its own report will complete it.
+            run, paths = state.sender.add_run(item.origin, item.at)
+            self._level_count += len(paths)
+            state.changed.update(((run.run, path), run) for path in paths)
+        # Why a hash: the items themselves would use ten times the memory.
+        key = hash((state.instance.id, run.run, item.path, item.name, item.outcome, item.at))
+        if key in self._known_items:
+            return
+        self._known_items[key] = None
+        if len(self._known_items) > self._limits.items:
+            self._known_items.popitem(last=False)
+        # Why the time: numbers continue to increase after a restart of the receiver.
+        state.last_item = max(state.last_item + 1, round(item.at * 1e6))
+        state.items.append(_build_item(item, run, state.last_item))
+
+    def _is_local(self, state: _SenderState, event: ReceivedEvent) -> bool:
+        """Return True if the process writes to the same journal itself.
+
+        Its own writes are complete, and have other sequence numbers.
+        """
+        if state.is_local is None and self._reader is not None:
+            operation_id = event.attributes.get(semconv.OPERATION_ID)
+            found = self._reader.get(normalize_id(operation_id)) if isinstance(operation_id, str) else None
+            instance = None if found is None else found.instance
+            is_same = instance is not None and instance.id == state.instance.id
+            state.is_local = is_same and instance is not None and not is_otlp_host(instance.host)
+        return bool(state.is_local)
+
+    def _find_sender(self, record: ReceivedEvent | ReceivedSpan) -> _SenderState:
+        id_ = _read_instance_id(record)
+        state = self._senders.get(id_)
+        if state is None:
+            limits = self._limits
+            sender = Sender(
+                id_,
+                max_runs=limits.runs_per_sender,
+                max_ended_runs=limits.ended_runs_per_sender,
+                max_levels=limits.levels_per_run,
+            )
+            now = self._wall()
+            started_at = record.at if isinstance(record, ReceivedEvent) else record.started_at
+            instance = _build_instance(id_, record.resource, min(started_at, now), heartbeats=False)
+            state = self._senders[id_] = _SenderState(
+                instance, sender, SpanTracker(limits.spans_per_sender), min(started_at, now)
+            )
+            while len(self._senders) > limits.senders:
+                _, dropped = self._senders.popitem(last=False)
+                self._level_count -= dropped.sender.level_count
+        self._senders.move_to_end(id_)
+        return state
+
+    def _store(self, states: Iterable[_SenderState]) -> None:
+        """Write the changes of senders. They stay until the sink has stored them."""
+        now = self._wall()
+        for state in states:
+            if state.is_local:
+                continue
+            snapshots = self._build_snapshots(state.changed)
+            is_known = snapshots or state.items or state.sender.active or _sends_heartbeats(state)
+            if not is_known:
+                continue  # a sender of ended spans without progress
+            self._sink.write(
+                ChangeSet(
+                    state.instance, at=now, clock=state.clock, snapshots=snapshots, events=tuple(state.items)
+                )
+            )
+            state.changed.clear()
+            state.items.clear()
+
+    def _build_snapshots(self, changed: Mapping[tuple[str, str], MergedRun]) -> Sequence[LevelSnapshot]:
+        """Return the snapshots of changed levels, parents before children."""
+        # Why sorted: a late parent changes after its children.
+        order = sorted(changed, key=lambda key: (key[0], key[1].count("/") if key[1] else -1))
+        return [changed[key].build_snapshot(key[1], self._stall_after_s) for key in order]
+
+
+def _sends_heartbeats(state: _SenderState) -> bool:
+    return get_heartbeat_timeout_s(state.instance.host) != math.inf
+
+
+def _build_item(item: ItemReport, run: MergedRun, number: int) -> Event:
+    return Event(
+        operation_id=run.operation_id,
+        operation_type=run.operation_type,
+        run=run.run,
+        path=item.path,
+        level_type=item.level_type,
+        kind=semconv.EVENT_ITEM,
+        number=number,
+        at=item.at,
+        name=item.name,
+        outcome=item.outcome,
+        error=item.error,
+        metadata=item.metadata,
+    )
+
+
+def _read_instance_id(event: ReceivedEvent | ReceivedSpan) -> str:
+    """Return the id of the sender. Without one, the resource identifies it."""
+    for values in (event.resource, event.attributes):  # Heartbeats have it as an attribute.
+        value = values.get(semconv.SERVICE_INSTANCE_ID)
+        if isinstance(value, str) and value:
+            return normalize_id(value)
+    described = "\0".join(f"{key}={value}" for key, value in sorted(event.resource.items()))
+    return f"otlp-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+
+
+def _build_instance(
+    id_: str, resource: Mapping[str, MetadataValue], at: float, *, heartbeats: bool
+) -> Instance:
+    pid = resource.get("process.pid")
+    return Instance(
+        id=id_,
+        pid=pid if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 2**31 else 0,
+        host=build_otlp_host(_get_name(resource, "host.name"), heartbeats=heartbeats),
+        service=_get_name(resource, semconv.SERVICE_NAME) or "unknown_service",
+        started_at=at,
+    )
+
+
+def _get_name(resource: Mapping[str, MetadataValue], key: str) -> str:
+    value = resource.get(key)
+    return truncate(value, MAX_NAME) if isinstance(value, str) else ""

@@ -1,0 +1,167 @@
+"""Reports from running spans of other tools, and from spans with progress.
+
+A span is a level of the nearest span above it that is tracked. Without one it is an operation.
+Spans that have ended and have no progress are ignored, unless they were received while they ran.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from otel_progress import semconv
+from otel_progress.model import MetadataValue, Status
+from otel_progress.receivers.attributes import convert_id
+from otel_progress.receivers.reports import InvalidReportError, LevelReport, read_report
+from otel_progress.receivers.telemetry import ReceivedEvent, ReceivedSpan
+from otel_progress.text import encode_segment, normalize_id
+
+MAX_SPANS_PER_SENDER: Final = 10_000
+"""Maximum number of tracked spans of a sender that run. Further spans are rejected. One ended span
+per ten is kept, so that spans below it are found. The oldest are dropped first.
+"""
+
+
+_PENDING: Final = "pending_span"
+
+
+_LOGFIRE_TYPE: Final = "logfire.span_type"
+
+
+_LOGFIRE_PARENT: Final = "logfire.pending_parent_id"
+
+
+_OWN_ATTRIBUTES: Final = (semconv.OPERATION_ID, semconv.PATH, semconv.SEQUENCE)
+"""Attributes of each ended span of our own helpers."""
+
+
+SpanKey = tuple[str, str]
+"""Trace id and span id in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TrackedSpan:
+    """Place of a span: the identity of its operation, and its path."""
+
+    operation: Mapping[str, MetadataValue]
+    path: str
+
+
+def normalize_span(span: ReceivedSpan) -> ReceivedSpan | None:
+    """Return the running span that a placeholder of Logfire describes, or ``span``.
+
+    Logfire sends such a span at the start of each span. Its parent is the span that it describes.
+    Returns None if it describes none.
+    """
+    if span.attributes.get(_LOGFIRE_TYPE) != _PENDING:
+        return span
+    if span.parent_span_id is None:
+        return None
+    parent = span.attributes.get(_LOGFIRE_PARENT)
+    return replace(
+        span,
+        span_id=span.parent_span_id,
+        parent_span_id=convert_id(parent, 16) if isinstance(parent, str) else None,
+        ended_at=None,
+    )
+
+
+def is_own_span(span: ReceivedSpan) -> bool:
+    """Return True for an ended span of our own helpers.
+
+    Events describe its level.
+    """
+    return all(name in span.attributes for name in _OWN_ATTRIBUTES)
+
+
+def has_progress(span: ReceivedSpan) -> bool:
+    """Return True for a span with a count or a total."""
+    return semconv.CURRENT in span.attributes or semconv.TOTAL in span.attributes
+
+
+class SpanTracker:
+    """Tracked spans of one sender, and their places in the trees of its operations."""
+
+    def __init__(self, max_spans: int = MAX_SPANS_PER_SENDER) -> None:
+        self._max_spans = max_spans
+        self._running: dict[SpanKey, _TrackedSpan] = {}
+        self._ended: OrderedDict[SpanKey, _TrackedSpan] = OrderedDict()
+
+    def read(self, span: ReceivedSpan, now: float) -> LevelReport | None:
+        """Return the report of a span, or None if it is not tracked.
+
+        ``now`` is the time of reception in Unix seconds. Raises InvalidReportError.
+        """
+        key = (span.trace_id, span.span_id)
+        tracked = self._running.get(key) or self._ended.get(key)
+        if tracked is None:
+            if span.ended_at is not None and not has_progress(span):
+                return None
+            if span.ended_at is None and len(self._running) >= self._max_spans:
+                msg = f"a sender has at most {self._max_spans:,} running spans"
+                raise InvalidReportError(msg)
+            tracked = self._create_tracked(span)
+        report = read_report(_build_event(span, tracked, now))
+        # Why at the end: an invalid span is not tracked.
+        if span.ended_at is None:
+            if key not in self._ended:
+                self._running[key] = tracked
+        else:
+            self._running.pop(key, None)
+            self._ended[key] = tracked
+            if len(self._ended) > max(1, self._max_spans // 10):
+                self._ended.popitem(last=False)
+        return report
+
+    def drop(self, span: ReceivedSpan) -> None:
+        """Stop tracking a span whose level was rejected."""
+        self._running.pop((span.trace_id, span.span_id), None)
+
+    def _create_tracked(self, span: ReceivedSpan) -> _TrackedSpan:
+        parent_key = (span.trace_id, span.parent_span_id or "")
+        parent = self._running.get(parent_key) or self._ended.get(parent_key)
+        values = span.attributes
+        if parent is None:
+            operation = {
+                semconv.OPERATION_ID: values.get(semconv.OPERATION_ID) or span.span_id,
+                semconv.OPERATION_TYPE: values.get(semconv.OPERATION_TYPE) or span.name,
+                semconv.RUN: f"{span.trace_id}-{span.span_id}",
+            }
+            return _TrackedSpan(operation, "")
+        type_ = normalize_id(str(values.get(semconv.LEVEL_TYPE) or span.name or "span"))
+        id_ = normalize_id(str(values.get(semconv.LEVEL_ID) or span.span_id))
+        segment = encode_segment(type_, id_)
+        return _TrackedSpan(parent.operation, f"{parent.path}/{segment}" if parent.path else segment)
+
+
+def _build_event(span: ReceivedSpan, tracked: _TrackedSpan, now: float) -> ReceivedEvent:
+    """Return the event that states what a span states."""
+    values = {
+        **span.attributes,
+        **tracked.operation,
+        semconv.PATH: tracked.path,
+        semconv.START_TIME: span.started_at,
+    }
+    for name in (semconv.SEQUENCE, semconv.ATTEMPT, semconv.STATUS):
+        values.pop(name, None)
+    name_key = semconv.LEVEL_NAME if tracked.path else semconv.OPERATION_NAME
+    values[name_key] = values.get(name_key) or span.name
+    if span.ended_at is None:
+        at, name = now, semconv.EVENT_UPDATED
+    else:
+        at, name = span.ended_at, semconv.EVENT_FINISHED
+        values[semconv.STATUS] = read_end_status(span).value
+        if span.error:
+            values.setdefault(semconv.EXCEPTION_MESSAGE, span.error)
+    return ReceivedEvent(name, at, span.trace_id, span.span_id, values, span.resource)
+
+
+def read_end_status(span: ReceivedSpan) -> Status:
+    """Return the status of the level of an ended span."""
+    if span.error is not None:
+        return Status.FAILED
+    stated = span.attributes.get(semconv.STATUS)
+    ends = {status.value: status for status in Status if status.finished}
+    return ends.get(stated, Status.COMPLETED) if isinstance(stated, str) else Status.COMPLETED
