@@ -115,7 +115,7 @@ def test_log_out_ends_the_access_of_all_tabs(guarded: Serving, tab: Tab) -> None
     page.get_by_role("button", name="Log out").click()
     expect(page).to_have_title("Log in – otel-progress")
     expect(other.locator(".connection .word")).to_have_text("Not allowed")
-    expect(other.locator(".banner")).to_contain_text("Disconnected")
+    expect(other.locator(".banner")).to_contain_text("Disconnected since")
     assert [cookie for cookie in page.context.cookies() if cookie["value"]] == []
     log_in(page)
     expect(page.locator(".connection .word")).to_have_text("Live")
