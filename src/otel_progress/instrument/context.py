@@ -150,7 +150,7 @@ def cancel_entry(entries: list[ContextEntry]) -> None:
 
 
 def leave_level_context(entries: list[ContextEntry], level: LevelHandle) -> None:
-    """Remove the entry of the block of a level that ends, and restore the context before it.
+    """Restore the context before the block of a level that ends, and remove its entry.
 
     Several threads and tasks can be in blocks of one handle. The entry of this one has the current
     context. If the block left another context behind, the newest entry is removed.
@@ -175,7 +175,7 @@ def leave_level_context(entries: list[ContextEntry], level: LevelHandle) -> None
 
 
 def leave_batch_context(entries: list[ContextEntry]) -> None:
-    """Remove the entry of the block of a batch that ends, like :func:`leave_level_context`."""
+    """Restore the context before a batch's block, like :func:`leave_level_context`."""
     current = restore_context()
     try:
         entry = _find_entry(entries, current)
@@ -190,7 +190,10 @@ def leave_batch_context(entries: list[ContextEntry]) -> None:
 
 
 def _find_entry(entries: list[ContextEntry], current: context_api.Context) -> ContextEntry:
-    """Return the entry with the current context, else the newest one. Raises IndexError."""
+    """Return the entry with the current context, else the newest one.
+
+    Raises IndexError if the list is empty.
+    """
     return next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), entries[-1])
 
 
