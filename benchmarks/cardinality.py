@@ -66,6 +66,8 @@ def measure(operations: int, levels: int, scrapes: int = SCRAPES) -> Cost:
                 op.increment(10)
             for place in range(levels):
                 running.enter_context(op.level("file", place, total=100)).increment(50)
+        # Why: some series exist only after the first tick.
+        runtime.force_flush()
         collector = runtime.metrics_collector()
         best, body = float("inf"), b""
         for _ in range(scrapes):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -267,19 +268,29 @@ def test_ended_operation_can_be_deleted(site: str, tab: Tab) -> None:
     expect(page.get_by_role("treeitem", name="Old run")).to_have_count(0)
 
 
+def abandon(worker: Worker, page: Any, address: str, button: str) -> Any:
+    """Open a running operation and kill its process. Return the details.
+
+    They have ``button`` only after that.
+    """
+    worker.wait_for("started")
+    page.goto(address)
+    details = page.get_by_role("complementary")
+    expect(details.locator(".chip").first).to_have_text("Running")
+    expect(details.get_by_role("button", name=button)).to_be_hidden()
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(PATIENCE_S)
+    expect(details.locator(".chip").first).to_have_text("Abandoned")
+    return details
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_abandoned_operation_can_be_deleted(
     worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest
 ) -> None:
-    worker.wait_for("started")
     page = tab.page
     id_ = f"friday-{request.node.name}"
-    page.goto(f"{site}#/operations/{id_}")
-    details = page.get_by_role("complementary")
-    expect(details.locator(".chip").first).to_have_text("Running")
-    expect(details.get_by_role("button", name="Delete…")).to_be_hidden()
-    worker.process.send_signal(signal.SIGKILL)
-    worker.process.wait(PATIENCE_S)
+    details = abandon(worker, page, f"{site}#/operations/{id_}", "Delete…")
     details.get_by_role("button", name="Delete…").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(details).to_be_hidden()
@@ -291,17 +302,10 @@ def test_abandoned_operation_can_be_marked_as_failed(
     worker: Worker, site: str, tab: Tab, request: pytest.FixtureRequest
 ) -> None:
     """With the keyboard, with a reason, after the dialog was declined once."""
-    worker.wait_for("started")
     page = tab.page
     id_ = f"friday-{request.node.name}"
-    page.goto(f"{site}#/operations/{id_}")
-    details = page.get_by_role("complementary")
+    details = abandon(worker, page, f"{site}#/operations/{id_}", "Mark as failed…")
     button = details.get_by_role("button", name="Mark as failed…")
-    expect(details.locator(".chip").first).to_have_text("Running")
-    expect(button).to_be_hidden()
-    worker.process.send_signal(signal.SIGKILL)
-    worker.process.wait(PATIENCE_S)
-    expect(details.locator(".chip").first).to_have_text("Abandoned")
     button.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="Mark this operation as failed?")

@@ -39,10 +39,10 @@ BATCH_KEY: Final = create_key("otel-progress-batch")
 
 
 class SpanStartContext(Context):
-    """Context with which the span of a level starts. The span processor ignores such spans.
+    """Context with which the span of a level starts.
 
-    Why the type of the context: a flag of the thread would stay set if a signal handler raised
-    before it is reset.
+    The span processor ignores such spans. Why the type of the context: a flag of the thread would
+    stay set if a signal handler raised before it is reset.
     """
 
 

@@ -17,14 +17,14 @@ from otel_progress.instrument.arguments import (
     parse_batch_id,
     parse_number,
 )
-from otel_progress.instrument.backend import BATCH_KEY, RecordingBackend, backend_slot
+from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.blocks import BlockEntry, BlockExit, drop_guard, take_entry
 from otel_progress.instrument.context import (
     ContextEntry,
     cancel_entry,
     enter_batch_context,
     get_guard,
-    leave_context,
+    leave_batch_context,
 )
 from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
 from otel_progress.instrument.level import Level
@@ -188,7 +188,7 @@ class OperationBatch(SharedHandle):
     def _leave(self, number: int) -> None:
         """Restore the context and close the batch. Idempotent for the block ``number``."""
         if self._entries and len(self._entries) >= number:
-            leave_context(self._entries, BATCH_KEY)
+            leave_batch_context(self._entries)
         if not self._entries:
             self.close()
 

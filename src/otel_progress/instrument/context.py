@@ -167,34 +167,21 @@ def cancel_entry(entries: list[ContextEntry]) -> None:
     _remove(entries, entry)
 
 
-def leave_context(entries: list[ContextEntry], key: str, value: object = None) -> None:
-    """Remove the entry of the block that ends, and restore the context before it.
+def leave_level_context(entries: list[ContextEntry], level: LevelHandle) -> None:
+    """Restore the context before the block of a level that ends, and remove its entry.
 
-    ``value`` is that of ``key`` in the block, by default the entry. Several threads and tasks can
-    be in blocks of one handle. The entry of this one has the current context. If the block
-    left another context behind, the newest entry is removed.
+    Several threads and tasks can be in blocks of one handle. The entry of this one has the current
+    context. If the block left another context behind, the newest entry is removed.
     """
     current = context_api.get_current()
-    if key == BATCH_KEY:
-        current = restore_context()
     try:
         entry = entries[-1]
     except IndexError:  # another thread removed the last one
         return
     if entry[_CONTEXT] is not current:
-        entry = next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), entry)
-    token = entry[_TOKEN]
+        entry = _find_entry(entries, current)
     # Why first: the call is repeated when an exception interrupts it.
-    if token is not None:
-        if entry[_CONTEXT] is current:
-            detach(token)
-        else:
-            detach_if_current(token, key, entry if value is None else value)
-    if key == BATCH_KEY:
-        if entry[_GUARD] is not None:
-            entry[_GUARD].leave = None
-        # Why: contexts that tasks copied from the block reference the entry.
-        entry[_GUARD] = entry[_CONTEXT] = entry[_BEFORE] = None
+    _detach_entry(entry, current, LEVEL_KEY, level)
     try:
         # Why without a call in between: another thread may add and remove entries.
         if entries[-1] is entry:
@@ -203,6 +190,39 @@ def leave_context(entries: list[ContextEntry], key: str, value: object = None) -
     except IndexError:
         return
     _remove(entries, entry)
+
+
+def leave_batch_context(entries: list[ContextEntry]) -> None:
+    """Restore the context before a batch's block, like :func:`leave_level_context`."""
+    current = restore_context()
+    try:
+        entry = _find_entry(entries, current)
+    except IndexError:  # another thread removed the last one
+        return
+    _detach_entry(entry, current, BATCH_KEY, entry)
+    if entry[_GUARD] is not None:
+        entry[_GUARD].leave = None
+    # Why: contexts that tasks copied from the block reference the entry.
+    entry[_GUARD] = entry[_CONTEXT] = entry[_BEFORE] = None
+    _remove(entries, entry)
+
+
+def _find_entry(entries: list[ContextEntry], current: context_api.Context) -> ContextEntry:
+    """Return the entry with the current context, else the newest one.
+
+    Raises IndexError if the list is empty.
+    """
+    return next((entry for entry in reversed(entries) if entry[_CONTEXT] is current), entries[-1])
+
+
+def _detach_entry(entry: ContextEntry, current: context_api.Context, key: str, value: object) -> None:
+    token = entry[_TOKEN]
+    if token is None:
+        return
+    if entry[_CONTEXT] is current:
+        detach(token)
+    else:
+        detach_if_current(token, key, value)
 
 
 def _remove(entries: list[ContextEntry], entry: ContextEntry) -> None:

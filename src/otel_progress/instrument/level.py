@@ -28,7 +28,7 @@ from otel_progress.instrument.arguments import (
     parse_number,
     parse_outcome,
 )
-from otel_progress.instrument.backend import LEVEL_KEY, RecordingBackend, backend_slot
+from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.blocks import (
     BlockEntry,
     BlockExit,
@@ -40,7 +40,7 @@ from otel_progress.instrument.context import (
     cancel_entry,
     enter_level_context,
     get_current_level,
-    leave_context,
+    leave_level_context,
 )
 from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
 from otel_progress.instrument.decorators import decorate
@@ -498,7 +498,7 @@ class Level(SharedHandle):
         number = len(self._entries) if self._entries else 0
         try:
             if number:
-                leave_context(self._entries, LEVEL_KEY, self)  # type: ignore[arg-type]
+                leave_level_context(self._entries, self)  # type: ignore[arg-type]
             node, backend = self._node, self._backend
             # Why not _leave: most blocks end here.
             if error is None and backend is not None and node.status is Status.RUNNING and not self._entries:
@@ -540,7 +540,7 @@ class Level(SharedHandle):
     def _leave(self, error: BaseException | None, number: int) -> None:
         """Restore the context and end the level. Idempotent for the block ``number``."""
         if self._entries and len(self._entries) >= number:
-            leave_context(self._entries, LEVEL_KEY, self)
+            leave_level_context(self._entries, self)
         if self._entries or self._backend is None or self._node.status is not Status.RUNNING:
             return
         if error is None:

@@ -219,12 +219,13 @@ export class ProgressClient {
       clock: (now) => this.#clock.set(now),
       message: (name, kind, data) => this.#dispatch(name, kind, data),
       announce: () => this.#announce(),
-      received: () => this.#received(),
+      received: (at) => this.#received(at),
     };
   }
 
-  #received() {
-    this.receivedAt = performance.now();
+  /** `at`: Unix milliseconds. A tab that joins learns of an earlier contact of the host. */
+  #received(at = Date.now()) {
+    this.receivedAt = performance.now() - Math.max(0, Date.now() - at);
   }
 
   #interval() {

@@ -40,7 +40,7 @@ class SharedLink {
   #end = new AbortController();
   state = { state: "connecting", since: Date.now(), detail: null };
 
-  /** `handlers`: message(name, kind, data), announce(), received(), clock(server's time). */
+  /** `handlers`: message(name, kind, data), announce(), received(time), clock(server's time). */
   constructor(base, handlers) {
     this.#base = base;
     this.#handlers = handlers;
@@ -99,7 +99,7 @@ class SharedLink {
     if (message.clock !== undefined) this.#handlers.clock(message.clock);
     if (message.type === "ping") this.#carrier.post({ type: "pong" });
     else if (message.type === "unknown") this.#post();
-    else if (message.type === "received") this.#handlers.received();
+    else if (message.type === "received") this.#handlers.received(message.at);
     else if (message.type === "state") {
       const { state, since, detail } = message;
       this.state = { state, since, detail };

@@ -68,6 +68,7 @@ export class StreamHost {
     this.#update();
     const idle = { state: "idle", since: Date.now(), detail: null };
     post(port, { type: "state", ...(this.#channel?.state ?? idle) });
+    if (!before && this.#receivedAt) this.#postContact(port);
     if (all && !before?.all) this.#replay(port);
     for (const id of tab.ids) if (!before?.ids.has(id) || before.levels !== levels) this.#replayOne(port, id);
   }
@@ -83,7 +84,6 @@ export class StreamHost {
       for (const { doc } of entries.values()) this.#send(port, "all", "snapshot", doc);
     for (const { doc } of this.#store.batches.values()) this.#send(port, "all", "batch", doc);
     if (!this.#ready) return;
-    post(port, { type: "received", at: this.#receivedAt, clock: this.#clock.now });
     this.#send(port, "all", "ready", { complete: true });
   }
 
@@ -250,7 +250,12 @@ export class StreamHost {
     const isDue = now - this.#receivedAt >= RECEIVED_EVERY_MS;
     if (!isDue) return;
     this.#receivedAt = now;
-    this.#broadcast({ type: "received", at: now, clock: this.#clock.now });
+    for (const port of this.#tabs.keys()) this.#postContact(port);
+  }
+
+  /** Sends the time of the last contact with the server. */
+  #postContact(port) {
+    post(port, { type: "received", at: this.#receivedAt, clock: this.#clock.now });
   }
 
   #broadcast(message) {
