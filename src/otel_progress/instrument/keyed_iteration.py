@@ -33,7 +33,7 @@ class KeyedLoop(Generic[T]):
     Threads may share it.
     """
 
-    __slots__ = ("_count_skipped", "_done", "_earlier", "_get_key", "_level", "_scope", "_work")
+    __slots__ = ("_count_skipped", "_earlier", "_get_key", "_level", "_scope", "_unended", "_work")
 
     def __init__(self, level: LevelHandle, work: CompletedWork, get_key: Callable[[T], object]) -> None:
         node = level._node
@@ -44,7 +44,7 @@ class KeyedLoop(Generic[T]):
         self._work = work
         self._get_key = get_key
         self._count_skipped = itertools.count().__next__
-        self._done: list[bool] = []
+        self._unended = [True]
 
     @property
     def earlier_count(self) -> int:
@@ -74,9 +74,11 @@ class KeyedLoop(Generic[T]):
 
     def end(self) -> None:
         """Complete the level. Elements that are not part of the iterable any more do not count."""
-        if self._done:
+        try:
+            # Why: several threads may receive the end at the same time.
+            self._unended.pop()
+        except IndexError:
             return
-        self._done.append(True)
         node, skipped = self._level._node, self._count_skipped()
         if skipped != len(self._earlier):
             node.ensure_counter().shift(skipped - len(self._earlier))
@@ -142,7 +144,9 @@ class KeyedIterator(Generic[T]):
         keys, pending, thread = self._keys, self._pending, get_ident()
         try:
             if thread in pending:
-                keys.finish(pending.pop(thread))
+                keys.finish(pending[thread])
+            # Why first: the level must not end while another thread waits for an element.
+            pending[thread] = None
             check_cancelled(self._node)
             while True:
                 element = next(self._iterator)
@@ -151,10 +155,12 @@ class KeyedIterator(Generic[T]):
                     break
                 check_cancelled(self._node)
         except StopIteration:
+            pending.pop(thread, None)
             if not pending:
                 keys.end()
             raise
         except BaseException as error:
+            pending.pop(thread, None)
             self._level.__exit__(type(error), error, error.__traceback__)
             raise
         pending[thread] = key
@@ -182,7 +188,9 @@ class KeyedAsyncIterator(Generic[T]):
         keys, pending, task = self._keys, self._pending, _identify_task()
         try:
             if task in pending:
-                keys.finish(pending.pop(task))
+                keys.finish(pending[task])
+            # Why first: the level must not end while another task waits for an element.
+            pending[task] = None
             check_cancelled(self._node)
             while True:
                 element = await self._iterator.__anext__()
@@ -191,10 +199,12 @@ class KeyedAsyncIterator(Generic[T]):
                     break
                 check_cancelled(self._node)
         except StopAsyncIteration:
+            pending.pop(task, None)
             if not pending:
                 keys.end()
             raise
         except BaseException as error:
+            pending.pop(task, None)
             self._level.__exit__(type(error), error, error.__traceback__)
             raise
         pending[task] = key

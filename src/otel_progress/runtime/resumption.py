@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from otel_progress.diagnostics import logger, report_internal_error
+from otel_progress.diagnostics import log_warning, report_internal_error, report_unavailable
 from otel_progress.errors import JournalError, OperationRunningError, UnavailableError
 from otel_progress.resumption import ResumableStorage, ResumedWork
 
@@ -23,6 +23,18 @@ COMMIT_BEFORE_S: Final = 5.0
 
 MAX_JOURNAL_WAIT_S: Final = 5.0
 """Time that a start waits for a journal that fails temporarily, in seconds."""
+
+
+MAX_OWNER_WAIT_S: Final = 20.0
+"""Time that a start waits until a process of another host counts as dead, in seconds. Beyond it the
+start is rejected.
+"""
+
+
+HEARTBEAT_JITTER_S: Final = 0.5
+"""Difference of two readings of one heartbeat, in seconds, because clocks are converted. A larger
+one is a new heartbeat.
+"""
 
 
 RETRY_S: Final = 0.1
@@ -69,7 +81,12 @@ class JournalResumer:
             )
             raise OperationRunningError(msg)
         if self._storage is None:
-            self._warn("without a journal it starts from the beginning. Set the store, such as sqlite:")
+            if self._is_first_warning():
+                log_warning(
+                    "Operation %r with resume=True starts from the beginning, because there is no journal. "
+                    "Set the store, such as sqlite:",
+                    operation_id,
+                )
             self._store.continue_run(node, None)
             return None
         # Why first: the end of the newest run may be one of this process.
@@ -81,19 +98,20 @@ class JournalResumer:
                 msg = f"Operation {operation_id!r} cannot be resumed: {error}"
                 raise UnavailableError(msg) from error
             other_id = f"{operation_id}~{node.operation.run[:8]}"
-            text = (
-                f"Operation {operation_id!r} cannot be resumed, and starts from the beginning as {other_id!r}"
-            )
-            report_internal_error("journal", text, error=error)
+            text = f"Operation {operation_id!r} cannot be resumed, and starts again as {other_id!r}"
+            if self._is_first_warning():
+                report_unavailable("journal", text, error)
+            else:
+                report_internal_error("journal", text, error=error)
             # Why another id: the next session has to find the run with the earlier work.
             return other_id
         self._store.continue_run(node, work)
         return None
 
-    def _warn(self, text: str) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning("An operation with resume=True cannot be resumed: %s.", text)
+    def _is_first_warning(self) -> bool:
+        """Return True at the first call, because one warning is enough."""
+        is_first, self._has_warned = not self._has_warned, True
+        return is_first
 
     def _claim(self, storage: ResumableStorage, node: Node) -> ResumedWork | None:
         """Claim the run. Wait for a process that cannot be checked, and for a busy journal."""
@@ -104,13 +122,13 @@ class JournalResumer:
                 return storage.claim_run(self._store.build_claim(node))
             except OperationRunningError as error:
                 # Why: a process of another host is dead only after it sent no heartbeat for long.
-                is_alive = error.retry_after_s is None or (
-                    first is not None and error.heartbeat_at > first.heartbeat_at
-                )
-                if is_alive:
-                    raise
                 first = first or error
-                self._sleep(min(error.retry_after_s or 0.0, 5 * RETRY_S) + RETRY_S)
+                is_alive = error.heartbeat_at - first.heartbeat_at > HEARTBEAT_JITTER_S
+                retry_after_s = error.retry_after_s
+                is_late = self._clock() - started > MAX_OWNER_WAIT_S
+                if retry_after_s is None or retry_after_s > MAX_OWNER_WAIT_S or is_alive or is_late:
+                    raise
+                self._sleep(min(retry_after_s, 5 * RETRY_S) + RETRY_S)
             except JournalError as error:
                 if not error.is_temporary or self._clock() - started > MAX_JOURNAL_WAIT_S:
                     raise
