@@ -1,4 +1,4 @@
-"""Resumed operations: completed keys, claims of runs, and the work of earlier sessions.
+"""Resumed operations: completed keys, claims, and work of earlier sessions.
 
 A session is one run of an operation. A run that another session has continued is superseded.
 """

@@ -49,7 +49,10 @@ def _read_newest(store: str) -> Any:
 
 
 def _run_steps(store: str, crash_at: int | None, **arguments: Any) -> tuple[list[int], Any]:
-    """Run steps as levels with ids. Return those that ran, and the operation before its end."""
+    """Run steps as levels with ids.
+
+    Return those that ran, and the operation before its end.
+    """
     ran: list[int] = []
     with session(store, **arguments) as op:
         before = op.snapshot()

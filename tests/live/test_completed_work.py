@@ -1,4 +1,4 @@
-"""Completed levels and items of earlier sessions, and estimates of resumed operations."""
+"""Completed work of earlier sessions, and estimates of resumed operations."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_loops_with_one_name_have_scopes_by_their_order() -> None:
 
 
 def test_lost_journal_gets_all_keys_again(recorder: Recorder) -> None:
-    """A resend after a loss contains the keys of earlier sessions and the last checkpoint."""
+    """Keys of earlier sessions and the last checkpoint are included."""
     key = (ROOT, digest_key("part:a"), 1)
     _resume(recorder, _work(key, counts_children=True, current=1))
     store = recorder.runtime._store

@@ -1,4 +1,4 @@
-"""Operations that real processes continue after a SIGKILL, a SIGSTOP, or a second start."""
+"""Operations that real processes continue after a SIGKILL or a SIGSTOP."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _get(store: str, operation_id: str = "nightly") -> OperationSnapshot:
 
 
 def _kill_at_random_moments(store: str, log: Path, kills: int, items: int) -> None:
-    """Kill sessions until the items are done. Each one continues the session before it."""
+    """Kill sessions at random moments, and let the last one complete."""
     chance = random.Random(12)
     for _ in range(kills):
         with _running(str(WORKER), store, str(log), str(items)) as process:

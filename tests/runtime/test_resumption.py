@@ -15,7 +15,7 @@ from otel_progress.testing import Recorder, recording
 
 
 class _Storage:
-    """Storage whose claims fail as planned, each after the time of the waits before it."""
+    """Storage whose claims fail as planned. Waits advance its clock."""
 
     def __init__(self, plan: Any) -> None:
         self.plan = plan

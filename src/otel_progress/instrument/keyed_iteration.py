@@ -1,4 +1,4 @@
-"""Iteration with a key per element, which leaves out the elements of earlier sessions.
+"""Iteration with keys, without the elements of earlier sessions.
 
 The key of an element is recorded when the loop requests the next one, because only then it is done.
 """
@@ -73,7 +73,10 @@ class KeyedLoop(Generic[T]):
         self._level._node.count_one()
 
     def end(self) -> None:
-        """Complete the level. Elements that are not part of the iterable any more do not count."""
+        """Complete the level.
+
+        Elements that are not part of the iterable any more do not count.
+        """
         try:
             # Why: several threads may receive the end at the same time.
             self._unended.pop()

@@ -63,9 +63,9 @@ from otel_progress.instrument.iteration import (
 )
 from otel_progress.instrument.keyed_iteration import KeyedAsyncIterator, KeyedIterator, start_keyed_loop
 from otel_progress.instrument.lifecycle import (
+    COMMIT_S,
     DONE,
     NOOP_NODE,
-    RESUME_FROM_S,
     UNSTARTED_NODE,
     GuardedExit,
     build_child_environment,
@@ -253,7 +253,7 @@ class Level(SharedHandle):
         They count as done, but estimates use only the rate of this session. A resumed run is not
         added to the history for later estimates. The children of the level count in addition until
         it counts units itself. On an operation the call waits until the journal has the value, at
-        most 1 s.
+        most 5 s.
         """
         node = self._get_running_node()
         units = None if node is None else self._accept_current(node, current)
@@ -262,7 +262,7 @@ class Level(SharedHandle):
             backend.store.resume_from(node, units)  # type: ignore[union-attr]
             if backend is not None and backend.resumer is not None and node.parent is None:
                 # Why: a session that is killed before the next tick would leave 0.
-                backend.resumer.commit(RESUME_FROM_S)
+                backend.resumer.commit(COMMIT_S)
 
     def checkpoint(self, value: object) -> bool:
         """Store a checkpoint of the operation in the journal, with all counts so far.
@@ -288,7 +288,10 @@ class Level(SharedHandle):
 
     @property
     def last_checkpoint(self) -> Any:
-        """Last checkpoint of the operation, of this session or an earlier one. None without one."""
+        """Last checkpoint of the operation. None without one.
+
+        It is of this session or an earlier one.
+        """
         self.start()
         text = self._node.operation.checkpoint
         return None if text is None else json.loads(text)

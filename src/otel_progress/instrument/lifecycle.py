@@ -219,21 +219,19 @@ def _start_span(
         spans.finish_span(node)
 
 
-RESUME_FROM_S: Final = 1.0
-"""Time that ``resume_from`` waits for the journal, in seconds. Beyond it the next write has it."""
-
-
-CHECKPOINT_S: Final = 5.0
-"""Time that a checkpoint waits for the journal, in seconds. Beyond it the next write has it."""
+COMMIT_S: Final = 5.0
+"""Time that a checkpoint and ``resume_from`` wait for the journal, in seconds. Beyond it the next
+write contains the value.
+"""
 
 
 def store_checkpoint(backend: RecordingBackend, node: Node, text: str) -> bool:
-    """Store a checkpoint, and wait for the commit. Return False if it is not committed."""
+    """Store a checkpoint, and wait for the commit. Return False without a commit."""
     operation = node.operation
     if operation.superseded_by is not None:
         return False
     backend.store.set_checkpoint(operation, text)
-    if backend.resumer is None or not backend.resumer.commit(CHECKPOINT_S):
+    if backend.resumer is None or not backend.resumer.commit(COMMIT_S):
         return False
     # Why again: the write may have found that another process has continued the run.
     return operation.superseded_by is None

@@ -100,7 +100,10 @@ class ChangeCollector:
         )
 
     def _take_completed_work(self, is_lost: bool) -> tuple[list[CompletedKey], dict[str, str]]:
-        """Return the new keys and checkpoints, or all of active operations if they were lost."""
+        """Return the new keys and checkpoints.
+
+        If they were lost, return all of active operations.
+        """
         state = self._state
         keys = [state.completed_keys.popleft() for _ in range(len(state.completed_keys))]
         with state.lock:

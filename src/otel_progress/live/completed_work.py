@@ -1,4 +1,4 @@
-"""Completed levels and items of an operation that can be resumed, of all its sessions."""
+"""Completed levels and items of all sessions of an operation."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def counts_children(node: Node) -> bool:
 
 
 def is_restored(stage: Node) -> bool:
-    """Return True if an earlier session completed a stage that this session has not started."""
+    """Return True if an earlier session completed a pending stage."""
     work = stage.operation.completed_work
     if work is None or stage.status is not Status.PENDING or stage.parent is None:
         return False

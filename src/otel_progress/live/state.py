@@ -140,7 +140,10 @@ class StoreState:
         return next((ended for ended in reversed(self.ended) if ended.id == operation_id), None)
 
     def restart_curve_locked(self, node: Node) -> None:
-        """Restart the curves of a level and its parents, because resumed work is not an advance."""
+        """Restart the curves of a level and its parents.
+
+        Why: resumed work is not an advance.
+        """
         now, clock = self.now(), self.clock()
         estimation = self.estimates.track_locked(node)
         if estimation is not None:

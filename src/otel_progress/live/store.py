@@ -210,7 +210,10 @@ class LiveStore:
         return operation_id in self._state.tree.operations
 
     def build_claim(self, node: Node) -> RunClaim:
-        """Return the claim of the pending node of an operation, which continues its newest run."""
+        """Return the claim of the pending node of an operation.
+
+        It continues the newest run of the operation.
+        """
         now, clock = self.now(), self.clock()
         root = build_snapshot(node)
         node.info = None

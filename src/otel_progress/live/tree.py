@@ -345,7 +345,7 @@ class Tree:
             self.restart_curve(node)
 
     def _settle_restored_locked(self, node: Node, work: CompletedWork) -> None:
-        """Remove the result of an earlier session from the parent of a level that has ended.
+        """Remove the result of an earlier session from the parent of an ended level.
 
         The level counts itself from then on.
         """

@@ -114,7 +114,10 @@ class JournalResumer:
         return is_first
 
     def _claim(self, storage: ResumableStorage, node: Node) -> ResumedWork | None:
-        """Claim the run. Wait for a process that cannot be checked, and for a busy journal."""
+        """Claim the run.
+
+        Wait for a process that cannot be checked, and for a busy journal.
+        """
         started = self._clock()
         first: OperationRunningError | None = None
         while True:

@@ -68,7 +68,7 @@ def test_claim_without_a_run_stores_a_new_one(journal: Journal, fake_time: FakeT
 
 
 def test_claim_continues_a_dead_run(open_another: Callable[..., Journal], fake_time: FakeTime) -> None:
-    """Its counts are in the journal at once, and the old run is superseded in all views."""
+    """The journal has its counts at once, and the old run is superseded."""
     writer, reader = open_another(), open_another()
     _start_dead_run(writer, fake_time)
     watch = reader.watch()

@@ -127,7 +127,10 @@ class _Claim:
         return build_running_error(operation, heartbeat, self._queries.read_time())
 
     def _read_lineage(self, run: str) -> str | None:
-        """Return the first run of a lineage. None if ``run`` was started without ``resume``."""
+        """Return the first run of a lineage.
+
+        None if ``run`` was started without ``resume``.
+        """
         lineage = self._client.execute_one("HGET", self._keys.run_meta(run), "lineage")
         return None if lineage is None else to_text(lineage)
 
