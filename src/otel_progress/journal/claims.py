@@ -88,7 +88,8 @@ def supersede_level(
 def list_level_keys(operation: OperationSnapshot) -> list[tuple[bytes, bytes, Number]]:
     """Return the keys of the completed levels of an operation.
 
-    Each is a scope, a key and a weight. They replace the keys of a run that recorded none, because it was started without ``resume``.
+    Each is a scope, a key and a weight. They replace the keys of a run that recorded none, because
+    it was started without ``resume``.
     """
     return [
         (
