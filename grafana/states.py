@@ -35,6 +35,7 @@ _STATES: Final[tuple[tuple[Status | Condition | str, str], ...]] = (
     (ENDED_EARLY, "dark-yellow"),
     (Status.SKIPPED, "#9fa7b3"),
     (Status.CANCELLED, "#b877d9"),
+    (Condition.SUPERSEDED, "#7a8490"),
     (Status.PENDING, "#6c8ebf"),
     (Status.RUNNING, BLUE),
     (Condition.PAUSED, "light-blue"),

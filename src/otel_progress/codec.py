@@ -168,6 +168,7 @@ class LevelDocument(TypedDict):
     resumed_from: Annotated[
         float, "Units of `current` that an earlier session finished. They do not count for the rate."
     ]
+    superseded_by: Annotated[str | None, "Run that has continued this one. Null without one."]
     ended_levels: Annotated[
         NumbersByStatus, "All ended levels directly below, by status, without zeros. Includes evicted ones."
     ]
@@ -367,7 +368,7 @@ _OPTIONAL_INFO_FIELDS: Final = _optional_field_names(LevelInfo)
 
 # The excluded fields are converted, not copied.
 _STATE_FIELDS: Final = _field_names(
-    LevelSnapshot, without=("info", "status", "metadata", "error", "eta", "ended_levels")
+    LevelSnapshot, without=("info", "status", "metadata", "error", "eta", "ended_levels", "counts_children")
 )
 
 

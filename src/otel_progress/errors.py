@@ -82,6 +82,21 @@ class OperationCancelledError(ProgressError):
     """
 
 
+class OperationRunningError(ProgressError, RuntimeError):
+    """Start with ``resume=True`` of an operation that a live process runs.
+
+    Both processes would do the same work. ``retry_after_s`` is the time after which the process
+    counts as dead unless it sends a heartbeat, in seconds. It is None if the process is certainly
+    alive. ``heartbeat_at`` is its last heartbeat in Unix seconds.
+    """
+
+    retry_after_s: float | None = None
+    """Seconds until the process counts as dead. None if it is certainly alive."""
+
+    heartbeat_at: float = 0.0
+    """Last heartbeat of the process in Unix seconds."""
+
+
 _INVALID_ADDRESS_CODES: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL})
 """Codes of an address that is not one of this machine."""
 

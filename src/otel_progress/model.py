@@ -277,7 +277,8 @@ class LevelSnapshot:
     expected duration of an opaque step. ``duration_s`` is None until the end. ``resumed_from`` are
     the units of ``current`` that an earlier session finished. They do not count for the rate.
     ``paused_s`` are the seconds of ended pauses since the start. ``ended_levels`` counts all ended
-    levels directly below, evicted ones included.
+    levels directly below, evicted ones included. ``superseded_by`` is the run that has continued
+    this one. ``counts_children`` is True when ``current`` is that of the levels below.
 
     Only operations have the other fields. ``paused_clock`` is the start of the current pause, None
     without one. ``previews`` is the number of the last preview. ``overdue_after_s`` is the longest
@@ -315,6 +316,8 @@ class LevelSnapshot:
     resumed_from: Number = 0
     failed_below: int = 0
     ended_levels: LevelCounts = NO_LEVELS
+    superseded_by: str | None = None
+    counts_children: bool = False
 
     @property
     def completed(self) -> Number:

@@ -27,7 +27,10 @@ from otel_progress.records import ResourceUse
 
 
 class Condition(str, Enum):
-    """Condition of an active operation. Readers derive it, and it is never stored."""
+    """Condition of an operation. Readers derive it, and it is never stored.
+
+    Only active operations have another one than ``ok`` and ``superseded``.
+    """
 
     OK = "ok"
     STALLED = "stalled"
@@ -35,6 +38,7 @@ class Condition(str, Enum):
     OVERDUE = "overdue"
     PAUSED = "paused"
     NOT_REPORTING = "not_reporting"
+    SUPERSEDED = "superseded"
 
     def __str__(self) -> str:
         return self.value
@@ -201,7 +205,8 @@ class OperationSnapshot:
     def condition(self) -> Condition:
         """Condition at the time of reading.
 
-        The first one that applies: abandoned, not reporting, overdue, paused, stalled, ok.
+        The first one that applies: superseded, abandoned, not reporting, overdue, paused, stalled,
+        ok. An operation is superseded when another run has continued it.
         """
         return _derive_condition(self)
 
@@ -261,6 +266,8 @@ def _count_evicted_levels(operation: OperationSnapshot) -> dict[str, LevelCounts
 
 def _derive_condition(operation: OperationSnapshot) -> Condition:
     root = operation.root
+    if root.superseded_by is not None:
+        return Condition.SUPERSEDED
     if root.status is not Status.RUNNING:
         return Condition.OK
     if not operation.alive:

@@ -31,6 +31,7 @@ from otel_progress.records import (
     TrajectoryEntry,
     TrajectoryKey,
 )
+from otel_progress.resumption import CompletedKey
 
 MAX_RECORD_NUMBER: Final = 2**63 - 1
 """Largest number and limit in a query. Higher ones are reduced to it for SQLite."""
@@ -56,6 +57,8 @@ class ChangeSet:
     - ``trajectories``: history entries of operations that completed.
     - ``previews``: previews that were stored or expired.
     - ``cancel_requests``: requests made in this process, for readers in other processes.
+    - ``completed_keys``: completed levels and items of operations that can be resumed.
+    - ``checkpoints``: new checkpoints of operations as JSON, by run.
     """
 
     instance: Instance
@@ -72,6 +75,8 @@ class ChangeSet:
     trajectories: Sequence[TrajectoryEntry] = ()
     previews: Sequence[Preview] = ()
     cancel_requests: Sequence[CancelRequest] = ()
+    completed_keys: Sequence[CompletedKey] = ()
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Query:

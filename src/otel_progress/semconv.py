@@ -300,6 +300,7 @@ def get_sink_place(name: SinkName) -> InternalErrorPlace:
 RejectionReason: TypeAlias = Literal[
     "batch",
     "beyond_total",
+    "checkpoint",
     "duplicate_id",
     "ended",
     "eta_key",
@@ -310,6 +311,7 @@ RejectionReason: TypeAlias = Literal[
     "not_finite",
     "other_process",
     "outcome",
+    "resume",
     "stage",
     "stages",
     "type",
@@ -318,7 +320,7 @@ RejectionReason: TypeAlias = Literal[
 """Why a value was rejected: label ``reason`` of ``progress.updates.rejected``."""
 
 
-DropReason: TypeAlias = Literal["callback", "event"]
+DropReason: TypeAlias = Literal["callback", "completed_key", "event"]
 """What was dropped outside of sinks: label ``reason`` of ``progress.events.dropped``. Drops of a
 sink have its name.
 """

@@ -65,6 +65,7 @@ CONDITION_STYLES: Final = {
     Condition.ABANDONED: "bold red",
     Condition.PAUSED: "cyan",
     Condition.NOT_REPORTING: "bold yellow",
+    Condition.SUPERSEDED: "dim",
 }
 """Colour of a condition."""
 

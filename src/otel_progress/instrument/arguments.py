@@ -6,6 +6,7 @@ No function raises.
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from otel_progress.instrument.rejections import Rejection
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node, Spec
 from otel_progress.model import NO_METADATA, MetadataValue, Number, Outcome
+from otel_progress.resumption import MAX_CHECKPOINT_BYTES
 from otel_progress.stages import Stages, to_stages
 from otel_progress.text import MAX_NAME, normalize_id, pluralize, truncate
 
@@ -239,6 +241,26 @@ def parse_outcome(value: object) -> Outcome | Rejection:
         return Rejection("outcome", text)
 
 
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def parse_checkpoint(value: object) -> str | Rejection:
+    """Return the JSON text of a checkpoint."""
+    expected = f"expected JSON of at most {MAX_CHECKPOINT_BYTES} bytes"
+    fix = "Store the data in a file, and its name in the checkpoint."
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text.encode())
+    except Exception as failure:  # Not JSON, too deep, a lone surrogate, or a foreign value raised.
+        if is_interrupt(failure):
+            raise
+        message = f"Invalid checkpoint {_quote(value)}: {expected} ({type(failure).__name__}). {fix}"
+        return Rejection("checkpoint", message, isinstance(failure, TypeError))
+    if size > MAX_CHECKPOINT_BYTES:
+        return Rejection("checkpoint", f"Invalid checkpoint of {size} bytes: {expected}. {fix}")
+    return text
+
+
 # --- arguments of a level ------------------------------------------------------------------------
 
 
@@ -270,6 +292,21 @@ make_level_arguments: Final = cast(
     "Callable[[tuple[object, ...]], LevelArguments]", partial(tuple.__new__, LevelArguments)
 )
 """Make LevelArguments from a tuple of all fields, in half the time of calling the class."""
+
+
+class ResumingArguments(LevelArguments):
+    """Arguments of an operation that continues its newest run.
+
+    Why a type and not a field: all other starts of levels do not need to check it.
+    """
+
+    __slots__ = ()
+
+
+make_resuming_arguments: Final = cast(
+    "Callable[[tuple[object, ...]], ResumingArguments]", partial(tuple.__new__, ResumingArguments)
+)
+"""Make ResumingArguments from a tuple of all fields."""
 
 
 _NO_ARGUMENTS: Final = (None,) * 7

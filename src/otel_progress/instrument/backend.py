@@ -6,7 +6,7 @@ The slot is empty until ``configure()`` is called, so instrumented libraries add
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry.context import Context, create_key
 
@@ -19,11 +19,26 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from otel_progress.instrument.rejections import Rejection
-    from otel_progress.live.node import CallSite
+    from otel_progress.live.node import CallSite, Node
     from otel_progress.live.store import LiveStore
     from otel_progress.previews.service import PreviewService
     from otel_progress.propagation.environment import RemoteParent
     from otel_progress.semconv import RejectionReason
+
+
+class RunResumer(Protocol):
+    """Continues runs of earlier sessions, and waits for the journal."""
+
+    def resume(self, node: Node) -> str | None:
+        """Continue the newest run of an operation as the pending ``node``.
+
+        Return another id if the operation has to start under it, because the journal cannot be
+        read. Raises OperationRunningError if a live process runs the operation, and
+        UnavailableError in strict mode if the journal cannot be read.
+        """
+
+    def commit(self, timeout_s: float) -> bool:
+        """Wait until all changes so far are in the journal. Return False if they are not."""
 
 
 LINK_KEY: Final = create_key("otel-progress-link")
@@ -60,6 +75,8 @@ class RecordingBackend:
     count_rejection: Callable[[RejectionReason], None] = lambda reason: None
     warnings: CallSiteWarnings = field(default_factory=CallSiteWarnings)
     previewer: PreviewService | None = None
+    resumer: RunResumer | None = None
+    """Continues runs of earlier sessions, and waits for the journal."""
     remote_parent: RemoteParent | None = None
     """Level of the process that started this one. None without one."""
     child_settings: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from otel_progress.instrument.arguments import (
     EtaKey,
     UnitLike,
     make_level_arguments,
+    make_resuming_arguments,
     parse_batch_id,
     parse_number,
 )
@@ -94,6 +95,7 @@ class OperationBatch(SharedHandle):
         deadline: DeadlineLike | None = None,
         stages: StagesLike | None = None,
         eta_key: EtaKey | None = None,
+        resume: bool = False,
         **metadata: object,
     ) -> Level:
         """Return an operation of this batch, for any thread or task.
@@ -104,6 +106,8 @@ class OperationBatch(SharedHandle):
             *("operation", type, id, name, total, unit, None, deadline, stages, metadata, self.join, eta_key),
             self._scope,
         )
+        if resume:
+            return Level(make_resuming_arguments(arguments), None)
         return Level(make_level_arguments(arguments), None)
 
     def set_total(self, total: int) -> None:

@@ -107,12 +107,12 @@ def iterate(
     node.tracked = True
     operation = node.operation
     try:
-        _check_cancelled(node)
+        check_cancelled(node)
         if counted is not None and check is not None:
             for element in counted:
                 yield element
                 check()
-                _check_cancelled(node)
+                check_cancelled(node)
         elif ahead:
             # Why: one line of Python per element costs less than one more iterator in C that
             # checks for cancellation.
@@ -353,11 +353,11 @@ async def iterate_async(
     node.tracked = True
     count_one = node.count_one
     try:
-        _check_cancelled(node)
+        check_cancelled(node)
         async for element in iterator:
             yield element
             count_one()
-            _check_cancelled(node)
+            check_cancelled(node)
     except GeneratorExit:
         _cancel_early(level)
         raise
@@ -372,7 +372,8 @@ def make_cancelled_error(node: Node) -> OperationCancelledError:
     return OperationCancelledError(node.operation.cancel_reason or "cancelled")
 
 
-def _check_cancelled(node: Node) -> None:
+def check_cancelled(node: Node) -> None:
+    """Raise OperationCancelledError if cancellation was requested."""
     if node.operation.cancel_requested_at is not None:
         raise make_cancelled_error(node)
 
@@ -393,4 +394,4 @@ def _iterate_strict(iterator: Iterator[T], node: Node) -> Iterator[T]:
     for element in iterator:
         yield element
         count_one()
-        _check_cancelled(node)
+        check_cancelled(node)

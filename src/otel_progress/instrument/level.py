@@ -7,6 +7,7 @@ counted, logged once per call site, and ignored. In strict mode it raises.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from functools import partial
@@ -24,6 +25,7 @@ from otel_progress.instrument.arguments import (
     UnitLike,
     make_level_arguments,
     normalize_metadata,
+    parse_checkpoint,
     parse_expected_seconds,
     parse_number,
     parse_outcome,
@@ -59,7 +61,9 @@ from otel_progress.instrument.iteration import (
     make_cancelled_error,
     watch_loop,
 )
+from otel_progress.instrument.keyed_iteration import KeyedAsyncIterator, KeyedIterator, start_keyed_loop
 from otel_progress.instrument.lifecycle import (
+    COMMIT_S,
     DONE,
     NOOP_NODE,
     UNSTARTED_NODE,
@@ -69,7 +73,9 @@ from otel_progress.instrument.lifecycle import (
     has_reached_total,
     serve_updates,
     start_level,
+    store_checkpoint,
     take_level_snapshot,
+    was_completed,
     watch_handle,
 )
 from otel_progress.instrument.rejections import Rejection, capture_call_site, reject_excess
@@ -245,12 +251,60 @@ class Level(SharedHandle):
         """Set how many units an earlier session completed.
 
         They count as done, but estimates use only the rate of this session. A resumed run is not
-        added to the history for later estimates.
+        added to the history for later estimates. The children of the level count in addition until
+        it counts units itself. On an operation the call waits until the journal has the value, at
+        most 5 s.
         """
         node = self._get_running_node()
         units = None if node is None else self._accept_current(node, current)
         if node is not None and units is not None:
-            self._backend.store.resume_from(node, units)  # type: ignore[union-attr]
+            backend = self._backend
+            backend.store.resume_from(node, units)  # type: ignore[union-attr]
+            if backend is not None and backend.resumer is not None and node.parent is None:
+                # Why: a session that is killed before the next tick would leave 0.
+                backend.resumer.commit(COMMIT_S)
+
+    def checkpoint(self, value: object) -> bool:
+        """Store a checkpoint of the operation in the journal, with all counts so far.
+
+        ``value`` is JSON of at most 64 KiB. It replaces the previous checkpoint. Another value is
+        rejected and changes nothing. Return True after the commit. This call waits for the journal,
+        at most 5 s, so it is not for hot loops or event loops. Return False if the checkpoint is
+        not committed: without a journal, while the journal fails, or because another process has
+        continued the operation. Unless that is the reason, it is part of the next write.
+
+        Checkpoints are not redacted. :attr:`last_checkpoint` returns them in this session and in
+        the next one that is started with ``resume=True``.
+        """
+        node = self._get_running_node()
+        backend = self._backend
+        if node is None or backend is None:
+            return False
+        text = parse_checkpoint(value)
+        if isinstance(text, Rejection):
+            self._reject(text)
+            return False
+        return store_checkpoint(backend, node, text)
+
+    @property
+    def last_checkpoint(self) -> Any:
+        """Last checkpoint of the operation. None without one.
+
+        It is of this session or an earlier one.
+        """
+        self.start()
+        text = self._node.operation.checkpoint
+        return None if text is None else json.loads(text)
+
+    @property
+    def already_completed(self) -> bool:
+        """True if an earlier session completed this level, so its work can be left out.
+
+        The operation was started with ``resume=True``, and the level has an id. The property starts
+        the level.
+        """
+        self.start()
+        return was_completed(self._node)
 
     def preview(self, image: object, name: str = "preview", *, at: PreviewAt | None = None) -> None:
         """Offer a preview of the work. It is captured only if a preview is due.
@@ -316,6 +370,8 @@ class Level(SharedHandle):
         total: Number | None = None,
         unit: UnitLike | None = None,
         weight: Number | None = None,
+        key: Callable[[T], object] | None = None,
+        resume: bool | None = None,
         **metadata: object,
     ) -> Track[T]:
         """Iterate with progress, as a child of this level.
@@ -332,7 +388,7 @@ class Level(SharedHandle):
             metadata=metadata,
             scope=self._arguments.scope,
         )
-        return Track(iterable, arguments, self)
+        return Track(iterable, arguments, self, key, resume)
 
     def opaque(self, expected: float | timedelta | None = None) -> OpaqueStep:
         """Return a context manager that marks this level as an opaque step.
@@ -859,12 +915,19 @@ class Track(SharedHandle, Generic[T]):
     iterable.
     """
 
-    __slots__ = ("_arguments", "_handle", "_iterable", "_parent")
+    __slots__ = ("_arguments", "_handle", "_iterable", "_key", "_parent", "_resume")
 
     def __init__(
-        self, iterable: Iterable[T] | AsyncIterable[T], arguments: LevelArguments, parent: Level | None
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        arguments: LevelArguments,
+        parent: Level | None,
+        key: Callable[[T], object] | None = None,
+        resume: bool | None = None,
     ) -> None:
         self._iterable = iterable
+        self._key = key
+        self._resume = resume
         self._arguments = arguments
         self._parent = parent
         self._handle: Level | None = None
@@ -891,6 +954,10 @@ class Track(SharedHandle, Generic[T]):
         node = level._node
         if node is NOOP_NODE:
             return iterator
+        if self._key is not None or self._resume:
+            keys = start_keyed_loop(level, self._key, self._resume)
+            if keys is not None:
+                return KeyedIterator(iterator, level, keys)
         # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
         # it.
         if is_loop(sys._getframe(1)):
@@ -904,6 +971,10 @@ class Track(SharedHandle, Generic[T]):
         level = self._start()
         if level._node is NOOP_NODE:
             return iterator
+        if self._key is not None or self._resume:
+            keys = start_keyed_loop(level, self._key, self._resume)
+            if keys is not None:
+                return KeyedAsyncIterator(iterator, level, keys)
         if is_async_loop(sys._getframe(1)):
             return iterate_async(iterator, level, watch_loop(level._node))
         return SharedAsyncIterator(iterator, level)

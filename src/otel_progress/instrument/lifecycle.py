@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
-from otel_progress.instrument.arguments import LevelArguments, normalize_arguments
+from otel_progress.instrument.arguments import LevelArguments, ResumingArguments, normalize_arguments
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import find_parent_link, get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter, capture_call_site
@@ -20,6 +20,7 @@ from otel_progress.live.node import HandleReference, Node, Operation, Spec, add_
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_METADATA, LevelSnapshot, ParentLink, Status, is_below_total
 from otel_progress.stages import to_stage_name
+from otel_progress.text import normalize_id
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
@@ -110,11 +111,15 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
         spec = normalize_arguments(backend, arguments, parent_node)
         if parent_node is None:
             if arguments.kind == "level":
-                spec = _to_operation_spec(spec)
+                # Why the name: a loop has no argument for an id.
+                is_named = type(arguments) is ResumingArguments and spec.name is not None
+                spec = spec._replace(id=normalize_id(spec.name)) if is_named else _to_operation_spec(spec)
             link = find_parent_link(backend)
             if link is not None:
                 spec = spec._replace(link=link)
         new_node = backend.store.create_node(parent_node, spec)
+        if parent_node is None and type(arguments) is ResumingArguments:
+            new_node = _resume(backend, spec, new_node)
         level._backend = backend
         # Why in one statement: a signal handler or another thread may start the same handle at the
         # same time, and neither runs before the statement has ended.
@@ -137,6 +142,26 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
         node.count_one = StrictCounter(node, backend.reject).count_one
     _start_span(backend, arguments, node, parent)
     level._span = node.span
+
+
+def _resume(backend: RecordingBackend, spec: Spec, node: Node) -> Node:
+    """Continue the newest run of an operation. Return its pending node.
+
+    Raises OperationRunningError if a live process runs the operation.
+    """
+    if spec.id is None:
+        expected = "expected an id, or the name of a loop. Pass the same one in each session"
+        backend.reject(Rejection("resume", f"Invalid resume of an operation without an id: {expected}."))
+        return node
+    if backend.resumer is None:
+        backend.store.continue_run(node, None)
+        return node
+    other_id = backend.resumer.resume(node)
+    if other_id is None:
+        return node
+    node = backend.store.create_node(None, spec._replace(id=other_id))
+    backend.store.continue_run(node, None)
+    return node
 
 
 def watch_handle(level: LevelHandle, node: Node) -> None:
@@ -182,7 +207,9 @@ def _start_span(
     parent_context = get_parent_context(parent)
     if parent is None and backend.remote_parent is not None:
         parent_context = backend.remote_parent.add_span(parent_context)
-    span = spans.start_span(backend.tracer, arguments.scope, node, parent_context)
+    work = None if node.parent is not None else node.operation.completed_work
+    earlier = None if work is None or work.work is None else work.work.root.info
+    span = spans.start_span(backend.tracer, arguments.scope, node, parent_context, earlier)
     context = span.get_span_context()
     if context.is_valid:
         node.trace = (context.trace_id, context.span_id)
@@ -190,6 +217,32 @@ def _start_span(
     if node.status is not Status.RUNNING:
         # Another thread ended the level before its span existed.
         spans.finish_span(node)
+
+
+COMMIT_S: Final = 5.0
+"""Time that a checkpoint and ``resume_from`` wait for the journal, in seconds. Beyond it the next
+write contains the value.
+"""
+
+
+def store_checkpoint(backend: RecordingBackend, node: Node, text: str) -> bool:
+    """Store a checkpoint, and wait for the commit. Return False without a commit."""
+    operation = node.operation
+    if operation.superseded_by is not None:
+        return False
+    backend.store.set_checkpoint(operation, text)
+    if backend.resumer is None or not backend.resumer.commit(COMMIT_S):
+        return False
+    # Why again: the write may have found that another process has continued the run.
+    return operation.superseded_by is None
+
+
+def was_completed(node: Node) -> bool:
+    """Return True if an earlier session completed a level with an id."""
+    work, parent = node.operation.completed_work, node.parent
+    if work is None or parent is None or node.spec.id is None:
+        return False
+    return work.is_completed(parent.path, node.path_segment)
 
 
 def build_child_environment(level: LevelHandle) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from otel_progress import redaction, semconv
@@ -21,7 +21,7 @@ from otel_progress.instrument.backend import SpanStartContext
 from otel_progress.instrument.failures import RECORDED_AT, is_compound, to_failure
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
-from otel_progress.model import Failure, MetadataValue
+from otel_progress.model import Failure, LevelInfo, MetadataValue
 from otel_progress.model import Status as LevelStatus
 from otel_progress.text import truncate
 
@@ -60,9 +60,16 @@ MAX_EXCEPTION_CHARACTERS: Final = 65_536
 _ETA_ERRORS: Final = (semconv.ETA_ERROR_FIRST, semconv.ETA_ERROR_MIDDLE, semconv.ETA_ERROR_LAST)
 
 
-def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context: context_api.Context) -> Span:
+def start_span(
+    tracer: Callable[[str], Tracer],
+    scope: str,
+    node: Node,
+    context: context_api.Context,
+    earlier: LevelInfo | None = None,
+) -> Span:
     """Start the span of a level and store it in its node.
 
+    ``earlier`` is the operation in the earlier session that is continued. The span links to it.
     Returns INVALID_SPAN if the tracer fails.
     """
     try:
@@ -71,6 +78,7 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
             node.spec.type,
             SpanStartContext(context),
             attributes=build_identity_attributes(node),
+            links=None if earlier is None else _build_links(earlier),
             start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
         )
         return node.span
@@ -79,6 +87,16 @@ def start_span(tracer: Callable[[str], Tracer], scope: str, node: Node, context:
             raise
         report_internal_error("span", "A tracer or span processor failed at the start of a span.")
         return INVALID_SPAN
+
+
+def _build_links(earlier: LevelInfo) -> list[Link]:
+    """Return the link to the span of an earlier session, if its ids are valid."""
+    try:
+        trace_id, span_id = int(earlier.trace_id or "", 16), int(earlier.span_id or "", 16)
+    except ValueError:
+        return []
+    context = SpanContext(trace_id, span_id, is_remote=True)
+    return [Link(context, {semconv.ATTEMPT: earlier.attempt})] if context.is_valid else []
 
 
 def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:

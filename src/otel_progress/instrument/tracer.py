@@ -6,7 +6,7 @@ libraries can use them without configuration.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from otel_progress.instrument.arguments import (
@@ -16,6 +16,7 @@ from otel_progress.instrument.arguments import (
     LevelArguments,
     UnitLike,
     make_level_arguments,
+    make_resuming_arguments,
 )
 from otel_progress.instrument.callers import find_caller
 from otel_progress.instrument.context import get_current_level
@@ -66,6 +67,7 @@ class ProgressTracer:
         stages: StagesLike | None = None,
         batch: OperationBatch | str | None = None,
         eta_key: EtaKey | None = None,
+        resume: bool = False,
         **metadata: object,
     ) -> Level:
         """Return the handle of an operation.
@@ -80,12 +82,20 @@ class ProgressTracer:
         Estimates use the history of operations of the same ``type`` and service. ``eta_key``
         separates runs that are not comparable: metadata keys whose values name the group, or a
         text, which is shared by all services that use it. Other keyword arguments are metadata.
+
+        With ``resume`` the operation continues the newest run of its ``id``, unless that run was
+        completed or skipped. Counts continue, completed levels have
+        :attr:`Level.already_completed`, and :attr:`Level.last_checkpoint` is the checkpoint of that
+        run. The start waits for the journal. It raises OperationRunningError if a live process runs
+        the operation. Without a journal it starts from the beginning.
         """
         batch_id = batch if batch is None or isinstance(batch, str) else _get_join_function(batch)
         arguments = (
             *("operation", type, id, name, total, unit, None, deadline, stages, metadata, batch_id, eta_key),
             self.name,
         )
+        if resume:
+            return Level(make_resuming_arguments(arguments), None)
         return Level(make_level_arguments(arguments), None)
 
     def batch(
@@ -137,6 +147,8 @@ class ProgressTracer:
         total: Number | None = None,
         unit: UnitLike | None = None,
         weight: Number | None = None,
+        key: Callable[[T], object] | None = None,
+        resume: bool | None = None,
         **metadata: object,
     ) -> Track[T]:
         """Iterate over ``iterable`` with progress, as a child of the current level.
@@ -144,6 +156,11 @@ class ProgressTracer:
         The iterable is sync or async. The total defaults to its length. ``track(...).level`` is the
         handle, for messages and failed items. After cancellation was requested, the iteration
         raises OperationCancelledError between two elements.
+
+        ``key`` returns a text or another value that identifies an element. With ``resume`` the loop
+        leaves out elements whose keys an earlier session of the operation has completed. ``resume``
+        defaults to that of the operation. A loop without an operation needs a ``name``, which is
+        the id of its operation then.
         """
         arguments = LevelArguments(
             "level",
@@ -156,7 +173,9 @@ class ProgressTracer:
             eta_key=find_caller(),
             scope=self.name,
         )
-        return Track(iterable, arguments, None)
+        if resume:
+            arguments = make_resuming_arguments(arguments)
+        return Track(iterable, arguments, None, key, resume)
 
     def current_level(self) -> Level:
         """Return the current level of this context.

@@ -13,6 +13,7 @@ from otel_progress.processes import (
     is_alive,
     is_gone,
     is_same_boot,
+    this_host,
 )
 
 
@@ -56,6 +57,19 @@ class ReadTime:
         if key not in self._liveness:
             self._liveness[key] = self._check_process(heartbeat)
         return self._liveness[key]
+
+    def get_expiry_s(self, heartbeat: Heartbeat) -> float | None:
+        """Return the time after which a living process counts as dead without a heartbeat.
+
+        None if it does not expire, because the process exists on this host or sends none.
+        """
+        host = heartbeat.instance.host
+        timeout_s = get_heartbeat_timeout_s(host)
+        if host == this_host() or timeout_s == math.inf:
+            return None
+        is_comparable = is_same_boot(host)
+        age = self.clock - heartbeat.heartbeat_clock if is_comparable else self.now - heartbeat.heartbeat_at
+        return max(0.0, timeout_s - age)
 
     def is_gone(self, heartbeat: Heartbeat) -> bool:
         """Return True if the process has certainly ended.

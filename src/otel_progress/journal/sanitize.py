@@ -38,6 +38,8 @@ def sanitize_change_set(change_set: ChangeSet) -> ChangeSet:
         trajectories=[_sanitize_record(entry) for entry in change_set.trajectories],
         previews=[_sanitize_record(preview) for preview in change_set.previews],
         cancel_requests=[_sanitize_record(request) for request in change_set.cancel_requests],
+        completed_keys=[each._replace(run=_to_column(each.run)) for each in change_set.completed_keys],
+        checkpoints={_to_column(run): _to_column(text) for run, text in change_set.checkpoints.items()},
     )
 
 

@@ -17,6 +17,7 @@ from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import CancelRequest, ResourceUse
 from otel_progress.redaction import redact_message, redact_snapshot
+from otel_progress.resumption import CompletedKey
 
 MAX_ENDS_PER_TICK: Final = 5_000
 """Ended operations in their smallest form per tick. The others wait for the next tick."""
@@ -66,6 +67,7 @@ class ChangeCollector:
             requests, state.unsent_cancel_requests = state.unsent_cancel_requests, []
             if self._resend:
                 requests += self._list_cancel_requests_locked()
+            is_lost = self._resend_ended
             self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
@@ -74,6 +76,8 @@ class ChangeCollector:
             snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
             state.report_late_rejections()
+        # Why after the snapshots: no level may be counted in the journal without its key.
+        completed_keys, checkpoints = self._take_completed_work(is_lost)
         # Why again: a reader may have updated a level since. The heartbeat must not be older.
         now, clock = state.now(), state.clock()
         return ChangeSet(
@@ -91,7 +95,26 @@ class ChangeCollector:
             trajectories=trajectories,
             previews=previews,
             cancel_requests=[replace(request, reason=redact_message(request.reason)) for request in requests],
+            completed_keys=completed_keys,
+            checkpoints=checkpoints,
         )
+
+    def _take_completed_work(self, is_lost: bool) -> tuple[list[CompletedKey], dict[str, str]]:
+        """Return the new keys and checkpoints.
+
+        If they were lost, return all of active operations.
+        """
+        state = self._state
+        keys = [state.completed_keys.popleft() for _ in range(len(state.completed_keys))]
+        with state.lock:
+            checkpoints, state.unsent_checkpoints = state.unsent_checkpoints, {}
+            operations = list(state.tree.operations.values()) if is_lost else []
+        for operation in operations:
+            if operation.checkpoint is not None:
+                checkpoints[operation.run] = operation.checkpoint
+            if operation.completed_work is not None:
+                keys += operation.completed_work.list_entries()
+        return keys, checkpoints
 
     def spill_ends(self, *, everything: bool = False) -> None:
         """Move ended operations to the file if they use much memory, or ``everything``."""

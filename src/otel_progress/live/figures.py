@@ -148,9 +148,13 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
     partial = 0.0
     if has_own_count:
         node.last_count = current
+        if children is not None and children.stages is None and counts_from_base(node, current):
+            # Why: the level counts its children, and earlier sessions did the base.
+            has_own_count = False
+            current, partial = current + children.done_weight - children.base_weight, children.partial_weight
     elif children is not None:
         if children.stages is not None and total is None:
-            current = sum(stage.status.finished for stage in children.stages)
+            current = sum(stage.status.finished or is_restored(stage) for stage in children.stages)
         else:
             current, partial = children.done_weight, children.partial_weight
     if total is not None and current > total:
@@ -160,12 +164,38 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
         current = total
     if children is not None and children.stages is not None:
         return current, rollup.compute_stages_ratio(
-            (stage.spec.weight, stage.status, stage.ratio) for stage in children.stages
+            (stage.spec.weight, Status.COMPLETED if is_restored(stage) else stage.status, stage.ratio)
+            for stage in children.stages
         )
     if total is None:
         loop = find_only_loop(node)
         return current, None if loop is None else loop.ratio
     return current, rollup.compute_count_ratio(current, total, partial)
+
+
+def counts_from_base(node: Node, current: Number) -> bool:
+    """Return True if a resumed level has counted nothing itself since.
+
+    ``current`` is its own count.
+    """
+    resumed = node.operation.resumed_units
+    return resumed is not None and resumed.get(node.path) == current
+
+
+def counts_children(node: Node) -> bool:
+    """Return True if the count of a level is that of the levels below it."""
+    if node.children is None:
+        return False
+    counter = node.counter
+    return counter is None or not counter.touched or counts_from_base(node, counter.value())
+
+
+def is_restored(stage: Node) -> bool:
+    """Return True if an earlier session completed a pending stage."""
+    work = stage.operation.completed_work
+    if work is None or stage.status is not Status.PENDING or stage.parent is None:
+        return False
+    return work.is_completed(stage.parent.path, stage.path_segment)
 
 
 def _estimate_opaque_ratio(

@@ -153,18 +153,13 @@ class Interruptions:
             operation = node.operation
             operation.resumed_units = operation.resumed_units or {}
             operation.resumed_units[node.path] = current
+            # Why: only children that end from now on count in addition.
+            if node.children is not None:
+                node.children.base_weight = node.children.done_weight
             node.ensure_counter().set(current)
             # Why: the earlier session counted these units in its metrics.
             node.counted_completed = max(node.counted_completed, current)
-            now, clock = state.now(), state.clock()
-            estimation = state.estimates.track_locked(node)
-            if estimation is not None:
-                estimation.restart_pending = True
-            here: Node | None = node
-            while here is not None:
-                state.tree.update_level_locked(here, clock, now)
-                state.estimates.observe_locked(here)
-                here = here.parent
+            state.restart_curve_locked(node)
 
 
 def _count_done_units(node: Node) -> Number:

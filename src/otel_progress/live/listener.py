@@ -42,6 +42,9 @@ class StoreListener(Protocol):
     def on_event_dropped(self) -> None:
         """Receive that an event or log record was dropped because a buffer is full."""
 
+    def on_completed_key_dropped(self) -> None:
+        """Receive that a completed key was not recorded because an operation has too many."""
+
     def on_previews_deleted(self, locations: Sequence[str]) -> None:
         """Receive the locations of the previews of deleted operations."""
 
@@ -68,6 +71,9 @@ class NullListener:
         """Ignore it."""
 
     def on_event_dropped(self) -> None:
+        """Ignore it."""
+
+    def on_completed_key_dropped(self) -> None:
         """Ignore it."""
 
     def on_previews_deleted(self, locations: Sequence[str]) -> None:

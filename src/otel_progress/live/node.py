@@ -37,6 +37,7 @@ from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.stages import Stages
 
 if TYPE_CHECKING:
+    from otel_progress.live.completed_work import CompletedWork
     from otel_progress.live.estimation_state import EstimationState
     from otel_progress.live.opaque import Opaque
     from otel_progress.live.pauses import Pauses
@@ -339,6 +340,8 @@ class Operation:
         "__weakref__",
         "cancel_reason",
         "cancel_requested_at",
+        "checkpoint",
+        "completed_work",
         "ended",
         "estimated_levels",
         "id",
@@ -356,6 +359,7 @@ class Operation:
         "sequence",
         "stall_after",
         "start_delivered",
+        "superseded_by",
         "trace",
         "trajectories",
         "type",
@@ -392,6 +396,12 @@ class Operation:
         """
         self.resumed_units: dict[str, Number] | None = None
         """Units that an earlier session completed, by path. None when this run resumed nothing."""
+        self.completed_work: CompletedWork | None = None
+        """Completed levels and items. None unless the operation can be resumed."""
+        self.checkpoint: str | None = None
+        """Last checkpoint as JSON, of this session or an earlier one."""
+        self.superseded_by: str | None = None
+        """Run of another process that has continued this one. None without one."""
         self.overdue_after: float | None = None
         """Active seconds after which the operation is overdue."""
         self.previews = 0
@@ -482,6 +492,7 @@ class Children:
 
     __slots__ = (
         "auto_ids",
+        "base_weight",
         "cancelled_weight",
         "created",
         "done_weight",
@@ -511,6 +522,8 @@ class Children:
         """Functions that return the next number for an id, by type. C functions, so that no lock is
         needed.
         """
+        self.base_weight: Number = 0
+        """Part of ``done_weight`` that is in the units of :attr:`Operation.resumed_units`."""
         self.done_weight: Number = 0
         """Weight of the completed, failed and skipped levels."""
         self.failed = 0

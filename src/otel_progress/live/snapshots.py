@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from otel_progress.construction import compile_constructor
+from otel_progress.live.figures import counts_children
 from otel_progress.live.node import Children, Node, Operation
 from otel_progress.model import LevelInfo, LevelSnapshot, Number, Status
 
@@ -60,6 +61,8 @@ def build_snapshot(node: Node) -> LevelSnapshot:
         0 if node.operation.resumed_units is None else node.operation.resumed_units.get(node.path, 0),
         node.failed_below,
         node.ended_levels,
+        node.operation.superseded_by if node.parent is None else None,
+        node.parent is None and counts_children(node),
     )
 
 

@@ -23,9 +23,16 @@ from otel_progress.locking import CallerLock
 from otel_progress.model import Failure, Instance, Status
 from otel_progress.records import CancelRequest, ResourceSample
 from otel_progress.redaction import redact_snapshot
+from otel_progress.resumption import CompletedKey
 
 MAX_SAMPLES: Final = 3_600
 """Resource samples in memory: one hour at one per second. Beyond it, the oldest are dropped."""
+
+
+MAX_WAITING_KEYS: Final = 1_000_000
+"""Completed keys that wait for a tick. Beyond it the oldest are dropped, and their items run again
+when the operation is resumed. This happens only when ticks hang.
+"""
 
 
 class StoreState:
@@ -91,6 +98,7 @@ class StoreState:
             self._report_late_count,
             self._stall_after,
         )
+        self.tree.restart_curve = self.restart_curve_locked
         self.estimates = EstimateTracker(
             self.lock,
             TrajectoryCache(has_backend=self._has_trajectory_store, get_scope=self.get_history_scope),
@@ -103,6 +111,10 @@ class StoreState:
         self.logs = LogBuffer()
         self.previews = PreviewBuffer()
         self.batches = BatchRegistry(self.now, self.clock)
+        self.completed_keys: deque[CompletedKey] = deque(maxlen=MAX_WAITING_KEYS)
+        """Completed keys that no change set contains yet."""
+        self.unsent_checkpoints: dict[str, str] = {}
+        """Checkpoints that no change set contains yet, by run."""
         self.samples: deque[ResourceSample] = deque(maxlen=MAX_SAMPLES)
         self.unsent_sample: ResourceSample | None = None
         self.unsent_cancel_requests: list[CancelRequest] = []
@@ -126,6 +138,21 @@ class StoreState:
         if operation is not None:
             return operation
         return next((ended for ended in reversed(self.ended) if ended.id == operation_id), None)
+
+    def restart_curve_locked(self, node: Node) -> None:
+        """Restart the curves of a level and its parents.
+
+        Why: resumed work is not an advance.
+        """
+        now, clock = self.now(), self.clock()
+        estimation = self.estimates.track_locked(node)
+        if estimation is not None:
+            estimation.restart_pending = True
+        here: Node | None = node
+        while here is not None:
+            self.tree.update_level_locked(here, clock, now)
+            self.estimates.observe_locked(here)
+            here = here.parent
 
     # --- starts ----------------------------------------------------------------------------------
 

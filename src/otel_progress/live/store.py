@@ -12,17 +12,21 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 from otel_progress.live.collector import ChangeCollector
+from otel_progress.live.completed_work import CompletedWork
 from otel_progress.live.ends import EndOverflow
 from otel_progress.live.interruptions import Interruptions
 from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.live.snapshots import build_snapshot
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import Limits
-from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome
+from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import (
     CancelRequest,
@@ -33,8 +37,13 @@ from otel_progress.records import (
     TrajectoryEntry,
     TrajectoryKey,
 )
+from otel_progress.redaction import redact_snapshot
+from otel_progress.resumption import ResumedWork, RunClaim
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import truncate
+
+REASON_SUPERSEDED: Final = "another process has continued this operation"
+"""Message of a request to cancel a superseded operation."""
 
 
 class LiveStore:
@@ -108,6 +117,8 @@ class LiveStore:
             and not state.events
             and not state.logs
             and not state.previews
+            and not state.completed_keys
+            and not state.unsent_checkpoints
             and not state.batches.has_unsent
         )
 
@@ -191,6 +202,76 @@ class LiveStore:
         The curves of the level and its parents restart here.
         """
         self._interruptions.resume_from(node, current)
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    def is_running(self, operation_id: str) -> bool:
+        """Return True if this process runs an operation with this id."""
+        return operation_id in self._state.tree.operations
+
+    def build_claim(self, node: Node) -> RunClaim:
+        """Return the claim of the pending node of an operation.
+
+        It continues the newest run of the operation.
+        """
+        now, clock = self.now(), self.clock()
+        root = build_snapshot(node)
+        node.info = None
+        info = replace(root.info, started_at=now, started_clock=clock)
+        running = replace(
+            root,
+            info=info,
+            sequence=0,
+            status=Status.RUNNING,
+            observed_at=now,
+            observed_clock=clock,
+            advanced_at=now,
+            advanced_clock=clock,
+        )
+        return RunClaim(self.instance, redact_snapshot(running), now, clock)
+
+    def continue_run(self, node: Node, work: ResumedWork | None) -> None:
+        """Prepare the pending node of an operation that can be resumed."""
+        operation = node.operation
+        operation.completed_work = CompletedWork(
+            operation.run,
+            work,
+            add_entry=self._state.completed_keys.append,
+            on_dropped=self._listener.on_completed_key_dropped,
+        )
+        if work is None:
+            return
+        node.attempt, operation.checkpoint = work.attempt, work.checkpoint
+        with self._state.lock:
+            # Why: the earlier session may be one of this process.
+            for ended in self._state.ended:
+                if ended.run == work.root.info.run and ended.root is not None:
+                    ended.superseded_by, ended.root.snapshot = operation.run, None
+
+    def start_resumed_loop(self, node: Node, units: int) -> None:
+        """Count the items of a loop that earlier sessions completed."""
+        if units:
+            self._interruptions.resume_from(node, units)
+
+    def set_checkpoint(self, operation: Operation, text: str) -> None:
+        """Set the checkpoint of an operation as JSON."""
+        operation.checkpoint = text
+        if operation.root is not None:
+            # Why: the write of the operation finds whether another process has continued it.
+            operation.root.dirty = True
+        self._state.guard.run(self._state.unsent_checkpoints.__setitem__, operation.run, text)
+        self.notify_change()
+
+    def supersede(self, run: str, successor: str) -> None:
+        """Mark a run that another process has continued, and request that its work stops."""
+        for operation in list(self._state.tree.operations.values()):
+            if operation.run == run and operation.superseded_by is None:
+                operation.superseded_by = successor
+                if operation.completed_work is not None:
+                    self.request_cancel(operation.id, REASON_SUPERSEDED, run=run)
+                if operation.root is not None:
+                    operation.root.dirty = True
+                self.notify_change()
 
     # --- records of levels -----------------------------------------------------------------------
 

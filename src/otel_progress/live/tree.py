@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.live.figures import count_parent_units, needs_update, update_figures_locked
+from otel_progress.live.completed_work import CompletedWork
+from otel_progress.live.figures import (
+    count_parent_units,
+    is_restored,
+    needs_update,
+    update_figures_locked,
+)
 from otel_progress.live.node import (
     CallSite,
     Children,
@@ -114,6 +120,8 @@ class Tree:
         self._create_id = create_id
         self._on_late_count = on_late_count
         self._stall_after = stall_after
+        self.restart_curve: Callable[[Node], None] = lambda node: None
+        """Called with the lock when a level starts with units of earlier sessions."""
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -307,6 +315,53 @@ class Tree:
             self.closed.pop(node, None)
         if node.spec.stages is not None:
             self._declare_stages_locked(node, node.spec.stages)
+        if node.operation.completed_work is not None:
+            self._restore_levels_locked(node, node.operation.completed_work)
+
+    def _restore_levels_locked(self, node: Node, work: CompletedWork) -> None:
+        """Count what earlier sessions completed below a level that starts."""
+        operation = node.operation
+        if operation.resumed_units is not None and node.path in operation.resumed_units:
+            return  # an exception interrupted the start
+        earlier = work.work if node.parent is None else None
+        count, weight = work.count_restored_levels(node.path)
+        if not count and earlier is None:
+            return
+        units: Number = weight if earlier is None else earlier.count_units()
+        if node.total is not None:
+            units = min(units, node.total)
+        children = node.children or create_once(node, "children", Children)
+        has_own_count = earlier is not None and not earlier.root.counts_children
+        children.done_weight = weight if has_own_count or children.stages is not None else units
+        children.base_weight = children.done_weight
+        children.ended_completed = count
+        if has_own_count and units:
+            node.ensure_counter().set(units)
+        # Why also 0: it marks a resumed operation, which adds nothing to the history.
+        operation.resumed_units = {**(operation.resumed_units or {}), node.path: units}
+        # Why: the earlier session counted these units in its metrics.
+        node.counted_completed = max(node.counted_completed, units)
+        if units:
+            self.restart_curve(node)
+
+    def _settle_restored_locked(self, node: Node, work: CompletedWork) -> None:
+        """Remove the result of an earlier session from the parent of an ended level.
+
+        The level counts itself from then on.
+        """
+        parent = node.parent
+        siblings = None if parent is None else parent.children
+        if parent is None or siblings is None:
+            return
+        weight = work.take_restored(parent.path, node.path_segment)
+        if weight is not None:
+            store_together(
+                (siblings, siblings),
+                ("done_weight", "ended_completed"),
+                (siblings.done_weight - weight, siblings.ended_completed - 1),
+            )
+        if node.status is Status.COMPLETED and node.spec.id is not None:
+            work.add_level(parent.path, node.path_segment, 0 if node.declared else node.spec.weight)
 
     def _declare_stages_locked(self, node: Node, stages: Stages) -> None:
         """Add the stages as pending children and report them in the next change set."""
@@ -387,6 +442,9 @@ class Tree:
     def _skip_stage_locked(self, stage: Node) -> None:
         self.closed[stage] = None
         siblings = None if stage.parent is None else stage.parent.children
+        if is_restored(stage):
+            # Why not skipped: an earlier session completed it, and the parent counts it already.
+            store_together((stage, stage), ("status", "counted_status"), (Status.COMPLETED, Status.COMPLETED))
         if siblings is not None and stage.status is Status.PENDING:
             store_together(
                 (stage, stage, siblings, siblings),
@@ -406,6 +464,8 @@ class Tree:
             if self.operations.get(operation.id) is operation:
                 del self.operations[operation.id]
             return
+        if operation.completed_work is not None:
+            self._settle_restored_locked(node, operation.completed_work)
         if node.parent.children is not None:
             _add_to_parent_locked(node, status, node.parent.children)
         if not node.declared:

@@ -40,7 +40,12 @@ TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _STATUSES: Final = tuple((status, status.value) for status in Status)
 
 
-_CONDITIONS: Final = tuple((condition, condition.value) for condition in Condition)
+_CONDITIONS: Final = tuple(
+    (condition, condition.value) for condition in Condition if condition is not Condition.SUPERSEDED
+)
+"""Conditions with a series per active operation. A superseded one has an additional series. Why not
+always: such an operation is active only in a process that was frozen.
+"""
 
 
 _MAX_CLOCK_STEP_S: Final = 2 * 3600.0
@@ -213,6 +218,8 @@ def _operation_rows(
         current = operation.condition
         for condition, value in _CONDITIONS:
             yield semconv.OPERATION_CONDITION, (*labels, value), condition is current
+        if current is Condition.SUPERSEDED:
+            yield semconv.OPERATION_CONDITION, (*labels, current.value), True
     yield semconv.OPERATION_ESTIMATED, labels, root.estimated and not root.status.finished
     yield semconv.OPERATION_ENDED_EARLY, labels, root.ended_early
     yield semconv.OPERATION_RATIO, labels, root.ratio

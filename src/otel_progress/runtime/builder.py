@@ -26,8 +26,10 @@ from otel_progress.otlp.exporters import build_resource
 from otel_progress.propagation.environment import build_settings_variables, read_remote_parent
 from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
 from otel_progress.records import CancelRequest
+from otel_progress.resumption import ResumableStorage
 from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.export_trigger import ExportTrigger
+from otel_progress.runtime.resumption import JournalResumer
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.semconv import InternalErrorPlace, SinkName
@@ -132,6 +134,7 @@ class _RuntimeBuilder:
         if self._capture is not None:
             self._capture.install()
         self._connect_processes()
+        self._connect_sessions()
         backend_slot.current = self._components.recording
         return runtime
 
@@ -182,12 +185,27 @@ class _RuntimeBuilder:
         journal = self._journal
         if isinstance(journal, TrajectorySource):
             self._store.load_trajectories(journal.trajectories, written.trajectories)
+        if isinstance(journal, ResumableStorage):
+            for run, successor in journal.take_superseded_runs().items():
+                self._store.supersede(run, successor)
         if isinstance(journal, CancelRequestSource):
             apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
 
     def _discard_previews(self, locations: Sequence[str]) -> None:
         """Delete the content of previews whose journal entries were deleted."""
         self._components.discard_previews(locations)
+
+    def _connect_sessions(self) -> None:
+        """Let operations continue the runs of earlier sessions."""
+        components, journal = self._components, self._journal
+        worker = next((each for each in components.sink_workers if each.name == "journal"), None)
+        components.recording.resumer = JournalResumer(
+            self._store,
+            components.ticker,
+            journal if isinstance(journal, ResumableStorage) else None,
+            lambda: worker,
+            is_strict=self._settings.strict,
+        )
 
     # --- sinks and exporters ---------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
 from otel_progress.processes import current_instance, get_program_name
 from otel_progress.protocols import ChangeSet, TrajectorySource
+from otel_progress.resumption import MAX_COMPLETED_KEYS
 from otel_progress.runtime.callbacks import CallbackEvent, Callbacks
 from otel_progress.runtime.composite_reader import CompositeReader
 from otel_progress.runtime.end_delivery import EndDelivery
@@ -196,6 +197,15 @@ class RuntimeComponents:
     def on_event_dropped(self) -> None:
         """Count a dropped event."""
         self.totals.count_dropped("event")
+
+    def on_completed_key_dropped(self) -> None:
+        """Count a completed key that was not recorded, and log the first one."""
+        self.totals.count_dropped("completed_key")
+        text = (
+            f"Invalid key: expected at most {MAX_COMPLETED_KEYS} keys per operation. Further items run again "
+            "when the operation is resumed. Use fewer, larger items."
+        )
+        self.recording.report_late_rejection("resume", text, None)
 
     def on_previews_deleted(self, locations: Sequence[str]) -> None:
         """Delete the content of previews that no journal refers to."""

@@ -30,6 +30,7 @@ from otel_progress.records import (
     ResourceUse,
     TrajectoryEntry,
 )
+from otel_progress.resumption import CompletedKey
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.semconv import SinkName, get_sink_place
 
@@ -85,6 +86,12 @@ MAX_CANCEL_REQUESTS: Final = 10_000
 """Maximum number of cancel requests that wait for one sink. Beyond it the oldest are dropped."""
 
 
+MAX_COMPLETED_KEYS: Final = 200_000
+"""Maximum number of completed keys that wait for one sink. Beyond it the oldest are dropped. Their
+items run again when the operation is resumed.
+"""
+
+
 RETRY_S: Final = 0.05
 """Time between two attempts of a flush after a temporary error, in seconds."""
 
@@ -103,6 +110,7 @@ class PendingLimits:
     trajectories: int = MAX_TRAJECTORIES
     previews: int = MAX_PREVIEWS
     cancel_requests: int = MAX_CANCEL_REQUESTS
+    completed_keys: int = MAX_COMPLETED_KEYS
 
 
 class PendingChanges:
@@ -130,6 +138,8 @@ class PendingChanges:
         self._trajectories: list[TrajectoryEntry] = []
         self._previews: list[Preview] = []
         self._cancel_requests: list[CancelRequest] = []
+        self._completed_keys: list[CompletedKey] = []
+        self._checkpoints: dict[str, str] = {}
 
     def add(self, change_set: ChangeSet) -> int:
         """Merge a change set. Return the number of records dropped because of the limits."""
@@ -147,6 +157,8 @@ class PendingChanges:
         self._trajectories.extend(change_set.trajectories)
         self._previews.extend(change_set.previews)
         self._cancel_requests.extend(change_set.cancel_requests)
+        self._completed_keys.extend(change_set.completed_keys)
+        self._checkpoints.update(change_set.checkpoints)
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
@@ -208,6 +220,7 @@ class PendingChanges:
         # Evictions and resource usage are not counted: they only complete other records.
         _drop_oldest_keys(self._evicted, limits.snapshots)
         _drop_oldest_keys(self._resources, limits.snapshots)
+        _drop_oldest_keys(self._checkpoints, limits.cancel_requests)
         return (
             _drop_oldest_keys(self._snapshots, limits.snapshots)
             + _drop_oldest(self._events, limits.events)
@@ -216,6 +229,7 @@ class PendingChanges:
             + _drop_oldest(self._trajectories, limits.trajectories)
             + _drop_oldest(self._previews, limits.previews)
             + _drop_oldest(self._cancel_requests, limits.cancel_requests)
+            + _drop_oldest(self._completed_keys, limits.completed_keys)
         )
 
     def drain(self, *, everything: bool = False) -> ChangeSet | None:
@@ -242,6 +256,8 @@ class PendingChanges:
             trajectories=self._trajectories,
             previews=self._previews,
             cancel_requests=self._cancel_requests,
+            completed_keys=self._completed_keys,
+            checkpoints=self._checkpoints,
         )
         self._clear()
         if self._ends:

@@ -341,5 +341,7 @@ def has_changes(change_set: ChangeSet) -> bool:
             change_set.trajectories,
             change_set.previews,
             change_set.cancel_requests,
+            change_set.completed_keys,
+            change_set.checkpoints,
         )
     )

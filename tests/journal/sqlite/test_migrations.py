@@ -16,7 +16,10 @@ from otel_progress import codec
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite import schema
 from otel_progress.model import Eta, LevelSnapshot, Status
+from otel_progress.operations import Condition
+from otel_progress.processes import HEARTBEAT_TIMEOUT_S
 from otel_progress.protocols import HistoryQuery
+from otel_progress.resumption import RunClaim
 from tests.support.factories import (
     CLOCK,
     WALL,
@@ -24,6 +27,7 @@ from tests.support.factories import (
     ended,
     event,
     history_key,
+    instance,
     log,
     make_change_set,
     make_trajectory_entry,
@@ -153,6 +157,25 @@ def test_older_file_is_written_and_deleted_from(path: Path, version: int) -> Non
     assert found is not None
     assert found.is_finished
     assert journal.delete("o3") == 1
+    journal.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(schema.MIGRATIONS)))
+def test_run_of_an_older_file_can_be_continued(path: Path, version: int) -> None:
+    """Its process is dead, and it has no keys."""
+    _create_older_file(path, version)
+    later = HEARTBEAT_TIMEOUT_S + 1.0
+    journal = SqliteJournal(path, limits=PATIENT, now=lambda: WALL + later, clock=lambda: CLOCK + later)
+    owner = instance("instance-2")
+    root = snapshot(sequence=0, run="run-2", instance="instance-2")
+    work = journal.claim_run(RunClaim(owner, root, WALL + later, CLOCK + later))
+    assert work is not None
+    assert (work.root.info.run, work.attempt, list(work.completed)) == ("run-1", 2, [])
+    found = journal.get("friday-42")
+    assert found is not None
+    assert (found.run, found.root.info.attempt) == ("run-2", 2)
+    conditions = {operation.run: operation.condition for operation in journal.history()}
+    assert conditions == {"run-1": Condition.SUPERSEDED, "r2": Condition.OK, "r3": Condition.OK}
     journal.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from otel_progress.batches import MAX_ENDS
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.redis import scripts
-from otel_progress.journal.redis.client import command
+from otel_progress.journal.redis.client import call, command
 from otel_progress.journal.redis.entries import RunEntry, encode_root_entry
 from otel_progress.journal.redis.keys import digest
 from otel_progress.journal.redis.queries import Queries, to_text
@@ -110,11 +110,14 @@ def delete_run(queries: Queries, run: str, instance: str, fence: str = "") -> tu
         keys.members, keys.expiry, keys.tallies, keys.tally_ends, keys.locations, keys.retention_lease,
     )  # fmt: skip
     values = chain.from_iterable((digest(location), rest) for location, rest in known)
+    lineage = client.execute_one("HGET", keys.run_meta(run), "lineage")
+    first_run = run if lineage is None else to_text(lineage)
     state, *digests = client.run_script(scripts.DELETE_RUN, names, run, fence, MAX_ENDS, *values)
     if state == b"fenced":
         return False, []
     client.execute(
         [
+            call(scripts.DELETE_KEYS, (keys.completed(first_run), keys.owner(first_run)), run),
             command("UNLINK", keys.list_run_keys(run)[0], *keys.list_run_keys(run)[1:]),
             command("HDEL", keys.requests(instance), run),
         ]

@@ -63,7 +63,10 @@ def encode_root_entry(root: LevelSnapshot) -> tuple[str, str, str]:
         "instance": info.instance,
         "status": STATUS_CODES[root.status],
     }
-    if info.batch is not None:
+    if root.superseded_by is not None:
+        # Why without the batch: the batch counts the run that continues this one.
+        entry["superseded"] = root.superseded_by
+    elif info.batch is not None:
         entry["batch"] = keys.digest(info.batch)
     if root.status.finished:
         entry["end"] = keys.encode_time(get_end(root))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -20,6 +20,7 @@ from otel_progress.journal.redis.feed import FeedWatcher
 from otel_progress.journal.redis.keys import JournalKeys
 from otel_progress.journal.redis.limits import RedisLimits
 from otel_progress.journal.redis.queries import InfoCache, Queries
+from otel_progress.journal.redis.resumption import claim_run
 from otel_progress.journal.redis.retention import Retention
 from otel_progress.journal.redis.schema import migrate
 from otel_progress.journal.redis.writer import Writer
@@ -45,6 +46,7 @@ from otel_progress.records import (
     Trajectory,
     TrajectoryKey,
 )
+from otel_progress.resumption import ResumedWork, RunClaim
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import truncate
 
@@ -279,6 +281,23 @@ class RedisJournal:
             if not error.is_temporary:
                 raise
             return ()
+
+    def claim_run(self, claim: RunClaim) -> ResumedWork | None:
+        """Continue the newest run of an operation, atomically.
+
+        Return None if there is no run to continue. Raises OperationRunningError if the process of
+        the newest run is alive.
+        """
+        self._check_writable()
+        return claim_run(self._open(), claim, self._writer.ttl_ms, self._read_server_time())
+
+    def take_superseded_runs(self) -> Mapping[str, str]:
+        """Return the runs whose changes were left out since the last call.
+
+        The value is the run that has continued it.
+        """
+        superseded = self._writer.superseded
+        return dict(superseded.popitem() for _ in range(len(superseded)))
 
     def size_bytes(self) -> int | None:
         """None: the journal is not in a file."""

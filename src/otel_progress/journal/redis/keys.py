@@ -120,6 +120,18 @@ class JournalKeys:
         """Previews of a run by number."""
         return self._of_run(run, "previews")
 
+    def completed(self, lineage: str) -> str:
+        """Set of the completed keys of a resumed operation. ``lineage`` is its first run."""
+        return self._of_run(lineage, "completed")
+
+    def owner(self, lineage: str) -> str:
+        """Run that may add completed keys: the newest one of a lineage."""
+        return self._of_run(lineage, "owner")
+
+    def claim_lease(self, operation_id: str) -> str:
+        """Lease of the process that continues a run of an operation."""
+        return f"{self._base}{{{self.name}}}:lease:claim:{digest(operation_id)}"
+
     def list_run_keys(self, run: str) -> tuple[str, ...]:
         """Return all keys of a run."""
         return (

@@ -11,7 +11,7 @@ from otel_progress.journal import rows
 from otel_progress.journal.decoding import DECODE_ERRORS
 from otel_progress.journal.liveness import Heartbeat
 from otel_progress.journal.redis import keys
-from otel_progress.model import Instance, LevelInfo, LevelSnapshot
+from otel_progress.model import Instance, LevelInfo, LevelSnapshot, Number
 
 SEQUENCE_CHARS: Final = 16
 """Characters of the sequence number in front of a state."""
@@ -79,6 +79,28 @@ def decode_state(info: str, state: str) -> LevelSnapshot | None:
         return rows.decode_snapshot_row(info, loads(state[SEQUENCE_CHARS + DIGEST_CHARS :]))
     except DECODE_ERRORS:
         return None
+
+
+_KEY_START: Final = 8
+
+
+_WEIGHT_START: Final = 24
+
+
+def encode_completed_key(scope: bytes, key: bytes, weight: Number) -> bytes:
+    """Return the member of a completed key."""
+    return scope + key + dumps(weight).encode()
+
+
+def decode_completed_key(member: bytes) -> tuple[bytes, bytes, Number] | None:
+    """Return scope, key and weight of a member. None if it is invalid."""
+    try:
+        weight = loads(member[_WEIGHT_START:].decode("ascii"))
+    except DECODE_ERRORS:
+        return None
+    if type(weight) not in {int, float}:
+        return None
+    return member[:_KEY_START], member[_KEY_START:_WEIGHT_START], weight
 
 
 def encode_row(row: Sequence[Any]) -> str:

@@ -50,6 +50,8 @@ end
 WRITE_RUN: Final = _script("""
 local levels, infos, meta = KEYS[1], KEYS[2], KEYS[3]
 local writer, number, expected, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local successor = redis.call('HGET', meta, 'superseded')
+if successor and successor ~= writer then return {'superseded', successor} end
 local last = redis.call('HGET', meta, writer)
 if expected ~= '' and (not last or last < expected) then return {'lost'} end
 if last and last > number then return {'late'} end
@@ -108,9 +110,48 @@ return {'ok'}
 Keys: levels, infos, meta, and further keys of the run. Arguments: writer and its number, the number
 that the run must have at least ('' for any), time to live in milliseconds (0 for none), number of
 evicted paths, these paths, and for each level its path, its state, and its constant values ('' if
-they are stored). Answers 'lost' without a change if the run was lost, 'late' without a change if a
-later call of the writer ran already, and 'incomplete' if constant values are missing.
+they are stored).
+
+Answers 'superseded' and the successor without a change if another process has continued the run.
+Only the successor itself writes its last state. Answers 'lost' without a change if the run was
+lost, 'late' without a change if a later call of the writer ran already, and 'incomplete' if
+constant values are missing.
 """
+
+
+SUPERSEDE_RUN: Final = _script("""
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], 'superseded', ARGV[1])
+return 1
+""")
+"""Fences a run: its process cannot write it any more.
+
+Keys: levels, meta. Argument: the run that continues it.
+"""
+
+
+ADD_KEYS: Final = _script("""
+local owner = redis.call('GET', KEYS[2])
+if owner and owner ~= ARGV[1] then return {'superseded', owner} end
+if not owner then redis.call('SET', KEYS[2], ARGV[1]) end
+if #ARGV > 2 then redis.call('SADD', KEYS[1], unpack(ARGV, 3, #ARGV)) end
+if tonumber(ARGV[2]) > 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+end
+return {'ok', ''}
+""")
+"""Adds completed keys. Keys: completed keys, owner. Arguments: run, time to live, and the keys.
+
+Answers 'superseded' and the owner without a change if the run is not the owner.
+"""
+
+
+DELETE_KEYS: Final = _script("""#!lua flags=allow-oom
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('UNLINK', KEYS[1], KEYS[2]) end
+return 0
+""")
+"""Deletes completed keys with the newest run of their lineage. Keys: completed keys, owner."""
 
 
 ADD_RECORDS: Final = _script("""
@@ -241,14 +282,21 @@ FEED: Final = _script(
     + """
 local meta, revision, order, runs, active, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ended, types, members, expiry, feed = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local last = #ARGV
+if KEYS[12] then
+  local lease = redis.call('GET', KEYS[12])
+  if not lease or string.sub(lease, 1, 16) ~= ARGV[last] then return {'fenced'} end
+  last = last - 1
+end
 local schema = redis.call('HGET', meta, 'schema')
 if schema and schema ~= ARGV[1] then return {'schema', schema} end
 if not schema then redis.call('HSET', meta, 'schema', ARGV[1], 'id', ARGV[2]) end
 local now = now_us(ARGV[3])
-for i = 6, #ARGV, 3 do
+for i = 6, last, 3 do
   local run, sequence, text = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stored = redis.call('HGET', runs, run)
-  if not stored or string.sub(stored, 1, 16) < sequence then
+  local is_superseded = stored and string.find(stored, '"superseded":', 49, true)
+  if not is_superseded and (not stored or string.sub(stored, 1, 16) < sequence) then
     local at, place = now, nil
     if stored then
       at, place = string.sub(stored, 33, 48), string.sub(stored, 17, 32)
@@ -285,7 +333,9 @@ return {'ok', redis.call('HGET', meta, 'id'), tostring(number)}
 
 Arguments: schema version, id for a new journal, time ('' for that of the server), length of the
 feed, JSON array of the changed runs ('' for none), and for each run its id, the sequence of its
-root and its index entry. Answers the id of the journal and the revision.
+root and its index entry. Answers the id of the journal and the revision. A superseded run does not
+change any more. With the key of a lease, its fence is the last argument. Answers 'fenced' without a
+change if the lease has another owner.
 """
 
 
@@ -493,7 +543,8 @@ return 0
 
 
 ALL: Final = (
-    WRITE_RUN, ADD_RECORDS, ADD_LOGS, SET_RUN_VALUES, FEED, DELETE_RUN, CHANGE_REFERENCES, BEAT,
-    ADD_TRAJECTORIES, DELETE_TRAJECTORIES, SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
+    WRITE_RUN, SUPERSEDE_RUN, ADD_KEYS, DELETE_KEYS, ADD_RECORDS, ADD_LOGS, SET_RUN_VALUES, FEED,
+    DELETE_RUN, CHANGE_REFERENCES, BEAT, ADD_TRAJECTORIES, DELETE_TRAJECTORIES,
+    SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
 )  # fmt: skip
 """All scripts."""

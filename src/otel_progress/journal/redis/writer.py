@@ -14,8 +14,9 @@ from typing import Any, Final, TypeVar
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.journal import rows
+from otel_progress.journal.fencing import leave_out_runs
 from otel_progress.journal.redis import batches, scripts
-from otel_progress.journal.redis.client import Command, RedisClient, call
+from otel_progress.journal.redis.client import Command, RedisClient, call, command
 from otel_progress.journal.redis.entries import encode_root_entry, encode_rootless_entry
 from otel_progress.journal.redis.keys import JournalKeys, clamp_number, digest, encode_time
 from otel_progress.journal.redis.limits import (
@@ -32,6 +33,7 @@ from otel_progress.journal.redis.records import (
     decode_heartbeat,
     decode_row,
     dumps,
+    encode_completed_key,
     encode_heartbeat,
     encode_info,
     encode_record_id,
@@ -115,6 +117,8 @@ class Writer:
         """Events that the limit of a run deleted."""
         self.unreferenced: list[str] = []
         """Locations of previews that the last write deleted and that are unreferenced now."""
+        self.superseded: dict[str, str] = {}
+        """Runs whose changes were left out, and the runs that have continued them."""
         self.needs_resend = False
         """True if the server lost changes. The sink writes everything live again."""
         self._restart()
@@ -137,6 +141,8 @@ class Writer:
         self._entries: dict[str, str] = {}
         self._cached_count = 0
         self._batches: dict[str, float] = {}
+        self._lineages: dict[str, str] = {}
+        self._fenced: dict[str, str] = {}
 
     def write(self, change_set: ChangeSet) -> None:
         """Write a change set. Raises JournalError if it may be incomplete."""
@@ -155,6 +161,9 @@ class Writer:
     # --- one change set --------------------------------------------------------------------------
 
     def _write(self, change_set: ChangeSet, *, is_sanitized: bool) -> None:
+        change_set = leave_out_runs(change_set, self._fenced.keys())
+        # Why first: no level may be counted in the journal without its key.
+        self._write_keys(change_set)
         runs = _group_by_run(change_set)
         self._encoded.clear()
         self._entries.clear()
@@ -197,6 +206,9 @@ class Writer:
             answers = self._client.execute([*first, *last])
             indexed = answers[len(first) : len(first) + len(feed)]
         states = {run: _to_texts(answers[index])[0] for run, index in written}
+        for run, index in written:
+            if states[run] == "superseded":
+                self._fence(run, _to_texts(answers[index])[1])
         repeated = [run for run, state in states.items() if state in {"lost", "incomplete"}]
         if repeated:
             self._write_again(change_set, runs, repeated)
@@ -209,6 +221,38 @@ class Writer:
         self._drop_references(previews, answers[previews_start : previews_start + len(previews)])
         self._write_batches(change_set)
         self._refresh_idle_runs()
+
+    def _fence(self, run: str, successor: str) -> None:
+        """Leave out a run from now on, because another process has continued it."""
+        self._fenced[run] = self.superseded[run] = successor
+
+    def _write_keys(self, change_set: ChangeSet) -> None:
+        """Add completed keys to their lineages."""
+        by_run: dict[str, list[bytes]] = {}
+        for entry in change_set.completed_keys:
+            by_run.setdefault(entry.run, []).append(
+                encode_completed_key(entry.scope, entry.key, entry.weight)
+            )
+        if not by_run:
+            return
+        unknown = [run for run in by_run if run not in self._lineages]
+        found = self._client.execute(
+            [command("HGET", self._keys.run_meta(run), "lineage") for run in unknown]
+        )
+        for run, lineage in zip(unknown, found, strict=True):
+            self._lineages[run] = run if lineage is None else _to_text(lineage)
+        calls = []
+        for run, members in by_run.items():
+            lineage = self._lineages[run]
+            names = (self._keys.completed(lineage), self._keys.owner(lineage))
+            for start in range(0, len(members), scripts.MAX_CALL_RECORDS):
+                part = members[start : start + scripts.MAX_CALL_RECORDS]
+                calls.append((run, call(scripts.ADD_KEYS, names, run, self.ttl_ms, *part)))
+        answers = self._client.execute([each for _, each in calls])
+        for (run, _), answer in zip(calls, answers, strict=True):
+            state, owner = _to_texts(answer)
+            if state == "superseded":
+                self._fence(run, owner)
 
     def _write_again(
         self, change_set: ChangeSet, runs: dict[str, _RunChanges], repeated: Sequence[str]
@@ -245,6 +289,7 @@ class Writer:
                 self._drop_run(run)
 
     def _drop_run(self, run: str) -> None:
+        self._lineages.pop(run, None)
         cache = self._runs.pop(run, None)
         if cache is not None:
             self._cached_count -= len(cache.infos)
@@ -290,9 +335,11 @@ class Writer:
             return
         self._next_refresh_check = now + _REFRESH_CHECK_S
         due = [run for run, cache in self._runs.items() if self._is_refresh_due(cache)]
-        self._client.execute(
-            [call(scripts.REFRESH, self._keys.list_run_keys(run), self.ttl_ms) for run in due]
-        )
+        commands = [call(scripts.REFRESH, self._keys.list_run_keys(run), self.ttl_ms) for run in due]
+        for lineage in (self._lineages[run] for run in due if run in self._lineages):
+            names = (self._keys.completed(lineage), self._keys.owner(lineage))
+            commands.append(call(scripts.REFRESH, names, self.ttl_ms))
+        self._client.execute(commands)
         for run in due:
             self._runs[run].refreshed_clock = now
 
@@ -444,6 +491,8 @@ class Writer:
         for request in change_set.cancel_requests:
             text = dumps((request.reason, float(request.at)))
             by_run.setdefault(request.run, []).extend(("first", "cancel", text))
+        for run, text in change_set.checkpoints.items():
+            by_run.setdefault(run, []).extend(("set", "checkpoint", text))
         for preview in change_set.previews:
             if preview.location and type(preview.number) is int:
                 values = ("highest", "previews", clamp_number(preview.number))
@@ -545,15 +594,24 @@ class Writer:
 
 
 def build_feed_call(
-    keys: JournalKeys, entries: Iterable[tuple[str, str, str]], changed: Iterable[str], now: str
+    keys: JournalKeys,
+    entries: Iterable[tuple[str, str, str]],
+    changed: Iterable[str],
+    now: str,
+    lease: tuple[str, str] | None = None,
 ) -> Command:
-    """Return the call that registers runs, and adds changed ones to the feed."""
+    """Return the call that registers runs, and adds changed ones to the feed.
+
+    With ``lease``, which is a key and a fence, it changes nothing if the lease has another owner.
+    """
     names = (
         keys.meta, keys.revision, keys.order, keys.runs, keys.active, keys.ids, keys.ended, keys.types,
         keys.members, keys.expiry, keys.feed,
     )  # fmt: skip
     runs = list(changed)
     head = (SCHEMA_VERSION, create_journal_id(), now, scripts.MAX_FEED_ENTRIES, dumps(runs) if runs else "")
+    if lease is not None:
+        return call(scripts.FEED, (*names, lease[0]), *head, *chain.from_iterable(entries), lease[1])
     return call(scripts.FEED, names, *head, *chain.from_iterable(entries))
 
 

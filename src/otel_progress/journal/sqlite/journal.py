@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from otel_progress.journal.sqlite.reader import (
     read_previews,
     read_samples,
 )
+from otel_progress.journal.sqlite.resumption import claim_run
 from otel_progress.journal.sqlite.retention import (
     Retention,
     delete_finished_runs,
@@ -64,6 +65,7 @@ from otel_progress.records import (
     Trajectory,
     TrajectoryKey,
 )
+from otel_progress.resumption import ResumedWork, RunClaim
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import truncate
 
@@ -210,8 +212,13 @@ class SqliteJournal:
             )
             for start in range(0, len(earlier), _MAX_SNAPSHOTS_ON_SMALL_DISK)
         ]
+        # Why first: after a crash between two parts, no level counts without its key.
+        keys = replace(
+            ChangeSet(change_set.instance, change_set.at, change_set.clock),
+            completed_keys=change_set.completed_keys,
+        )
         # Why at the end: a finished operation then has all its levels and records.
-        return [*parts, replace(change_set, snapshots=last, evicted=())]
+        return [keys, *parts, replace(change_set, snapshots=last, evicted=(), completed_keys=())]
 
     def _write_essentials(self, change_set: ChangeSet) -> None:
         """Write only the operations, which may still fit on a full disk.
@@ -441,6 +448,30 @@ class SqliteJournal:
             if connection is not None:
                 return self._cancel_request_poller.poll(connection, self._writing.generation, identity)
         return self._read(lambda db: read_requests(db, identity), ())
+
+    def claim_run(self, claim: RunClaim) -> ResumedWork | None:
+        """Continue the newest run of an operation in one transaction.
+
+        Return None if there is no run to continue. Raises OperationRunningError if the process of
+        the newest run is alive.
+        """
+        self._check_writable()
+        # Why first: the end of the newest run may wait in a file of its process.
+        self._recover_at_close()
+        return self._claim_run(claim)
+
+    @repeat_after_fork
+    def _claim_run(self, claim: RunClaim) -> ResumedWork | None:
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return claim_run(connection, claim, self._get_read_time(), self._limits)
+
+    def take_superseded_runs(self) -> Mapping[str, str]:
+        """Return the runs whose changes were left out since the last call.
+
+        The value is the run that has continued it.
+        """
+        superseded = self._writer.superseded
+        return dict(superseded.popitem() for _ in range(len(superseded)))
 
     def size_bytes(self) -> int | None:
         """Return the size of the file, its write-ahead log and their index in bytes.

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite import batches, previews
+from otel_progress.journal.sqlite.completed_keys import delete_keys
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import read_heartbeats
 from otel_progress.journal.sqlite.trajectories import delete_trajectories, limit_trajectories
@@ -62,8 +63,12 @@ class OperationDeleter:
         self._delete(f"levels WHERE key IN ({_SOME_LEVELS})", key, self.left)
         if self.left <= 0:
             return False
+        deleted, is_complete = delete_keys(self._connection, key, self.left)
+        self.left -= deleted
+        if not is_complete or self.left <= 0:
+            return False
         self._deleted_runs += query_all(self._connection, _END, (key,))
-        for table in ("uses", "requests", "path_prefixes"):
+        for table in ("uses", "requests", "path_prefixes", "checkpoints"):
             self._connection.execute(f"DELETE FROM {table} WHERE operation = ?", (key,))
         self._delete("operations WHERE key = ?", key)
         return True

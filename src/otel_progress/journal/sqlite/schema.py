@@ -122,6 +122,19 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, path TEXT NOT NULL, UNIQUE (operation, path)
         )""",
     ),
+    (
+        # superseded_by is the run that has continued a run. It fences the old process: no change of
+        # such a run is written. lineage is the key of the first run of a resumed operation.
+        "ALTER TABLE operations ADD COLUMN superseded_by TEXT",
+        "ALTER TABLE operations ADD COLUMN lineage INTEGER",
+        "CREATE INDEX operations_superseded ON operations (instance) WHERE superseded_by IS NOT NULL",
+        "CREATE INDEX operations_by_lineage ON operations (lineage) WHERE lineage IS NOT NULL",
+        # Digests of completed levels and items, of all runs of a lineage.
+        """CREATE TABLE completed_keys (
+            lineage INTEGER NOT NULL, scope BLOB NOT NULL, key BLOB NOT NULL, weight NOT NULL, PRIMARY KEY (lineage, scope, key)
+        ) WITHOUT ROWID""",
+        "CREATE TABLE checkpoints (operation INTEGER PRIMARY KEY, value TEXT NOT NULL)",
+    ),
 )
 """Step n migrates version n to version n + 1 (``PRAGMA user_version``). Only append steps."""
 

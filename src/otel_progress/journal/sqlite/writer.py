@@ -14,11 +14,13 @@ from typing import Any, Final, TypeVar
 from otel_progress.batches import BatchDeclaration
 from otel_progress.journal import rows
 from otel_progress.journal.decoding import SAMPLE
+from otel_progress.journal.fencing import leave_out_runs, list_runs
 from otel_progress.journal.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.snapshots import get_end
 from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.cancel_requests import store_requests
+from otel_progress.journal.sqlite.completed_keys import insert_keys, store_checkpoints
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
@@ -160,6 +162,13 @@ _FIND_OPERATIONS: Final = f"""SELECT group_concat(key || ' ' || run, char(10)) F
 
 
 _FIND_OPERATION: Final = "SELECT key FROM operations WHERE run = ?"
+
+
+_HAS_SUPERSEDED: Final = """SELECT 1 FROM operations
+    WHERE instance = ? AND superseded_by IS NOT NULL LIMIT 1"""
+
+
+_FIND_SUCCESSOR: Final = "SELECT superseded_by FROM operations WHERE run = ? AND superseded_by IS NOT NULL"
 
 
 _OPERATION_EXISTS: Final = "SELECT 1 FROM operations WHERE key = ?"
@@ -347,6 +356,8 @@ class Writer:
         self._revision = 0
         self.unreferenced: list[str] = []
         """Locations of previews that the last write deleted and that are unreferenced now."""
+        self.superseded: dict[str, str] = {}
+        """Runs whose changes were left out, and the runs that have continued them."""
 
     def reset_cache(self) -> None:
         """Drop the cache, so that rows are read from the file again."""
@@ -380,6 +391,7 @@ class Writer:
             self._write(connection, sanitize_change_set(change_set), is_heartbeat)
 
     def _write(self, connection: sqlite3.Connection, change_set: ChangeSet, is_heartbeat: bool) -> None:
+        change_set = self._leave_out_superseded(connection, change_set)
         process = change_set.instance
         identity = (process.id, process.pid, process.host, process.service, process.started_at, process.start)
         statement = _HEARTBEAT if is_heartbeat else _ADD_INSTANCE
@@ -405,6 +417,18 @@ class Writer:
         for snapshot in change_set.snapshots:
             if snapshot.status.finished:
                 self._drop_from_cache(snapshot.info)
+
+    def _leave_out_superseded(self, connection: sqlite3.Connection, change_set: ChangeSet) -> ChangeSet:
+        """Return the change set without runs that another process has continued.
+
+        Why here: a process that was frozen may wake up after its run was continued.
+        """
+        if connection.execute(_HAS_SUPERSEDED, (change_set.instance.id,)).fetchone() is None:
+            return change_set
+        found = {run: connection.execute(_FIND_SUCCESSOR, (run,)).fetchone() for run in list_runs(change_set)}
+        superseded = {run: str(row[0]) for run, row in found.items() if row is not None}
+        self.superseded.update(superseded)
+        return leave_out_runs(change_set, superseded.keys())
 
     def _write_chunks(self, connection: sqlite3.Connection, change_set: ChangeSet) -> bool:
         """Write the snapshots in chunks. Return False if a cached row was missing."""
@@ -552,6 +576,16 @@ class Writer:
                 (self._find_key(connection, request.run), request) for request in change_set.cancel_requests
             )
             store_requests(connection, [(key, each) for key, each in keyed_requests if key is not None])
+        if change_set.completed_keys:
+            keyed_entries = (
+                (self._find_key(connection, entry.run), entry[1:]) for entry in change_set.completed_keys
+            )
+            insert_keys(connection, [(key, entry) for key, entry in keyed_entries if key is not None])
+        if change_set.checkpoints:
+            keyed_texts = (
+                (self._find_key(connection, run), text) for run, text in change_set.checkpoints.items()
+            )
+            store_checkpoints(connection, [(key, text) for key, text in keyed_texts if key is not None])
         if change_set.previews:
             keyed = self._with_operation_keys(connection, change_set, change_set.previews)
             self.unreferenced = previews.store_previews(

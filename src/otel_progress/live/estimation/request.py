@@ -15,6 +15,7 @@ from otel_progress.fork import defer_fork
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.estimation.levels import compute_active_duration
 from otel_progress.live.estimation_state import MIN_ESTIMATE_INTERVAL_S, EstimationState
+from otel_progress.live.figures import counts_children
 from otel_progress.live.node import Node
 from otel_progress.live.opaque import Opaque
 from otel_progress.live.snapshots import STALL_FACTOR
@@ -120,14 +121,16 @@ def _copy_parallel_children(
     Return None when they do not, or do not define the ratio.
     """
     children, workers = node.children, max(estimation.recent_worker_counts, default=0)
-    has_own_count = node.counter is not None and node.counter.touched
-    if children is None or workers < 2 or children.stages is not None or has_own_count or not node.total:
+    if children is None or workers < 2 or children.stages is not None or not node.total:
         return None
+    if not counts_children(node):
+        return None
+    done = children.done_weight if node.operation.resumed_units is None else node.current
     newest = list(islice(reversed(children.nodes.values()), MAX_CHILDREN))[::-1]
     mean_weight = sum(child.spec.weight for child in newest) / len(newest)
     remaining = 0
     if mean_weight > 0:
-        remaining = max(0, round((node.total - children.done_weight) / mean_weight) - children.running)
+        remaining = max(0, round((node.total - done) / mean_weight) - children.running)
     return ParallelChildren(
         [compute_active_duration(child) for child in newest if child.status is Status.COMPLETED],
         [

@@ -122,7 +122,7 @@ function summary(found) {
     .filter(({ status, duration_s }) => status === "completed" && duration_s !== null)
     .map(({ duration_s }) => duration_s);
   if (!found.length) return "";
-  const failed = found.filter(({ status }) => status === "failed").length;
+  const failed = found.filter((doc) => doc.status === "failed" && !doc.superseded_by).length;
   const middle = took.sort((a, b) => a - b)[Math.floor(took.length / 2)];
   return [
     `${found.length} shown`,

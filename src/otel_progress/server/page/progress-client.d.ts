@@ -4,7 +4,7 @@
  */
 
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
-export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused" | "not_reporting";
+export type Condition = "ok" | "stalled" | "abandoned" | "overdue" | "paused" | "not_reporting" | "superseded";
 export type Outcome = "completed" | "failed" | "skipped";
 export type Connection =
   "idle" | "connecting" | "live" | "polling" | "reconnecting" | "stale" | "unauthorized" | "closed";
@@ -90,6 +90,8 @@ export interface Level {
   eta: Eta | null;
   trace_id: string | null;
   span_id: string | null;
+  /** Run that has continued this one. */
+  superseded_by: string | null;
   /** All ended levels directly below, evicted ones included. */
   ended_levels: LevelCounts;
   /** Ended levels directly below that are not stored any more; only if levels were requested. */

@@ -21,6 +21,7 @@ export const KINDS = {
   pending: { word: "Pending", sign: "M8 3a5 5 0 1 0 .01 0" },
   early: { word: "Ended early", sign: "M3 8.5l3.3 3.3L13 5" },
   completed: { word: "Completed", sign: "M3 8.5l3.3 3.3L13 5" },
+  superseded: { word: "Superseded", sign: "M3 8h9M8.5 4.5L12 8l-3.5 3.5" },
   cancelled: { word: "Cancelled", sign: "M8 2.5a5.5 5.5 0 1 0 .01 0M4.3 4.3l7.4 7.4" },
   skipped: { word: "Skipped", sign: "M3.5 4l4 4-4 4M8.5 4l4 4-4 4" },
 };
@@ -37,6 +38,7 @@ export const contact = { at: Infinity };
  * OperationSnapshot.condition in Python.
  */
 export function conditionOf({ doc, at }, now) {
+  if (doc.superseded_by) return "superseded";
   if (doc.status !== "running") return "ok";
   if (!doc.alive) return "abandoned";
   if (doc.not_reporting_since) return "not_reporting";
@@ -53,9 +55,11 @@ export function conditionOf({ doc, at }, now) {
 
 /**
  * The kind to show: an end takes precedence over a condition, a condition over a cancel request.
+ * A run that another one has continued is only superseded.
  */
 export function kindOf(entry, now) {
   const { doc } = entry;
+  if (doc.superseded_by) return "superseded";
   if (hasEnded(doc.status) || doc.status === "pending") return endKindOf(doc);
   const condition = conditionOf(entry, now);
   if (condition === "abandoned" || condition === "overdue") return condition;
@@ -64,8 +68,12 @@ export function kindOf(entry, now) {
   return condition === "stalled" || condition === "paused" ? condition : "running";
 }
 
-/** The kind of an ended operation or level: its status, or `early` if it completed below its total. */
-export const endKindOf = ({ status, ended_early: early }) => (early === true ? "early" : status);
+/**
+ * The kind of an ended operation or level: its status, `early` if it completed below its total, or
+ * `superseded` if another run has continued it.
+ */
+export const endKindOf = ({ status, ended_early: early, superseded_by: successor }) =>
+  successor ? "superseded" : early === true ? "early" : status;
 
 /** The reason for the kind in one sentence; empty if the kind is clear. */
 export function reasonOf(entry, kind, now) {
@@ -75,6 +83,7 @@ export function reasonOf(entry, kind, now) {
     return doc.error
       ? [doc.error.type, doc.error.message].filter(Boolean).join(": ")
       : "Failed without a reason.";
+  if (kind === "superseded") return "A later session has continued it.";
   if (kind === "abandoned") return "Its process no longer sends heartbeats. The work has stopped.";
   if (kind === "silent")
     return `Not reporting since ${moment(doc.not_reporting_since)}. The program sends no heartbeats, so it may still run.`;

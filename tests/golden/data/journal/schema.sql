@@ -1,4 +1,4 @@
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 PRAGMA application_id = 1869901938;
 PRAGMA journal_mode = wal;
 PRAGMA auto_vacuum = 2;
@@ -6,10 +6,12 @@ CREATE INDEX logs_by_level ON logs (operation, path, number);
 CREATE INDEX operations_active ON operations (key) WHERE finished_at IS NULL;
 CREATE INDEX operations_by_batch ON operations (batch, status, finished_at) WHERE batch IS NOT NULL;
 CREATE INDEX operations_by_id ON operations (operation_id);
+CREATE INDEX operations_by_lineage ON operations (lineage) WHERE lineage IS NOT NULL;
 CREATE INDEX operations_finished ON operations (finished_at, run) WHERE finished_at IS NOT NULL;
 CREATE INDEX operations_finished_by_revision ON operations (revision) WHERE finished_at IS NOT NULL;
 CREATE INDEX operations_finished_by_type ON operations (operation_type, finished_at, run)
             WHERE finished_at IS NOT NULL;
+CREATE INDEX operations_superseded ON operations (instance) WHERE superseded_by IS NOT NULL;
 CREATE INDEX previews_by_location ON previews (location);
 -- index sqlite_autoindex_levels_1;
 -- index sqlite_autoindex_logs_1;
@@ -22,6 +24,10 @@ CREATE TABLE batches (
             ended_at REAL, sequence INTEGER NOT NULL, seen_at REAL NOT NULL, completed INTEGER NOT NULL DEFAULT 0,
             failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
             ends TEXT, last_end REAL
+        ) WITHOUT ROWID;
+CREATE TABLE checkpoints (operation INTEGER PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE completed_keys (
+            lineage INTEGER NOT NULL, scope BLOB NOT NULL, key BLOB NOT NULL, weight NOT NULL, PRIMARY KEY (lineage, scope, key)
         ) WITHOUT ROWID;
 CREATE TABLE counters (
             id INTEGER PRIMARY KEY CHECK (id = 1), journal TEXT NOT NULL, revision INTEGER NOT NULL, level_key INTEGER NOT NULL
@@ -48,7 +54,7 @@ CREATE TABLE operations (
             key INTEGER PRIMARY KEY AUTOINCREMENT, revision INTEGER NOT NULL, run TEXT NOT NULL UNIQUE,
             operation_id TEXT NOT NULL, operation_type TEXT NOT NULL, instance TEXT NOT NULL,
             recorded_at REAL NOT NULL, finished_at REAL
-        , batch TEXT, status TEXT);
+        , batch TEXT, status TEXT, superseded_by TEXT, lineage INTEGER);
 CREATE TABLE path_prefixes (
             key INTEGER PRIMARY KEY, operation INTEGER NOT NULL, path TEXT NOT NULL, UNIQUE (operation, path)
         );

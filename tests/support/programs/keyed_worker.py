@@ -1,0 +1,34 @@
+"""A worker that processes keyed items until it has all of them, or is killed.
+
+``python keyed_worker.py STORE LOG ITEMS [ID]`` appends one line per processed item to LOG. It
+prints "ready" when the operation has started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import otel_progress as progress
+
+PAUSE_S = 0.0002
+"""Time per item, so that a session has some ticks."""
+
+
+def work(store: str, log: str, items: int, operation_id: str = "nightly") -> None:
+    """Process the items that no earlier session completed."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with (
+        progress.configure(store=store, console=False, resources=False),
+        progress.operation("job", id=operation_id, total=1, resume=True) as op,
+    ):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        for item in op.track(range(items), key=str, unit="item"):
+            time.sleep(PAUSE_S)
+            os.write(output, f"{item}\n".encode())
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
