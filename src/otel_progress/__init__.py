@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         operation,
         track,
     )
+    from otel_progress.instrument.wrapping import ProgressExecutor, wrap
     from otel_progress.model import Eta, Failure, LevelCounts, LevelSnapshot, Outcome, Status
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.queries import (
@@ -76,6 +77,7 @@ __all__ = [
     "OverallProgress",
     "Pause",
     "ProgressError",
+    "ProgressExecutor",
     "ProgressSampler",
     "ProgressTracer",
     "RejectedTypeError",
@@ -103,6 +105,7 @@ __all__ = [
     "request_cancel",
     "shutdown",
     "track",
+    "wrap",
 ]
 
 
@@ -129,6 +132,7 @@ _LAZY_MODULES = {
     "OverallProgress": "operations",
     "Pause": "instrument.level",
     "ProgressError": "errors",
+    "ProgressExecutor": "instrument.wrapping",
     "ProgressSampler": "sampling",
     "ProgressTracer": "instrument.tracer",
     "RejectedTypeError": "errors",
@@ -156,6 +160,7 @@ _LAZY_MODULES = {
     "request_cancel": "queries",
     "shutdown": "queries",
     "track": "instrument.tracer",
+    "wrap": "instrument.wrapping",
 }
 """Modules of the names that are imported at their first use."""
 

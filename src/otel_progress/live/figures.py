@@ -98,10 +98,12 @@ def _update_outcomes_locked(node: Node, children: Children | None, extras: Level
         failed, failures, skipped = children.failed, children.failures, children.skipped
         node.ended_levels = children.count_ended()
     if extras is not None:
-        if extras.failures is not None:
-            items = int(extras.failures.value())
-            failed, failures = max(failed, items), max(failures, items)
-        skipped = skipped if extras.skips is None else max(skipped, int(extras.skips.value()))
+        items = 0 if extras.failures is None else int(extras.failures.value())
+        skips = 0 if extras.skips is None else int(extras.skips.value())
+        if extras.shares:
+            items += sum(share.level.failed for share in extras.shares.values())
+            skips += sum(share.level.skipped for share in extras.shares.values())
+        failed, failures, skipped = max(failed, items), max(failures, items), max(skipped, skips)
     node.failed, node.failed_below, node.skipped = failures, failures - failed, skipped
 
 
@@ -148,7 +150,11 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
     partial = 0.0
     if has_own_count:
         node.last_count = current
-    elif children is not None:
+    if node.extras is not None and node.extras.shares:
+        # Why here: what other processes counted is part of the level's own count.
+        counted = [share.level.current for share in node.extras.shares.values() if share.is_counted]
+        current, has_own_count = current + sum(counted), has_own_count or bool(counted)
+    if not has_own_count and children is not None:
         if children.stages is not None and total is None:
             current = sum(stage.status.finished for stage in children.stages)
         else:

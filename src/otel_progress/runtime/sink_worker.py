@@ -24,6 +24,7 @@ from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import (
     CancelRequest,
+    Contribution,
     LogRecord,
     Preview,
     ResourceSample,
@@ -85,6 +86,10 @@ MAX_CANCEL_REQUESTS: Final = 10_000
 """Maximum number of cancel requests that wait for one sink. Beyond it the oldest are dropped."""
 
 
+MAX_CONTRIBUTIONS: Final = 100_000
+"""Maximum number of contributions that wait for one sink. Beyond it the oldest are dropped."""
+
+
 RETRY_S: Final = 0.05
 """Time between two attempts of a flush after a temporary error, in seconds."""
 
@@ -103,6 +108,7 @@ class PendingLimits:
     trajectories: int = MAX_TRAJECTORIES
     previews: int = MAX_PREVIEWS
     cancel_requests: int = MAX_CANCEL_REQUESTS
+    contributions: int = MAX_CONTRIBUTIONS
 
 
 class PendingChanges:
@@ -130,6 +136,7 @@ class PendingChanges:
         self._trajectories: list[TrajectoryEntry] = []
         self._previews: list[Preview] = []
         self._cancel_requests: list[CancelRequest] = []
+        self._contributions: dict[tuple[str, str, str], Contribution] = {}
 
     def add(self, change_set: ChangeSet) -> int:
         """Merge a change set. Return the number of records dropped because of the limits."""
@@ -147,6 +154,10 @@ class PendingChanges:
         self._trajectories.extend(change_set.trajectories)
         self._previews.extend(change_set.previews)
         self._cancel_requests.extend(change_set.cancel_requests)
+        for contribution in change_set.contributions:
+            known = self._contributions.get(contribution.key)
+            if known is None or known.level.sequence < contribution.level.sequence:
+                self._contributions[contribution.key] = contribution
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
@@ -216,6 +227,7 @@ class PendingChanges:
             + _drop_oldest(self._trajectories, limits.trajectories)
             + _drop_oldest(self._previews, limits.previews)
             + _drop_oldest(self._cancel_requests, limits.cancel_requests)
+            + _drop_oldest_keys(self._contributions, limits.contributions)
         )
 
     def drain(self, *, everything: bool = False) -> ChangeSet | None:
@@ -242,6 +254,7 @@ class PendingChanges:
             trajectories=self._trajectories,
             previews=self._previews,
             cancel_requests=self._cancel_requests,
+            contributions=sorted(self._contributions.values(), key=lambda each: each.level.info.depth),
         )
         self._clear()
         if self._ends:

@@ -341,5 +341,6 @@ def has_changes(change_set: ChangeSet) -> bool:
             change_set.trajectories,
             change_set.previews,
             change_set.cancel_requests,
+            change_set.contributions,
         )
     )
