@@ -32,6 +32,11 @@ REASON_GONE: Final = "its process ended first"
 """Message of running levels whose process has ended."""
 
 
+# Why no "Error" in the name: it is a signal to the merger, and no caller receives it.
+class ParentMissing(Exception):  # noqa: N818
+    """The level above a contributed level is not known yet."""
+
+
 class ContributionMerger:
     """Merges contributions into the operations of a tree. ``dropped`` counts what was left out."""
 
@@ -40,11 +45,16 @@ class ContributionMerger:
         self.dropped = 0
 
     def merge_locked(
-        self, operation: Operation, contributions: Iterable[Contribution], ended: list[Node]
+        self,
+        operation: Operation,
+        contributions: Iterable[Contribution],
+        ended: list[Node],
+        waiting: set[tuple[str, str, str]],
     ) -> list[Node]:
         """Merge contributions to one operation, parents before their children.
 
-        Append the levels that end to ``ended``. Return the ended levels whose figures changed.
+        Append the levels that end to ``ended``. Add the keys of levels whose parents are not known
+        yet to ``waiting``. Return the ended levels whose figures changed.
         """
         known = operation.contributed
         if known is None:
@@ -64,7 +74,11 @@ class ContributionMerger:
                 known.sequences[key] = level.sequence
                 self._merge_share_locked(operation, contribution, revised)
                 continue
-            node = self._find_or_start_locked(operation, known, key, contribution, ended)
+            try:
+                node = self._find_or_start_locked(operation, known, key, contribution, ended)
+            except ParentMissing:
+                waiting.add(contribution.key)
+                continue
             if node is None:
                 self.dropped += key not in known.ended
                 self._remember_end(known, key, level.sequence)
@@ -152,7 +166,8 @@ class ContributionMerger:
     ) -> Node | None:
         """Return the node of a level, which may just have started.
 
-        Return None if the level cannot be added, or if it has ended.
+        Return None if the level cannot be added, or if it has ended. Raises ParentMissing if the
+        level above is not known yet.
         """
         level = contribution.level
         node = known.nodes.get(key)
@@ -166,6 +181,8 @@ class ContributionMerger:
             self._tree.end_level_locked(node, Status.CANCELLED, ended)
             self._drop_node(known, key)
         parent = self._find_parent_locked(operation, known, key)
+        if parent is None and self._is_parent_expected(known, key):
+            raise ParentMissing
         if parent is None or parent.status is not Status.RUNNING:
             return None
         try:
@@ -186,6 +203,13 @@ class ContributionMerger:
         writer, path = key
         above = path.rpartition("/")[0]
         return known.nodes.get((writer, above)) or find_level_locked(operation, above)
+
+    def _is_parent_expected(self, known: ContributedLevels, key: tuple[str, str]) -> bool:
+        """Return True if the level above is a level of the same process that is not known yet."""
+        writer, path = key
+        above = path.rpartition("/")[0]
+        is_share = (writer, above) in known.sequences or not above
+        return not is_share and (writer, above) not in known.ended
 
     def _start_locked(self, parent: Node, level: LevelSnapshot, ended: list[Node]) -> Node:
         """Start a level below ``parent``. Raises OpenRejected."""

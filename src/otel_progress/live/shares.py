@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
+from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node, Operation, Share, Spec, raise_counter_missing
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.model import NO_LEVELS, NO_METADATA, ParentLink, Status
@@ -120,7 +121,7 @@ class ShareRegistry:
             share = node.operation.share
             if share is None:
                 continue
-            if node.operation.sequence != share.sequence or _is_used(node):
+            if node.operation.sequence != share.sequence or needs_update(node) or _is_used(node):
                 share.sequence, share.clock = node.operation.sequence, clock
             elif clock - share.clock >= IDLE_S:
                 self._close_locked(node)

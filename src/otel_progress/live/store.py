@@ -476,11 +476,13 @@ class LiveStore:
         """Return True if another process has worked on an operation."""
         return operation.contributed is not None and bool(operation.contributed.writers)
 
-    def merge_contributions(self, contributions: Sequence[Contribution]) -> None:
+    def merge_contributions(self, contributions: Sequence[Contribution]) -> set[tuple[str, str, str]]:
         """Add the work of other processes to the operations of this one.
 
-        Parents are before their children. Contributions to other operations are ignored.
+        Parents are before their children. Contributions to other operations are ignored. Return the
+        keys of levels that have to be merged again, because their parents are not known yet.
         """
+        waiting: set[tuple[str, str, str]] = set()
         by_run: dict[str, list[Contribution]] = {}
         for contribution in contributions:
             by_run.setdefault(contribution.level.info.run, []).append(contribution)
@@ -491,7 +493,7 @@ class LiveStore:
                 operation = state.shared.get(run)
                 if operation is None:
                     continue
-                revised = state.merger.merge_locked(operation, found, ended)
+                revised = state.merger.merge_locked(operation, found, ended, waiting)
                 state.revised.update(
                     dict.fromkeys(state.merger.revise_locked(revised, self.clock(), self.now()))
                 )
@@ -500,6 +502,7 @@ class LiveStore:
             self.notify_change()
         if state.tree.late_rejections:
             state.report_late_rejections()
+        return waiting
 
     def end_contributors(self, gone: Sequence[str]) -> None:
         """Cancel the running levels of processes that have ended."""

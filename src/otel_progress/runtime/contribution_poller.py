@@ -156,7 +156,7 @@ class ContributionPoller:
 
     def _poll(self, runs: list[str]) -> None:
         found = self._source.contributions(runs)
-        self._store.merge_contributions(found)
+        waiting = self._store.merge_contributions(found)
         now = self._clock()
         if now - self._gone_checked_at >= GONE_INTERVAL_S:
             self._gone_checked_at = now
@@ -169,4 +169,8 @@ class ContributionPoller:
         # Why a poll later: the journal of this process has the levels by then.
         if self._merged:
             self._source.drop_contributions(self._merged)
-        self._merged = [each for each in found if not each.is_share and each.level.status.finished]
+        self._merged = [
+            each
+            for each in found
+            if not each.is_share and each.level.status.finished and each.key not in waiting
+        ]
