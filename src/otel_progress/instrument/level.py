@@ -670,7 +670,7 @@ class Level(SharedHandle):
                 node = self.start()._node
             if node.status is Status.PENDING and self._backend is not None:
                 return node  # an interrupted call of this thread, or another thread, starts it
-            if node.status is Status.CANCELLED and node.ended_at is None and renew_handle(self):
+            if node.status.finished and renew_handle(self):
                 return self._node
             if node.status is not Status.RUNNING:
                 if self._backend is not None:

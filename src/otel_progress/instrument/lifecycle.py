@@ -95,7 +95,7 @@ def resume_handle(level: LevelHandle) -> None:
     node = level._node
     if node is UNSTARTED_NODE:
         level.start()
-    elif node.status is Status.CANCELLED and node.ended_at is None:
+    elif node.status.finished:
         renew_handle(level)
 
 
@@ -106,10 +106,12 @@ def renew_handle(level: LevelHandle) -> bool:
     because it was idle. Return False for any other level.
     """
     node, backend = level._node, backend_slot.current
-    if node.status is not Status.CANCELLED or node.ended_at is not None or backend is None:
+    if backend is None or not node.status.finished:
         return False
     operation = node.operation
     if level._arguments.kind != "remote":
+        if node.status is not Status.CANCELLED or node.ended_at is not None:
+            return False
         if operation.run == "" or operation.instance == backend.store.instance.id:
             return False
         reference = _build_reference(backend, node, level._span)

@@ -24,7 +24,7 @@ MAX_WRITERS_PER_OPERATION: Final = 10_000
 
 MAX_KNOWN_PER_OPERATION: Final = 100_000
 """Ended levels of other processes that are known per operation, so that a repeated contribution is
-ignored. Beyond it the oldest are forgotten.
+ignored. Beyond it the oldest are dropped.
 """
 
 

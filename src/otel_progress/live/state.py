@@ -324,7 +324,8 @@ class StoreState:
             return node.parent is not None
         extras = node.extras
         is_used = extras is not None and (extras.is_shared or extras.shares is not None)
-        if node.status is Status.RUNNING and (node.parent is None or is_used):
+        # Why not for a call that interrupts a change: it would wait for its own thread.
+        if node.status is Status.RUNNING and (node.parent is None or is_used) and not self.guard.is_owned():
             self.listener.on_shared_level_ending(node)
         return True
 

@@ -342,6 +342,11 @@ class LiveStore:
     # --- operations of several processes ---------------------------------------------------------
 
     @property
+    def has_shared_operations(self) -> bool:
+        """True when other processes may work on an operation of this one."""
+        return bool(self._state.shared)
+
+    @property
     def dropped_contributions(self) -> int:
         """Number of contributions of other processes that were left out."""
         return self._state.merger.dropped

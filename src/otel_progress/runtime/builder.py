@@ -345,7 +345,13 @@ class _RuntimeBuilder:
         recording.deliver_shares = self._components.ends.deliver_shares
         if isinstance(journal, ContributionSource):
             recording.store_name = self._settings.name_store(location)
-            poller = ContributionPoller(self._store, journal, self._settings.tick, clock=self._store.clock)
+            poller = ContributionPoller(
+                self._store,
+                journal,
+                self._settings.tick,
+                clock=self._store.clock,
+                on_dropped=lambda count: self._totals.count_dropped("journal", count),
+            )
             self._components.contributions = poller
             recording.on_shared = poller.wake
 

@@ -205,7 +205,7 @@ class RuntimeComponents:
                 self._submit_to_callbacks(node.status.value, node)  # type: ignore[arg-type]
             self.ends.deliver_end(node)
         elif node.operation.share is not None and node.parent.parent is None:
-            self.ends.deliver_shares()
+            self.ticker.wake_at_end()
 
     def on_event_dropped(self) -> None:
         """Count a dropped event."""

@@ -45,7 +45,10 @@ _INCOMPLETE_STEP_S: Final = 0.01
 
 
 class ContributionPoller:
-    """Polls a store for the shared operations of the live store, every ``interval`` seconds."""
+    """Polls a store for the shared operations of the live store, every ``interval`` seconds.
+
+    ``on_dropped`` is called with the number of contributions that were left out.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,13 @@ class ContributionPoller:
         interval: float,
         *,
         clock: Callable[[], float] = time.monotonic,
+        on_dropped: Callable[[int], object] = lambda count: None,
     ) -> None:
         self._store = store
         self._source = source
         self._interval = interval
         self._clock = clock
+        self._on_dropped = on_dropped
         self.restart()
 
     def restart(self) -> None:
@@ -73,6 +78,7 @@ class ContributionPoller:
         self._gone_checked_at = float("-inf")
         self._outages = OutageLog("journal")
         self._merged: list[Contribution] = []
+        self._dropped = 0
 
     def wake(self) -> None:
         """Poll as long as an operation is shared. Start the thread if it does not run."""
@@ -149,6 +155,8 @@ class ContributionPoller:
             self._outages.report_success()
         except Exception as error:
             self._is_failing = True
+            if getattr(error, "is_temporary", False) is True:
+                return bool(runs)  # the sink of the journal reports the outage
             self._outages.report_error("The work of other processes could not be read", error=error)
         finally:
             self._finished = number
@@ -157,6 +165,12 @@ class ContributionPoller:
     def _poll(self, runs: list[str]) -> None:
         found = self._source.contributions(runs)
         waiting = self._store.merge_contributions(found)
+        dropped, self._dropped = (
+            self._store.dropped_contributions - self._dropped,
+            (self._store.dropped_contributions),
+        )
+        if dropped > 0:
+            self._on_dropped(dropped)
         now = self._clock()
         if now - self._gone_checked_at >= GONE_INTERVAL_S:
             self._gone_checked_at = now
@@ -169,8 +183,4 @@ class ContributionPoller:
         # Why a poll later: the journal of this process has the levels by then.
         if self._merged:
             self._source.drop_contributions(self._merged)
-        self._merged = [
-            each
-            for each in found
-            if not each.is_share and each.level.status.finished and each.key not in waiting
-        ]
+        self._merged = [each for each in found if each.key not in waiting]

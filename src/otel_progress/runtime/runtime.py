@@ -96,7 +96,7 @@ class Runtime:
             after_in_parent=Runtime._after_fork_in_parent,
             after_in_child=Runtime._after_fork,
         )
-        components.on_tick = self._publish_settings
+        components.on_tick = self._prepare_children
 
     @property
     def _callbacks(self) -> Callbacks:
@@ -329,6 +329,13 @@ class Runtime:
             signals.defer = self._store.run_after_interrupted_call
         self._publish_settings()
 
+    def _prepare_children(self) -> None:
+        """Publish the settings for children, and include their work. Each tick calls it."""
+        self._publish_settings()
+        poller = self._components.contributions
+        if poller is not None and self._store.has_shared_operations:
+            poller.wake()
+
     def _publish_settings(self) -> None:
         if not self._is_published and not self._is_shut_down and can_publish():
             settings = self._settings
@@ -381,10 +388,9 @@ class Runtime:
 
     def _after_fork_in_parent(self) -> None:
         """Include the work that the child does with handles that it inherited."""
-        poller = self._components.contributions
-        if poller is not None and not self._is_shut_down and self._pid == os.getpid():
+        if self._components.contributions is not None and self._pid == os.getpid():
+            # Why no thread here: most forks have nothing to do with the operation.
             self._store.share_active_operations()
-            poller.wake()
 
     def _after_fork(self) -> None:
         """Continue in a forked child as a new instance.
