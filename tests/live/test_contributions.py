@@ -401,6 +401,16 @@ def test_share_of_a_contributed_level_is_added_to_it(owner: Owner) -> None:
     assert owner.levels() == {"file:a": ("running", 3)}
 
 
+def test_levels_of_a_process_that_leaves_are_cancelled(owner: Owner) -> None:
+    child = Child(owner)
+    file = start(child.store, child.open(), make_spec("file", "a"))
+    start(child.store, file, make_spec("part", "p"))
+    child.store.cancel_share_levels("the process ended first")
+    child.deliver()
+    assert {status for status, _ in owner.levels().values()} == {"cancelled"}
+    assert owner.read().status is Status.RUNNING
+
+
 # --- property ------------------------------------------------------------------------------------
 
 STEPS = st.lists(

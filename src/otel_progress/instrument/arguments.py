@@ -246,7 +246,8 @@ class LevelArguments(NamedTuple):
     """Arguments of a level as the caller passed them.
 
     They are normalised when the level starts. The kind ``remote`` is a level of another process,
-    whose :class:`~otel_progress.propagation.remote.RemoteReference` is the ``id``.
+    whose :class:`~otel_progress.propagation.remote.RemoteReference` is the ``id``. Its ``name`` is
+    the reference of the pickled handle.
 
     ``batch`` is the id of a batch, or a function that returns it. ``eta_key`` is a text, metadata
     keys, or the caller of ``track``.

@@ -583,7 +583,11 @@ class Level(SharedHandle):
         return self.__enter__()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _load_level, (make_reference(self), str(self._arguments.type), describe_level(self))
+        arguments = self._arguments
+        # Why: the process that pickled a handle first loads the original.
+        is_loaded = arguments.kind == "remote" and arguments.name is not None
+        reference = arguments.name if is_loaded else make_reference(self)
+        return _load_level, (reference, str(arguments.type), describe_level(self))
 
     def __call__(self, function: F) -> F:
         """Decorate a function so that each call is a level of its own.
@@ -727,7 +731,7 @@ def _load_level(reference: tuple[str, int, int], type: str, remote: RemoteRefere
     """
     level: Level | None = find_handle(reference)
     if level is None and remote is not None and not is_own_reference(reference):
-        return Level(LevelArguments("remote", type, id=remote), None)
+        return Level(LevelArguments("remote", type, id=remote, name=reference), None)
     if level is None:
         level = Level(LevelArguments("level", type), None)
         level._node = NOOP_NODE

@@ -415,6 +415,21 @@ class LiveStore:
         for node in list(self._state.shares.local.values()):
             self.end_level(node, Status.COMPLETED)
 
+    def cancel_share_levels(self, reason: str) -> None:
+        """Cancel the running levels of this process in operations of other processes."""
+        state = self._state
+        with state.lock:
+            children = [node.children for node in state.shares.list_nodes_locked()]
+            running = [
+                node
+                for found in children
+                if found is not None
+                for node in found.nodes.values()
+                if node.status is Status.RUNNING
+            ]
+        for node in running:
+            self.end_level(node, Status.CANCELLED, message=reason)
+
     def list_share_runs(self) -> list[str]:
         """Return the runs of other processes on which this process works."""
         with self._state.lock:

@@ -29,12 +29,6 @@ MAX_WAIT_SHARE: Final = 0.1
 """Maximum share of the time for such waits. Beyond it, ends only wake the sinks."""
 
 
-MAX_SHARE_WAIT_SHARE: Final = 0.3
-"""Maximum share of the time for waits of calls that worked on an operation of another process.
-Beyond it, their ends only wake the sinks.
-"""
-
-
 MAX_WAIT_CREDIT_S: Final = 1.0
 """Time that such waits may use before their share limits them, in seconds."""
 
@@ -113,7 +107,7 @@ class EndDelivery:
     def deliver_shares(self) -> None:
         """Deliver the work on operations of other processes, and wait for the sinks.
 
-        The caller waits at most ``MAX_WAIT_S``, and at most ``MAX_SHARE_WAIT_SHARE`` of the time.
+        The caller waits at most ``MAX_WAIT_S``, and at most ``MAX_WAIT_SHARE`` of the time.
         Beyond it the sinks are only woken. Never raises, except an exception that interrupts it.
         """
         try:
@@ -133,7 +127,7 @@ class EndDelivery:
     def _can_wait_for_shares(self, now: float) -> bool:
         if self.is_closing or not self._ticker.can_wait() or _has_event_loop():
             return False
-        earned_s = (now - self._share_credited_at) * MAX_SHARE_WAIT_SHARE
+        earned_s = (now - self._share_credited_at) * MAX_WAIT_SHARE
         self._share_credited_at = now
         self._share_credit_s = min(MAX_WAIT_CREDIT_S, self._share_credit_s + earned_s)
         return self._share_credit_s > 0.0

@@ -297,6 +297,7 @@ class Runtime:
         return is_complete
 
     def _cancel_operations(self, reason: str) -> None:
+        self._store.cancel_share_levels(reason)
         for root in list(self._store.reader.get_active_roots()):
             self._store.end_level(root, Status.CANCELLED, message=reason)
 
