@@ -411,6 +411,23 @@ def test_levels_of_a_process_that_leaves_are_cancelled(owner: Owner) -> None:
     assert owner.read().status is Status.RUNNING
 
 
+def test_events_of_several_processes_are_in_the_order_of_time(owner: Owner) -> None:
+    """Their numbers differ, also within one microsecond, and JavaScript can represent them."""
+    child = Child(owner)
+    share = child.open()
+    numbers: list[int] = []
+    for name in range(3):
+        for store, node in ((owner.store, owner.root), (child.store, share)):
+            for _ in range(2):
+                store.add_item(node, str(name), Outcome.COMPLETED, None, NO_METADATA)
+            numbers += [event.number for event in store.collect().events]
+        owner.clock.advance(0.001)
+    assert len(set(numbers)) == 12
+    steps = [numbers[start : start + 4] for start in range(0, 12, 4)]
+    assert max(steps[0]) < min(steps[1]) <= max(steps[1]) < min(steps[2])
+    assert max(numbers) < 2**53
+
+
 # --- property ------------------------------------------------------------------------------------
 
 STEPS = st.lists(

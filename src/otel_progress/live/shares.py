@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Final
+from zlib import crc32
 
 from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node, Operation, Share, Spec, raise_counter_missing
@@ -31,6 +32,42 @@ MAX_SHARES: Final = 1_000
 
 
 _SUFFIX_CHARACTERS: Final = 6
+
+
+_DIGITS: Final = 4
+"""Numbers per microsecond, each for a quarter of the processes. With more, JavaScript would round
+the numbers.
+"""
+
+
+_MAX_CLAIMED: Final = 4_096
+"""Numbers that are known to be used. Beyond it, they are dropped, because the time has passed."""
+
+
+class RecordNumbers:
+    """Numbers of the events or logs of one process in an operation of several processes.
+
+    They follow the time, so that records of all processes are in order. ``now`` returns Unix
+    seconds. Two processes have the same number only if they record within the same microsecond and
+    have the same digit.
+    """
+
+    __slots__ = ("_claimed", "_digit", "_now")
+
+    def __init__(self, instance: str, now: Callable[[], float]) -> None:
+        self._now = now
+        self._digit = crc32(instance.encode()) % _DIGITS
+        self._claimed: dict[int, object] = {}
+
+    def __call__(self) -> int:
+        """Return the next number, which fits into a floating-point number. Takes no lock."""
+        number, claim = int(self._now() * 1e6) * _DIGITS + self._digit, object()
+        # Why: the insertion is one call of a C function, so one thread gets the number.
+        while self._claimed.setdefault(number, claim) is not claim:
+            number += _DIGITS
+        if len(self._claimed) > _MAX_CLAIMED:
+            self._claimed = {number: claim}
+        return number
 
 
 class ShareRegistry:
@@ -99,11 +136,9 @@ class ShareRegistry:
         node = operation.root = Node(operation, None, link.path, id_, spec)
         node.path_segment = link.path.rpartition("/")[2]
         node.depth = link.path.count("/") + 1 if link.path else 0
-        # Why the time: the processes of a run number its events, logs and previews independently.
-        first = int(now * 1e6)
-        operation.next_number = count(first).__next__
-        operation.next_log = count(first).__next__
-        operation.previews = first
+        number_records_by_time(operation, self._instance, self._now)
+        # Why the time: the processes of a run number its previews independently.
+        first = operation.previews = int(now * 1e6)
         suffix = f"@{self._instance[:_SUFFIX_CHARACTERS]}" + (f".{number}" if number else "")
         operation.share = Share(node, f"{self._instance}/{number}", suffix, clock, first)
         operation.is_shared = True
@@ -150,6 +185,12 @@ class ShareRegistry:
             if node not in still_used:
                 active.pop(node, None)
         return closed
+
+
+def number_records_by_time(operation: Operation, instance: str, now: Callable[[], float]) -> None:
+    """Number the further events and logs of an operation that several processes work on."""
+    operation.next_number = RecordNumbers(instance, now)
+    operation.next_log = RecordNumbers(instance, now)
 
 
 def _is_used(node: Node) -> bool:

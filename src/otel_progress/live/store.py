@@ -20,6 +20,7 @@ from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.live.shares import number_records_by_time
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import Limits
 from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, ParentLink, Status
@@ -467,6 +468,7 @@ class LiveStore:
 
     def _share_locked(self, operation: Operation) -> None:
         self._state.shared[operation.run] = operation
+        number_records_by_time(operation, self._state.instance.id, self.now)
 
     def list_shared_runs(self, late_s: float) -> list[str]:
         """Return the runs on which other processes may work.

@@ -25,6 +25,13 @@ MAX_WAIT_S: Final = 0.05
 """Maximum time that the end of an operation waits in a child of multiprocessing, in seconds."""
 
 
+MAX_SHARE_WAIT_S: Final = 0.25
+"""Maximum time that a call waits which worked on an operation of another process, in seconds. It
+usually takes some milliseconds. Why longer than the end of an operation: what is not written by
+then is lost if a pool ends the process, because it is not stored in a file.
+"""
+
+
 MAX_WAIT_SHARE: Final = 0.1
 """Maximum share of the time for such waits. Beyond it, ends only wake the sinks."""
 
@@ -107,7 +114,7 @@ class EndDelivery:
     def deliver_shares(self) -> None:
         """Deliver the work on operations of other processes, and wait for the sinks.
 
-        The caller waits at most ``MAX_WAIT_S``, and at most ``MAX_WAIT_SHARE`` of the time.
+        The caller waits at most ``MAX_SHARE_WAIT_S``, and at most ``MAX_WAIT_SHARE`` of the time.
         Beyond it the sinks are only woken. Never raises, except an exception that interrupts it.
         """
         try:
@@ -116,7 +123,7 @@ class EndDelivery:
                 self._ticker.wake_at_end()
                 return
             tick = self._ticker.request_tick()
-            while time.monotonic() - started < MAX_WAIT_S and not self._is_written(tick):
+            while time.monotonic() - started < MAX_SHARE_WAIT_S and not self._is_written(tick):
                 time.sleep(_POLL_S)
             self._share_credit_s -= time.monotonic() - started
         except Exception as error:
