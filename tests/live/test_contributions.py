@@ -473,7 +473,7 @@ def test_sum_of_contributions_is_the_work_for_any_order_of_polls(
 ) -> None:
     """Polls are delayed and repeated. The last state of each process arrives at any time."""
     owner = Owner(FakeClock())
-    children = [Child(owner, f"process-{number}") for number in range(3)]
+    children = [Child(owner, f"{number}-process") for number in range(3)]
     polls, units, started = do_steps(children, steps)
     shuffled = polls + rng.choices(polls, k=len(polls))
     rng.shuffle(shuffled)

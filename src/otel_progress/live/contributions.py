@@ -270,7 +270,7 @@ class ContributionMerger:
 
     def _drop_node(self, known: ContributedLevels, key: tuple[str, str]) -> None:
         for table in (known.nodes, known.starts, known.sequences):
-            table.pop(key, None)  # type: ignore[attr-defined]
+            table.pop(key, None)
 
     def _remember_end(self, known: ContributedLevels, key: tuple[str, str], sequence: int) -> None:
         known.ended[key] = sequence

@@ -23,9 +23,11 @@ def contribution(
     return Contribution(level, writer, is_share=not path, is_counted=True, is_tracked=bool(path))
 
 
-def write(journal: Journal, *contributions: Contribution, process: str = "child") -> None:
+def write(
+    journal: Journal, *contributions: Contribution, process: str = "child", at: float = WALL
+) -> None:
     """Write contributions as another process than the owner."""
-    change_set = make_change_set(instance=instance(process))
+    change_set = make_change_set(instance=instance(process), at=at)
     journal.write(replace(change_set, contributions=contributions))
 
 
@@ -101,7 +103,7 @@ def test_process_that_has_ended_is_found(journal: Journal, fake_time: FakeTime) 
     write(journal, contribution())
     assert list(journal.find_gone_instances(["child", "unknown"])) == []
     fake_time.pass_(UNVERIFIED_TIMEOUT_S + 1)
-    write(journal, contribution(writer="other/0"), process="other")
+    write(journal, contribution(writer="other/0"), process="other", at=fake_time.now)
     assert list(journal.find_gone_instances(["child", "other", "unknown"])) == ["child"]
 
 
