@@ -222,7 +222,7 @@ def test_cancel_request_stops_the_loops_of_other_processes(tmp_path: Path) -> No
             try:
                 result.get(600)
             except progress.OperationCancelledError as error:
-                print(error.reason)
+                print(error)
     """
     status, output, errors = run(tmp_path, code)
     assert (status, output.strip()) == (0, "enough"), errors
