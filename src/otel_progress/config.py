@@ -213,7 +213,7 @@ def configure_child(variables: Mapping[str, str]) -> None:
 
 
 def _add_credentials(variables: dict[str, str], source: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with the URLs of ``source`` that differ by their credentials only."""
+    """Return the variables with the credentials that ``source`` has in the same URLs."""
     return {
         name: source[name] if remove_credentials(source.get(name, "")) == value else value
         for name, value in variables.items()

@@ -291,7 +291,10 @@ class ContributionSource(Protocol):
         """
 
     def drop_contributions(self, included: Sequence[Contribution]) -> None:
-        """Delete contributions that their owner has included, unless newer ones replaced them."""
+        """Delete contributions that their owner has included.
+
+        Newer ones that replaced them stay.
+        """
 
     def find_gone_instances(self, instances: Sequence[str]) -> Sequence[str]:
         """Return the processes among ``instances`` that have certainly ended."""

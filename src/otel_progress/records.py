@@ -170,7 +170,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """Figures of one level that a process reports to the process that owns the operation.
+    """Figures of one level that a process reports to the owner of the operation.
 
     The figures are totals since the start of ``writer``, so a repeated or delayed report is
     harmless. ``level`` has the values of the level itself, without those of the levels below it:

@@ -78,7 +78,7 @@ def test_pickle_of_deleted_handle_has_no_effect(recorder: Recorder) -> None:
 
 @pytest.mark.process
 def test_pickle_in_a_process_without_the_store_is_a_linked_operation(recorder: Recorder) -> None:
-    """The other process counts the rejection and logs it once. A pickled track is its iterable."""
+    """The rejection is counted, and logged once. A pickled track is its iterable."""
     code = (
         "import pickle, sys, otel_progress as progress\n"
         "progress.configure(console=False, store='memory:')\n"

@@ -1,4 +1,4 @@
-"""Work of other processes in the operations of their owner, with two live stores and one clock."""
+"""Work of other processes in the operations of their owner, with two live stores."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Child:
         return self.store.open_share(self.owner.link(node), "job", "job", None)
 
     def write(self) -> list[Contribution]:
-        """Write the changes of a tick. Return all stored contributions, as a poll reads them."""
+        """Write the changes of a tick. Return all stored contributions."""
         change_set = self.store.collect()
         assert not change_set.snapshots
         assert not change_set.evicted
@@ -412,7 +412,7 @@ def test_levels_of_a_process_that_leaves_are_cancelled(owner: Owner) -> None:
 
 
 def test_events_of_several_processes_are_in_the_order_of_time(owner: Owner) -> None:
-    """Their numbers differ, also within one microsecond, and JavaScript can represent them."""
+    """Their numbers differ within one microsecond, and JavaScript has them exactly."""
     child = Child(owner)
     share = child.open()
     numbers: list[int] = []
@@ -471,7 +471,7 @@ def do_steps(
 def test_sum_of_contributions_is_the_work_for_any_order_of_polls(
     steps: list[tuple[int, str]], rng: random.Random
 ) -> None:
-    """Polls are delayed and repeated. The last state of each process arrives at any time."""
+    """Polls are delayed and repeated, also the last one of each process."""
     owner = Owner(FakeClock())
     children = [Child(owner, f"{number}-process") for number in range(3)]
     polls, units, started = do_steps(children, steps)

@@ -1,4 +1,4 @@
-"""One operation whose work is done by several processes: real processes, SQLite and Redis."""
+"""One operation of several real processes, in SQLite and Redis."""
 
 from __future__ import annotations
 

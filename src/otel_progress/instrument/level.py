@@ -725,7 +725,7 @@ class Level(SharedHandle):
 
 
 def _load_level(reference: tuple[str, int, int], type: str, remote: RemoteReference | None = None) -> Level:
-    """Return the pickled handle, or in another process a handle of a level of that process.
+    """Return the pickled handle, or in another process a handle of its level.
 
     If nothing was recorded, or if the handle was deleted, the methods do nothing.
     """

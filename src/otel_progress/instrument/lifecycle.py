@@ -53,7 +53,7 @@ NOOP_NODE: Final = _make_noop_node()
 
 
 def describe_level(level: LevelHandle) -> RemoteReference | None:
-    """Return the reference to a level for other processes, or None if nothing is recorded.
+    """Return the reference to a level for other processes, or None without one.
 
     It starts the level. The operation includes the work of other processes from then on. Never
     raises.

@@ -1,4 +1,4 @@
-"""Functions and executors whose calls have the level of the caller as their current level.
+"""Functions and executors whose calls have the current level of the caller.
 
 A wrapped function can run in another thread, task, interpreter or process. In another process the
 level is the one of a pickled handle, and the counts of a call are delivered before it returns.
@@ -91,7 +91,7 @@ def _load_function(
 
 
 class _LevelScope:
-    """Context manager in which a level is the current one. It never starts or ends another one.
+    """Context manager in which a level is the current one. It never ends a level.
 
     Errors of this package are reported and never raised, except in strict mode.
     """

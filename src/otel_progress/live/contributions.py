@@ -38,7 +38,7 @@ class ParentMissing(Exception):  # noqa: N818
 
 
 class ContributionMerger:
-    """Merges contributions into the operations of a tree. ``dropped`` counts what was left out."""
+    """Merges contributions into operations. ``dropped`` counts what was left out."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -205,7 +205,7 @@ class ContributionMerger:
         return known.nodes.get((writer, above)) or find_level_locked(operation, above)
 
     def _is_parent_expected(self, known: ContributedLevels, key: tuple[str, str]) -> bool:
-        """Return True if the level above is a level of the same process that is not known yet."""
+        """Return True if the level above is one of the same process, not known yet."""
         writer, path = key
         above = path.rpartition("/")[0]
         is_share = (writer, above) in known.sequences or not above

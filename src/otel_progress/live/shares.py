@@ -45,7 +45,7 @@ _MAX_CLAIMED: Final = 4_096
 
 
 class RecordNumbers:
-    """Numbers of the events or logs of one process in an operation of several processes.
+    """Numbers of the events or logs that one process adds to a shared operation.
 
     They follow the time, so that records of all processes are in order. ``now`` returns Unix
     seconds. Two processes have the same number only if they record within the same microsecond and
@@ -188,7 +188,7 @@ class ShareRegistry:
 
 
 def number_records_by_time(operation: Operation, instance: str, now: Callable[[], float]) -> None:
-    """Number the further events and logs of an operation that several processes work on."""
+    """Number the further events and logs of a shared operation."""
     operation.next_number = RecordNumbers(instance, now)
     operation.next_log = RecordNumbers(instance, now)
 
@@ -204,7 +204,7 @@ def _is_used(node: Node) -> bool:
 
 
 def build_contribution_locked(node: Node) -> Contribution:
-    """Return the contribution of a share, or of a level below it, as of its last update."""
+    """Return the contribution of a share or of a level below it."""
     operation, extras, counter = node.operation, node.extras, node.counter
     share = operation.share
     assert share is not None

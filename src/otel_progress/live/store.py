@@ -366,7 +366,7 @@ class LiveStore:
         return node
 
     def open_local_share(self, link: ParentLink, spec: Spec) -> Node | None:
-        """Return an operation of this process that is linked to a level of another process.
+        """Return an operation that is linked to a level of another process.
 
         It is used while both have no store in common. Return None when it was rejected.
         """
@@ -395,7 +395,10 @@ class LiveStore:
                 users[node] = users.get(node, 0) + 1
 
     def release_share(self, node: Node) -> None:
-        """Release a share. An operation in place of one ends as completed with its last user."""
+        """Release a share.
+
+        An operation in place of one ends as completed with its last user.
+        """
         state, share, is_last = self._state, node.operation.share, False
         with state.lock:
             if share is not None:

@@ -330,7 +330,7 @@ class Tree:
             node.children.stages = declared
 
     def declare_stage_locked(self, parent: Node, spec: Spec) -> Node:
-        """Add a stage that another process declared behind the declared stages of ``parent``."""
+        """Add a stage that another process declared to the stages of ``parent``."""
         stage = self.create_node(parent, spec)
         stage.declared = True
         self._place_child_locked(stage, parent, rename=True)

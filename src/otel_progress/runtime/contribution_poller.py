@@ -45,7 +45,7 @@ _INCOMPLETE_STEP_S: Final = 0.01
 
 
 class ContributionPoller:
-    """Polls a store for the shared operations of the live store, every ``interval`` seconds.
+    """Polls a journal for the shared operations, every ``interval`` seconds.
 
     ``on_dropped`` is called with the number of contributions that were left out.
     """

@@ -330,7 +330,7 @@ class Settings:
         return variables
 
     def name_store(self, location: Path | None) -> str:
-        """Return the name of the store without credentials, empty for the memory of this process.
+        """Return the name of the store without credentials, empty for ``memory:``.
 
         Processes with the same name share the store. ``location`` is the file of the journal.
         """

@@ -23,9 +23,7 @@ def contribution(
     return Contribution(level, writer, is_share=not path, is_counted=True, is_tracked=bool(path))
 
 
-def write(
-    journal: Journal, *contributions: Contribution, process: str = "child", at: float = WALL
-) -> None:
+def write(journal: Journal, *contributions: Contribution, process: str = "child", at: float = WALL) -> None:
     """Write contributions as another process than the owner."""
     change_set = make_change_set(instance=instance(process), at=at)
     journal.write(replace(change_set, contributions=contributions))

@@ -23,7 +23,10 @@ _SEPARATOR: Final = "\x1f"
 def build_contribution_calls(
     keys: JournalKeys, contributions: Iterable[Contribution], ttl_ms: int
 ) -> list[Command]:
-    """Return the calls that store contributions. Raises OverflowError for an invalid number."""
+    """Return the calls that store contributions.
+
+    Raises OverflowError for a number of more than 64 bits.
+    """
     by_run: dict[str, list[str]] = {}
     for each in contributions:
         text = f"{encode_sequence(each.level.sequence)}{rows.encode_contribution(each)}"

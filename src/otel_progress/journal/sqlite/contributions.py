@@ -40,7 +40,10 @@ _DROP: Final = """DELETE FROM contributions WHERE writer = ? AND path = ? AND se
 def store_contributions(
     connection: sqlite3.Connection, contributions: Iterable[tuple[int, Contribution]]
 ) -> int:
-    """Store contributions by the keys of their operations. Return the number of deleted ones."""
+    """Store contributions by the keys of their operations.
+
+    Return the number of deleted ones.
+    """
     keyed = list(contributions)
     values: list[tuple[Any, ...]] = []
     for key, each in keyed:

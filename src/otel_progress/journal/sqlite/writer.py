@@ -568,7 +568,7 @@ class Writer:
     def _key_contributions(
         self, connection: sqlite3.Connection, change_set: ChangeSet
     ) -> list[tuple[int, Contribution]]:
-        """Return the contributions with the keys of their operations, which their owners write."""
+        """Return the contributions with the keys of their operations."""
         keys: dict[str, int] = {}
         for contribution in change_set.contributions:
             info = contribution.level.info
