@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         operation,
         track,
     )
+    from otel_progress.instrument.wrapping import ProgressExecutor, wrap
     from otel_progress.model import Eta, Failure, LevelCounts, LevelSnapshot, Outcome, Status
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.queries import (
@@ -78,6 +79,7 @@ __all__ = [
     "OverallProgress",
     "Pause",
     "ProgressError",
+    "ProgressExecutor",
     "ProgressSampler",
     "ProgressTracer",
     "RejectedTypeError",
@@ -105,6 +107,7 @@ __all__ = [
     "request_cancel",
     "shutdown",
     "track",
+    "wrap",
 ]
 
 
@@ -132,6 +135,7 @@ _LAZY_MODULES = {
     "OverallProgress": "operations",
     "Pause": "instrument.level",
     "ProgressError": "errors",
+    "ProgressExecutor": "instrument.wrapping",
     "ProgressSampler": "sampling",
     "ProgressTracer": "instrument.tracer",
     "RejectedTypeError": "errors",
@@ -159,6 +163,7 @@ _LAZY_MODULES = {
     "request_cancel": "queries",
     "shutdown": "queries",
     "track": "instrument.tracer",
+    "wrap": "instrument.wrapping",
 }
 """Modules of the names that are imported at their first use."""
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from otel_progress.diagnostics import logger
-from otel_progress.errors import ConfigurationError
+from otel_progress.diagnostics import logger, report_internal_error
+from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.locking import CallerLock
 from otel_progress.runtime.builder import build_runtime
@@ -21,6 +21,7 @@ from otel_progress.runtime.providers import discard_own_provider
 from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
 from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
+from otel_progress.text import remove_credentials
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -173,7 +174,7 @@ def _start_runtime(
 ) -> Runtime:
     if withheld:
         logger.debug("The parent process has these parts, so they are not created: %s", ", ".join(withheld))
-    runtime = build_runtime(settings, provider, sources, withheld=withheld)
+    runtime = build_runtime(settings, provider, sources, withheld=withheld, configure_child=configure_child)
     _current[:] = [runtime]
     install_exit_hooks(runtime)
     return runtime
@@ -189,6 +190,34 @@ def _find_withheld(settings: Settings) -> list[str]:
     parent = read_parent_settings()
     known = {} if parent is None else parent.resources
     return sorted(name for name, value in resources.items() if name in known and known[name] == value)
+
+
+def configure_child(variables: Mapping[str, str]) -> None:
+    """Record progress with the settings of the process that pickled a handle.
+
+    ``variables`` are environment variables with these settings. Credentials of the store are those
+    of the environment, or of the parent process of multiprocessing. An active runtime is kept.
+    Ports, the server and the console are those of the other process. Never raises.
+    """
+    try:
+        with _lock.lock:
+            if current_runtime() is not None:
+                return
+            parent = read_parent_settings()
+            settings = Settings.from_environ(
+                _add_credentials({**os.environ, **variables}, parent.environ if parent else os.environ)
+            )
+            _start_runtime(settings, None, None, sorted(settings.get_process_resources()))
+    except ProgressError as error:
+        report_internal_error("start", "Progress of this process is not recorded", error=error)
+
+
+def _add_credentials(variables: dict[str, str], source: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with the credentials that ``source`` has in the same URLs."""
+    return {
+        name: source[name] if remove_credentials(source.get(name, "")) == value else value
+        for name, value in variables.items()
+    }
 
 
 def current_runtime() -> Runtime | None:

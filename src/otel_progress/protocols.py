@@ -23,6 +23,7 @@ from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.records import (
     MAX_TRAJECTORIES_PER_KEY,
     CancelRequest,
+    Contribution,
     LogRecord,
     Preview,
     ResourceSample,
@@ -32,6 +33,10 @@ from otel_progress.records import (
     TrajectoryKey,
 )
 from otel_progress.resumption import CompletedKey
+
+MAX_POLLED_CONTRIBUTIONS: Final = 100_000
+"""Contributions that one query returns. The others are returned when some of them are dropped."""
+
 
 MAX_RECORD_NUMBER: Final = 2**63 - 1
 """Largest number and limit in a query. Higher ones are reduced to it for SQLite."""
@@ -59,6 +64,8 @@ class ChangeSet:
     - ``cancel_requests``: requests made in this process, for readers in other processes.
     - ``completed_keys``: completed levels and items of operations that can be resumed.
     - ``checkpoints``: new checkpoints of operations as JSON, by run.
+    - ``contributions``: work on operations of other processes, for their owners. Parents are before
+      their children. Only journals read them.
     """
 
     instance: Instance
@@ -77,6 +84,7 @@ class ChangeSet:
     cancel_requests: Sequence[CancelRequest] = ()
     completed_keys: Sequence[CompletedKey] = ()
     checkpoints: Mapping[str, str] = field(default_factory=dict)
+    contributions: Sequence[Contribution] = ()
 
 
 class _Query:
@@ -271,6 +279,33 @@ class CancelRequestSource(Protocol):
 
         Requests that were returned before are returned again.
         """
+
+
+@runtime_checkable
+class ContributionSource(Protocol):
+    """Store of the work that several processes do for one operation.
+
+    Several threads may call the methods at once. They raise JournalError.
+    """
+
+    def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
+        """Return the stored contributions to runs, parents before their children.
+
+        At most ``MAX_POLLED_CONTRIBUTIONS`` are returned. Those that were not dropped are returned
+        again.
+        """
+
+    def drop_contributions(self, included: Sequence[Contribution]) -> None:
+        """Delete contributions that their owner has included.
+
+        Newer ones that replaced them stay.
+        """
+
+    def find_gone_instances(self, instances: Sequence[str]) -> Sequence[str]:
+        """Return the processes among ``instances`` that have certainly ended."""
+
+    def find_cancel_requests(self, runs: Sequence[str]) -> Sequence[CancelRequest]:
+        """Return the requests to cancel active runs of any process."""
 
 
 @runtime_checkable

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from otel_progress.model import LevelSnapshot
+
 Attribute: TypeAlias = (
     "str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]"
 )
@@ -164,3 +166,34 @@ class Preview:
     width: int | None = None
     height: int | None = None
     ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """Figures of one level that a process reports to the owner of the operation.
+
+    The figures are totals since the start of ``writer``, so a repeated or delayed report is
+    harmless. ``level`` has the values of the level itself, without those of the levels below it:
+    ``current``, ``failed`` and ``skipped`` are the units that this process counted on it.
+
+    ``writer`` is ``INSTANCE/NUMBER``. A process has a new number when it uses a level again after a
+    long time. ``is_share`` is True for units that are added to a level of another process, and
+    False for a level that this process started. ``is_counted`` is True if the level counted units.
+    ``is_tracked`` marks the level of a loop.
+    """
+
+    level: LevelSnapshot
+    writer: str
+    is_share: bool
+    is_counted: bool
+    is_tracked: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Run, writer and path, of which the newest contribution replaces the others."""
+        return self.level.info.run, self.writer, self.level.info.path
+
+    @property
+    def instance(self) -> str:
+        """Id of the process."""
+        return self.writer.rpartition("/")[0]

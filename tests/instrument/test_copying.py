@@ -77,14 +77,16 @@ def test_pickle_of_deleted_handle_has_no_effect(recorder: Recorder) -> None:
 
 
 @pytest.mark.process
-def test_pickle_in_another_process_has_no_effect(recorder: Recorder) -> None:
-    """The other process counts the rejection and logs it once."""
+def test_pickle_in_a_process_without_the_store_is_a_linked_operation(recorder: Recorder) -> None:
+    """The rejection is counted, and logged once. A pickled track is its iterable."""
     code = (
         "import pickle, sys, otel_progress as progress\n"
         "progress.configure(console=False, store='memory:')\n"
         "handles = pickle.loads(sys.stdin.buffer.read())\n"
         "handles['level'].increment()\n"
         "with handles['level'].level('file'): pass\n"
+        "(found,) = progress.get_active_operations()\n"
+        "assert (found.root.info.parent.operation_id, found.root.current) == ('j', 1)\n"
         "assert list(handles['track']) == [1, 2]\n"
         "assert handles['batch'].id == 'nightly', handles['batch'].id\n"
         "print(len(progress.get_active_operations()), len(progress.get_history()))\n"
@@ -95,6 +97,25 @@ def test_pickle_in_another_process_has_no_effect(recorder: Recorder) -> None:
         result = subprocess.run(
             [sys.executable, "-c", code], input=data, capture_output=True, timeout=WAIT_S, check=False
         )
+    assert (result.returncode, result.stdout.split()) == (0, [b"1", b"0"]), result.stderr
+    assert result.stderr.count(b"Invalid store for a handle of job of another process") == 1
+
+
+@pytest.mark.process
+def test_pickle_without_a_recording_has_no_effect_in_another_process() -> None:
+    """Nothing was configured when the handle was pickled."""
+    code = (
+        "import pickle, sys, otel_progress as progress\n"
+        "progress.configure(console=False, store='memory:')\n"
+        "level = pickle.loads(sys.stdin.buffer.read())\n"
+        "level.increment()\n"
+        "with level.level('file'): pass\n"
+        "print(len(progress.get_active_operations()), len(progress.get_history()))\n"
+    )
+    data = pickle.dumps(progress.operation("job", id="j"))
+    result = subprocess.run(
+        [sys.executable, "-c", code], input=data, capture_output=True, timeout=WAIT_S, check=False
+    )
     assert (result.returncode, result.stdout.split()) == (0, [b"0", b"0"]), result.stderr
     assert result.stderr.count(b"Invalid handle of job: expected a handle of this process") == 1
 

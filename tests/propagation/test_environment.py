@@ -18,7 +18,6 @@ import otel_progress as progress
 from otel_progress.model import ParentLink
 from otel_progress.propagation.environment import (
     UPDATES_VARIABLE,
-    build_settings_variables,
     read_remote_parent,
 )
 from otel_progress.propagation.parent_link import VARIABLE, parse_parent_link
@@ -178,23 +177,3 @@ def test_remote_parent_exists_if_the_environment_is_valid(
     environment: dict[str, str], is_parent: bool
 ) -> None:
     assert (read_remote_parent(environment) is not None) is is_parent
-
-
-@pytest.mark.parametrize(
-    ("store", "environ", "expected"),
-    [
-        ("redis://user:secret@db/0", {}, "redis://db/0"),
-        ("redis://user:secret@db/0", {"OTEL_PROGRESS_STORE": "redis://user:secret@db/0"}, None),
-        ("memory:", {"OTEL_PROGRESS_STORE": "sqlite:"}, "memory:"),
-    ],
-)
-def test_settings_for_children_have_no_credentials(
-    store: str, environ: dict[str, str], expected: str | None
-) -> None:
-    """A variable of the process itself is inherited as it is."""
-    assert build_settings_variables(store, None, None, environ).get("OTEL_PROGRESS_STORE") == expected
-
-
-def test_settings_for_children_have_otlp_if_it_was_given() -> None:
-    assert build_settings_variables("memory:", None, True, {})["OTEL_PROGRESS_OTLP"] == "true"
-    assert "OTEL_PROGRESS_OTLP" not in build_settings_variables("memory:", None, None, {})

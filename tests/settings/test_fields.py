@@ -126,3 +126,43 @@ def test_environment_variable_of_a_relative_store_is_absolute(
     journal = open_journal(store)
     assert journal.location == folder / "jobs/progress.db"
     journal.close()
+
+
+@pytest.mark.parametrize(
+    ("store", "environ", "expected"),
+    [
+        ("redis://user:secret@db/0", {}, "redis://db/0"),
+        ("redis://user:secret@db/0", {"OTEL_PROGRESS_STORE": "redis://user:secret@db/0"}, None),
+        ("memory:", {"OTEL_PROGRESS_STORE": "sqlite:"}, "memory:"),
+    ],
+)
+def test_selected_settings_for_children_have_no_credentials(
+    store: str, environ: dict[str, str], expected: str | None
+) -> None:
+    """A variable of the process itself is inherited as it is."""
+    variables = Settings(store=store, tick=0.5).to_environ(("store", "otlp"), environ=environ)
+    assert variables.get("OTEL_PROGRESS_STORE") == expected
+    assert "OTEL_PROGRESS_TICK" not in variables
+
+
+def test_settings_for_children_have_otlp_if_it_was_given() -> None:
+    assert Settings(otlp=True).to_environ(("otlp",)) == {"OTEL_PROGRESS_OTLP": "true"}
+    assert Settings(otlp=None).to_environ(("otlp",)) == {}
+
+
+def test_file_of_the_journal_replaces_the_store(tmp_path: Path) -> None:
+    """A child in another folder, with another home directory, uses the same file."""
+    file = tmp_path / "50% done" / "progress.db"
+    settings = Settings(store="sqlite:")
+    variables = settings.to_environ(location=file, environ={"OTEL_PROGRESS_STORE": "sqlite:"})
+    journal = open_journal(variables["OTEL_PROGRESS_STORE"])
+    assert journal.location == file
+    journal.close()
+    assert settings.name_store(file) == variables["OTEL_PROGRESS_STORE"]
+
+
+@pytest.mark.parametrize(
+    ("store", "name"), [("memory:", ""), ("redis://user:secret@db/0?name=a", "redis://db/0?name=a")]
+)
+def test_name_of_a_store_has_no_credentials(store: str, name: str) -> None:
+    assert Settings(store=store).name_store(None) == name

@@ -267,13 +267,15 @@ def parse_checkpoint(value: object) -> str | Rejection:
 class LevelArguments(NamedTuple):
     """Arguments of a level as the caller passed them.
 
-    They are normalised when the level starts.
+    They are normalised when the level starts. The kind ``remote`` is a level of another process,
+    whose :class:`~otel_progress.propagation.remote.RemoteReference` is the ``id``. Its ``name`` is
+    the reference of the pickled handle.
 
     ``batch`` is the id of a batch, or a function that returns it. ``eta_key`` is a text, metadata
     keys, or the caller of ``track``.
     """
 
-    kind: Literal["operation", "level", "stage"]
+    kind: Literal["operation", "level", "stage", "remote"]
     type: object
     id: object = None
     name: object = None

@@ -80,7 +80,19 @@ class RecordingBackend:
     remote_parent: RemoteParent | None = None
     """Level of the process that started this one. None without one."""
     child_settings: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables that pass the settings of this process to a child process."""
+    """Environment variables that pass the store and the export to a child process."""
+    handle_settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that pass all settings to a process that loads a pickled handle."""
+    store_name: str = ""
+    """Name of the journal without credentials, empty without one."""
+    configure: Callable[[Mapping[str, str]], object] | None = None
+    """Starts the recording in a process that loads a pickled handle. It can be pickled."""
+    on_shared: Callable[[], object] = lambda: None
+    """Called when other processes may work on an operation of this process."""
+    deliver_shares: Callable[[], object] = lambda: None
+    """Called at the end of a call that worked on an operation of another process."""
+    has_warned_unshared: bool = False
+    """True after the warning about a store that is not shared."""
 
     def reject(self, rejection: Rejection) -> None:
         """Reject an invalid value.

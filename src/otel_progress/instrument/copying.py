@@ -56,4 +56,9 @@ def find_handle(reference: Reference) -> Any:
 
     None in another process, and after the handle was deleted.
     """
-    return _handles.get(reference)
+    return _handles.get(reference) if is_own_reference(reference) else None
+
+
+def is_own_reference(reference: Reference) -> bool:
+    """Return True if the handle was pickled by this process and interpreter."""
+    return reference[:2] == (_START, os.getpid())

@@ -44,7 +44,7 @@ from otel_progress.instrument.context import (
     get_current_level,
     leave_level_context,
 )
-from otel_progress.instrument.copying import SharedHandle, find_handle, make_reference
+from otel_progress.instrument.copying import SharedHandle, find_handle, is_own_reference, make_reference
 from otel_progress.instrument.decorators import decorate
 from otel_progress.instrument.exits import classify_exception
 from otel_progress.instrument.failures import ErrorLike, to_failure
@@ -70,7 +70,9 @@ from otel_progress.instrument.lifecycle import (
     GuardedExit,
     build_child_environment,
     cancel_start,
+    describe_level,
     has_reached_total,
+    renew_handle,
     serve_updates,
     start_level,
     store_checkpoint,
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
 
     from otel_progress.instrument.handle import LevelHandle
     from otel_progress.propagation.environment import ChildEnvironment
+    from otel_progress.propagation.remote import RemoteReference
     from otel_progress.settings.parsing import PreviewAt
 
 
@@ -101,6 +104,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 _ONE: Final = 1
+
+
+_KINDS_WITHOUT_PARENT: Final = ("operation", "remote")
+"""Kinds of levels that do not start below the current level."""
 
 
 class Level(SharedHandle):
@@ -116,7 +123,9 @@ class Level(SharedHandle):
 
     Nested blocks of one handle end the level once, at the end of the last active block. A block
     of a handle whose level has ended is a new level with the same arguments. A copy is the handle
-    itself. A pickle is too, but in another process its methods do nothing.
+    itself, and so is a pickle that is loaded in the same process. In another process, the loaded
+    handle adds its units and levels to this level, through the store that both processes use. Only
+    the process that started a level ends it.
     """
 
     __slots__ = ("_arguments", "_backend", "_entries", "_guard", "_node", "_parent", "_span")
@@ -322,6 +331,8 @@ class Level(SharedHandle):
         node = self._node
         if node is UNSTARTED_NODE:
             node = self.start()._node
+        elif node.status is Status.CANCELLED and node.ended_at is None and renew_handle(self):
+            node = self._node
         backend = self._backend
         if backend is not None and backend.previewer is not None:
             from otel_progress.instrument import previews
@@ -441,7 +452,7 @@ class Level(SharedHandle):
         End it with :meth:`complete`, :meth:`fail`, :meth:`cancel` or :meth:`skip`.
         """
         if self._node is UNSTARTED_NODE:
-            if self._parent is None and self._arguments.kind != "operation":
+            if self._parent is None and self._arguments.kind not in _KINDS_WITHOUT_PARENT:
                 self._parent = get_current_level()
             try:
                 start_level(self)
@@ -458,7 +469,8 @@ class Level(SharedHandle):
         try:
             node = self._node
             if node.status is Status.RUNNING and self._backend is not None:
-                self._backend.store.end_level(node, Status.COMPLETED)
+                if not self._backend.store.end_level(node, Status.COMPLETED):
+                    self._reject_end()
             else:
                 self._end(Status.COMPLETED)
         except BaseException as error:
@@ -498,12 +510,20 @@ class Level(SharedHandle):
             return
         if isinstance(error, BaseException):
             spans.record_exception(node, error)
-        self._backend.store.end_level(
+        has_ended = self._backend.store.end_level(
             node,
             status,
             error=None if status is not Status.FAILED else to_failure(error),
             message=None if message is None else truncate(message),
         )
+        if not has_ended:
+            self._reject_end()
+
+    def _reject_end(self) -> None:
+        """Reject the end of a level of another process."""
+        if self._arguments.kind == "remote" and self.recording:
+            text = f"Invalid end of {self._arguments.type}: expected the process that started the level."
+            self._reject(Rejection("other_process", f"{text} End it there."))
 
     def _repeat_end(
         self,
@@ -519,6 +539,9 @@ class Level(SharedHandle):
     # --- with, async with, decorator -------------------------------------------------------------
 
     def __enter__(self) -> Level:
+        node = self._node
+        if node.status is Status.CANCELLED and node.ended_at is None:
+            renew_handle(self)
         number = len(self._entries) if self._entries else 0
         try:
             if self._node is not UNSTARTED_NODE and self._node.status.finished and not self._entries:
@@ -599,6 +622,8 @@ class Level(SharedHandle):
             leave_level_context(self._entries, self)
         if self._entries or self._backend is None or self._node.status is not Status.RUNNING:
             return
+        if self._arguments.kind == "remote":
+            return
         if error is None:
             self.complete()
             return
@@ -614,7 +639,11 @@ class Level(SharedHandle):
         return self.__enter__()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _load_level, (make_reference(self), str(self._arguments.type))
+        arguments = self._arguments
+        # Why: the process that pickled a handle first loads the original.
+        is_loaded = arguments.kind == "remote" and arguments.name is not None
+        reference = arguments.name if is_loaded else make_reference(self)
+        return _load_level, (reference, str(arguments.type), describe_level(self))
 
     def __call__(self, function: F) -> F:
         """Decorate a function so that each call is a level of its own.
@@ -701,6 +730,8 @@ class Level(SharedHandle):
                 node = self.start()._node
             if node.status is Status.PENDING and self._backend is not None:
                 return node  # an interrupted call of this thread, or another thread, starts it
+            if node.status.finished and renew_handle(self):
+                return self._node
             if node.status is not Status.RUNNING:
                 if self._backend is not None:
                     text = f"Invalid change to {self._arguments.type}: expected a level that has not ended."
@@ -749,9 +780,14 @@ class Level(SharedHandle):
             backend.reject(rejection)
 
 
-def _load_level(reference: tuple[str, int, int], type: str) -> Level:
-    """Return the pickled handle, or a handle without effect in another process."""
+def _load_level(reference: tuple[str, int, int], type: str, remote: RemoteReference | None = None) -> Level:
+    """Return the pickled handle, or in another process a handle of its level.
+
+    If nothing was recorded, or if the handle was deleted, the methods do nothing.
+    """
     level: Level | None = find_handle(reference)
+    if level is None and remote is not None and not is_own_reference(reference):
+        return Level(LevelArguments("remote", type, id=remote, name=reference), None)
     if level is None:
         level = Level(LevelArguments("level", type), None)
         level._node = NOOP_NODE

@@ -8,10 +8,18 @@ from itertools import repeat
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from opentelemetry import context as context_api
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.instrument import spans
-from otel_progress.instrument.arguments import LevelArguments, ResumingArguments, normalize_arguments
+from otel_progress.instrument.arguments import (
+    SCOPE,
+    LevelArguments,
+    ResumingArguments,
+    normalize_arguments,
+)
 from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.context import find_parent_link, get_parent_context
 from otel_progress.instrument.rejections import Rejection, StrictCounter, capture_call_site
@@ -23,7 +31,10 @@ from otel_progress.stages import to_stage_name
 from otel_progress.text import normalize_id
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from otel_progress.instrument.handle import LevelHandle
+    from otel_progress.propagation.remote import RemoteReference
     from otel_progress.updates.levels import UpdatableLevel
     from otel_progress.updates.server import UpdateServer
 
@@ -47,6 +58,121 @@ NOOP_NODE: Final = _make_noop_node()
 """Node of every handle that records nothing."""
 
 
+def describe_level(level: LevelHandle) -> RemoteReference | None:
+    """Return the reference to a level for other processes, or None without one.
+
+    It starts the level. The operation includes the work of other processes from then on. Never
+    raises.
+    """
+    try:
+        if level._arguments.kind == "remote":
+            return cast("RemoteReference", level._arguments.id)
+        if level._node is UNSTARTED_NODE:
+            level.start()
+        node, backend = level._node, level._backend
+        if backend is None or node.operation.run == "":
+            return None
+        backend.store.share_level(node)
+        backend.on_shared()
+        return _build_reference(backend, node, level._span)
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        report_internal_error("start", "A handle could not be prepared for other processes.", error=error)
+        return None
+
+
+def _build_reference(backend: RecordingBackend, node: Node, span: Span) -> RemoteReference:
+    from otel_progress.propagation.remote import RemoteReference, encode_trace
+
+    operation = node.operation
+    return RemoteReference(
+        ParentLink(operation.id, operation.run, node.path),
+        operation.type,
+        encode_trace(span),
+        backend.store_name,
+        backend.handle_settings,
+        backend.configure,
+    )
+
+
+def resume_handle(level: LevelHandle) -> None:
+    """Start a handle that was not started, or whose level belongs to another process."""
+    node = level._node
+    if node is UNSTARTED_NODE:
+        level.start()
+    elif node.status.finished:
+        renew_handle(level)
+
+
+def renew_handle(level: LevelHandle) -> bool:
+    """Start a handle again whose level belongs to another process.
+
+    The process was forked after the level had started, or the share of this process was closed
+    because it was idle. Return False for any other level.
+    """
+    node, backend = level._node, backend_slot.current
+    if backend is None or not node.status.finished:
+        return False
+    operation = node.operation
+    if level._arguments.kind != "remote":
+        if node.status is not Status.CANCELLED or node.ended_at is not None:
+            return False
+        if operation.run == "" or operation.instance == backend.store.instance.id:
+            return False
+        reference = _build_reference(backend, node, level._span)
+        level._arguments = LevelArguments("remote", node.spec.type, id=reference)
+        level._parent = level._entries = level._guard = None
+    _reset(level)
+    level.start()
+    return level.recording
+
+
+def _start_remote(level: LevelHandle) -> None:
+    """Start to work on a level of another process."""
+    reference = cast("RemoteReference", level._arguments.id)
+    if backend_slot.current is None and reference.configure is not None:
+        reference.configure(reference.settings)
+    backend = backend_slot.current
+    if backend is None:
+        level._node = NOOP_NODE
+        return
+    context = reference.read_span_context()
+    type_ = str(level._arguments.type)
+    if reference.store and reference.store == backend.store_name:
+        trace_ids = None if context is None else (context.trace_id, context.span_id)
+        node = backend.store.open_share(reference.link, reference.operation_type, type_, trace_ids)
+        level._span = NOOP_NODE.span if context is None else NonRecordingSpan(context)
+        level._backend, level._node = backend, node
+        return
+    _warn_unshared(backend, type_)
+    spec = Spec(type_, None, None, None, None, 1, None, None, NO_METADATA, link=reference.link)
+    local = backend.store.open_local_share(reference.link, spec)
+    if local is None:
+        _ignore(level)
+        return
+    level._backend, level._node = backend, local
+    if local.trace is None:
+        parent_context = context_api.get_current()
+        if context is not None:
+            parent_context = set_span_in_context(NonRecordingSpan(context), parent_context)
+        span = spans.start_span(backend.tracer, SCOPE, local, parent_context)
+        if span.get_span_context().is_valid:
+            local.trace = (span.get_span_context().trace_id, span.get_span_context().span_id)
+        local.info, local.dirty = None, True
+    level._span = local.span
+
+
+def _warn_unshared(backend: RecordingBackend, type_: str) -> None:
+    if not backend.has_warned_unshared:
+        backend.has_warned_unshared = True
+        text = (
+            f"Invalid store for a handle of {type_} of another process: expected a store that both processes "
+            "use. Its progress is an operation of its own here. Set the store to sqlite: or redis://HOST."
+        )
+        backend.report_rejection("other_process", text)
+
+
 def start_level(level: LevelHandle) -> None:
     """Start a level and its span, and store them in its handle.
 
@@ -56,11 +182,14 @@ def start_level(level: LevelHandle) -> None:
     that interrupts the start is raised. The level has ended then, and its handle can start again.
     """
     backend = backend_slot.current
-    if backend is None:
+    if backend is None and level._arguments.kind != "remote":
         level._node = NOOP_NODE
         return
     try:
-        _start(backend, level)
+        if backend is None or level._arguments.kind == "remote":
+            _start_remote(level)
+        else:
+            _start(backend, level)
     except ProgressError:
         _reset(level)
         raise
@@ -175,7 +304,11 @@ def watch_handle(level: LevelHandle, node: Node) -> None:
 
 def _get_started_node(level: LevelHandle) -> Node:
     node = level._node
-    return level.start()._node if node is UNSTARTED_NODE else node
+    if node is UNSTARTED_NODE:
+        return level.start()._node
+    if node.status is Status.CANCELLED and node.ended_at is None:
+        renew_handle(level)
+    return level._node
 
 
 def _to_operation_spec(spec: Spec) -> Spec:

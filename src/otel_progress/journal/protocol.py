@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from otel_progress.protocols import (
     CancelRequestSource,
+    ContributionSource,
     Controller,
     Reader,
     Sink,
@@ -29,7 +30,16 @@ class JournalFinding:
 
 
 @runtime_checkable
-class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, SizedStorage, Protocol):
+class Journal(
+    Sink,
+    Reader,
+    Controller,
+    CancelRequestSource,
+    ContributionSource,
+    TrajectorySource,
+    SizedStorage,
+    Protocol,
+):
     """Stores the progress of processes beyond their end, and requests to them.
 
     ``write`` raises JournalError if it cannot store a change set. A journal queues nothing: the

@@ -47,7 +47,7 @@ from otel_progress.model import (
     adjust_ratio,
 )
 from otel_progress.operations import Event
-from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.records import Contribution, LogRecord, Preview, ResourceSample, ResourceUse
 
 Value: TypeAlias = "str | int | float | None"
 
@@ -221,6 +221,29 @@ def encode_event_row(event: Event) -> Row:
 def encode_log_row(record: LogRecord) -> Row:
     """Encode a log record as columns of LOG."""
     return (*_get_log_values(record), _encode_metadata(record.attributes) if record.attributes else None)
+
+
+def encode_contribution(contribution: Contribution) -> str:
+    """Encode a contribution without its writer, as a JSON array."""
+    level = contribution.level
+    flags = (contribution.is_share, contribution.is_counted, contribution.is_tracked)
+    state = (*get_advance(level), *encode_rest(get_rest(level)))
+    for value in state:
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise OverflowError(value)
+    return _dumps((encode_info_column(level.info), flags, state))
+
+
+def decode_contribution(writer: str, text: str) -> Contribution | None:
+    """Return the contribution of a writer, or None if the text is invalid."""
+    try:
+        info, flags, state = json.loads(text)
+        level = decode_snapshot_row(info, state)
+        if level is None or len(flags) < 3:
+            return None
+        return Contribution(level, writer, *(flag is True for flag in flags[:3]))
+    except DECODE_ERRORS:
+        return None
 
 
 def encode_use_column(use: ResourceUse) -> str:

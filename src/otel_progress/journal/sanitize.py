@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from otel_progress import codec
 from otel_progress.protocols import ChangeSet
+from otel_progress.records import Contribution
 
 _INT64_LIMIT: Final = 2**63
 
@@ -40,7 +41,13 @@ def sanitize_change_set(change_set: ChangeSet) -> ChangeSet:
         cancel_requests=[_sanitize_record(request) for request in change_set.cancel_requests],
         completed_keys=[each._replace(run=_to_column(each.run)) for each in change_set.completed_keys],
         checkpoints={_to_column(run): _to_column(text) for run, text in change_set.checkpoints.items()},
+        contributions=[_sanitize_contribution(each) for each in change_set.contributions],
     )
+
+
+def _sanitize_contribution(contribution: Contribution) -> Contribution:
+    level = _sanitize_record(contribution.level)
+    return replace(contribution, level=level, writer=sanitize_text(contribution.writer))
 
 
 def sanitize_text(text: str) -> str:

@@ -10,12 +10,13 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.ends import DECODE_ERRORS, decode_end
 from otel_progress.live.figures import needs_update
 from otel_progress.live.node import Node, Operation
+from otel_progress.live.shares import build_contribution_locked
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import walk_levels
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.protocols import ChangeSet
-from otel_progress.records import CancelRequest, ResourceUse
+from otel_progress.records import CancelRequest, Contribution, ResourceUse
 from otel_progress.redaction import redact_message, redact_snapshot
 from otel_progress.resumption import CompletedKey
 
@@ -33,6 +34,7 @@ class ChangeCollector:
         self._state = state
         self._resend = False
         self._resend_ended = False
+        self._contributions: list[Contribution] = []
 
     def request_resend(self, *, ended: bool = False) -> None:
         """Include all levels of active operations and all batches in the next change set.
@@ -50,10 +52,12 @@ class ChangeCollector:
         state.end_interrupted()
         now, clock = state.now(), state.clock()
         state.estimates.refresh_opaque(clock)
+        closed_shares = self._close_shares(clock, now)
         changed = self._update_changed(clock, now)
         reduced = self._take_reduced()
         with state.lock:
             ended = self._take_ended_locked(clock, now)
+            revised, state.revised = list(state.revised), {}
             stored = self._list_stored_operations_locked() if self._resend else []
             evicted, state.tree.evicted = state.tree.evicted, []
             counts, state.tree.items = state.tree.items, {}
@@ -71,7 +75,9 @@ class ChangeCollector:
             self._resend = self._resend_ended = False
         # Why after the ended levels: estimates already use their trajectories.
         estimated = state.estimates.estimate(clock)
-        snapshots = reduced + self._take_snapshots([*changed, *estimated, *ended], ended)
+        snapshots = reduced + self._take_snapshots(
+            [*closed_shares, *changed, *estimated, *ended, *revised], [*closed_shares, *ended, *revised]
+        )
         if stored:
             snapshots = self._add_stored_snapshots(snapshots, stored)
         if state.tree.late_rejections:
@@ -80,6 +86,7 @@ class ChangeCollector:
         completed_keys, checkpoints = self._take_completed_work(is_lost)
         # Why again: a reader may have updated a level since. The heartbeat must not be older.
         now, clock = state.now(), state.clock()
+        contributions, self._contributions = self._contributions, []
         return ChangeSet(
             state.instance,
             now,
@@ -97,6 +104,7 @@ class ChangeCollector:
             cancel_requests=[replace(request, reason=redact_message(request.reason)) for request in requests],
             completed_keys=completed_keys,
             checkpoints=checkpoints,
+            contributions=contributions,
         )
 
     def _take_completed_work(self, is_lost: bool) -> tuple[list[CompletedKey], dict[str, str]]:
@@ -115,6 +123,20 @@ class ChangeCollector:
             if operation.completed_work is not None:
                 keys += operation.completed_work.list_entries()
         return keys, checkpoints
+
+    def _close_shares(self, clock: float, now: float) -> list[Node]:
+        """Close idle shares. Return the closed ones, whose last figures are due."""
+        state = self._state
+        if not len(state.shares) and not state.shares.is_closing:
+            return []
+        with state.lock:
+            closed = state.shares.take_closed_locked(state.tree.active)
+            for node in closed:
+                state.tree.update_level_locked(node, clock, now)
+            state.shares.close_idle_locked(clock)
+            if self._resend:
+                closed += state.shares.list_nodes_locked()
+        return closed
 
     def spill_ends(self, *, everything: bool = False) -> None:
         """Move ended operations to the file if they use much memory, or ``everything``."""
@@ -199,6 +221,14 @@ class ChangeCollector:
                 if _is_evicted(node):
                     continue
                 node.sent_sequence = node.sequence
+                if node.operation.share is not None:
+                    contribution = build_contribution_locked(node)
+                    if node.status.finished:
+                        self._state.tree.release_contributed_locked(node)
+                    self._contributions.append(
+                        replace(contribution, level=redact_snapshot(contribution.level))
+                    )
+                    continue
                 snapshot = take_snapshot_locked(node)
             snapshots.append(redact_snapshot(snapshot))
             report(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from otel_progress.live import rollup
 from otel_progress.live.node import Children, LevelExtras, Node
@@ -98,10 +99,12 @@ def _update_outcomes_locked(node: Node, children: Children | None, extras: Level
         failed, failures, skipped = children.failed, children.failures, children.skipped
         node.ended_levels = children.count_ended()
     if extras is not None:
-        if extras.failures is not None:
-            items = int(extras.failures.value())
-            failed, failures = max(failed, items), max(failures, items)
-        skipped = skipped if extras.skips is None else max(skipped, int(extras.skips.value()))
+        items = 0 if extras.failures is None else int(extras.failures.value())
+        skips = 0 if extras.skips is None else int(extras.skips.value())
+        if extras.shares:
+            items += sum(share.level.failed for share in extras.shares.values())
+            skips += sum(share.level.skipped for share in extras.shares.values())
+        failed, failures, skipped = max(failed, items), max(failures, items), max(skipped, skips)
     node.failed, node.failed_below, node.skipped = failures, failures - failed, skipped
 
 
@@ -145,14 +148,19 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
     counter, total = node.counter, node.total
     current: Number = 0 if counter is None else counter.value()
     has_own_count = counter is not None and (current != 0 or counter.touched)
-    partial = 0.0
+    partial, is_base = 0.0, False
     if has_own_count:
         node.last_count = current
-        if children is not None and children.stages is None and counts_from_base(node, current):
-            # Why: the level counts its children, and earlier sessions did the base.
-            has_own_count = False
-            current, partial = current + children.done_weight - children.base_weight, children.partial_weight
-    elif children is not None:
+        is_base = children is not None and children.stages is None and counts_from_base(node, current)
+    counted = list_shared_counts(node)
+    if counted:
+        # Why here: what other processes counted is part of the level's own count.
+        current, has_own_count, is_base = current + sum(counted), True, False
+    if is_base and children is not None:
+        # Why: the level counts its children, and earlier sessions did the base.
+        has_own_count = False
+        current, partial = current + children.done_weight - children.base_weight, children.partial_weight
+    elif not has_own_count and children is not None:
         if children.stages is not None and total is None:
             current = sum(stage.status.finished or is_restored(stage) for stage in children.stages)
         else:
@@ -173,6 +181,13 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
     return current, rollup.compute_count_ratio(current, total, partial)
 
 
+def list_shared_counts(node: Node) -> Sequence[Number]:
+    """Return what other processes counted on a level, for each of them."""
+    if node.extras is None or not node.extras.shares:
+        return ()
+    return [share.level.current for share in node.extras.shares.values() if share.is_counted]
+
+
 def counts_from_base(node: Node, current: Number) -> bool:
     """Return True if a resumed level has counted nothing itself since.
 
@@ -184,7 +199,7 @@ def counts_from_base(node: Node, current: Number) -> bool:
 
 def counts_children(node: Node) -> bool:
     """Return True if the count of a level is that of the levels below it."""
-    if node.children is None:
+    if node.children is None or list_shared_counts(node):
         return False
     counter = node.counter
     return counter is None or not counter.touched or counts_from_base(node, counter.value())

@@ -33,6 +33,9 @@ class StoreListener(Protocol):
     def on_operation_started(self, root: Node) -> None:
         """Receive the root of an operation that started."""
 
+    def on_shared_level_ending(self, node: Node) -> None:
+        """Receive a level that is about to end, and on which other processes may work."""
+
     def on_level_ended(self, node: Node) -> None:
         """Receive a level that ended, an operation's root included."""
 
@@ -62,6 +65,9 @@ class NullListener:
         """Ignore it."""
 
     def on_operation_started(self, root: Node) -> None:
+        """Ignore it."""
+
+    def on_shared_level_ending(self, node: Node) -> None:
         """Ignore it."""
 
     def on_level_ended(self, node: Node) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from otel_progress.live.opaque import Opaque
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.resource_usage import UsageAccumulator
-    from otel_progress.records import ResourceUse, Trajectory, TrajectoryKey
+    from otel_progress.records import Contribution, ResourceUse, Trajectory, TrajectoryKey
 
 
 MIN_STEP_BACK_S: Final = 0.001
@@ -342,10 +342,12 @@ class Operation:
         "cancel_requested_at",
         "checkpoint",
         "completed_work",
+        "contributed",
         "ended",
         "estimated_levels",
         "id",
         "instance",
+        "is_shared",
         "latest_at",
         "next_log",
         "next_number",
@@ -357,6 +359,7 @@ class Operation:
         "run",
         "running_flags",
         "sequence",
+        "share",
         "stall_after",
         "start_delivered",
         "superseded_by",
@@ -424,6 +427,13 @@ class Operation:
         """
         self.latest_at = -math.inf
         """Latest time of this run, in Unix seconds."""
+        self.is_shared = False
+        """True when other processes may work on the operation, and in these processes."""
+        self.share: Share | None = None
+        """The part of this process in an operation of another process. None in its own operations.
+        """
+        self.contributed: ContributedLevels | None = None
+        """Levels that other processes contributed. None until the first one."""
 
     def get_running_flags(self) -> list[bool]:
         """Return a list of True that is empty after a request to cancel."""
@@ -485,6 +495,44 @@ class Operation:
         if self.pauses is None:
             return max(0.0, end - start)
         return max(0.0, end - start - self.pauses.seconds_between(start, end))
+
+
+class Share:
+    """Use of one level of another process.
+
+    ``clock`` is the monotonic time of the last known change. ``users`` are the active calls that
+    have the level as their current level. ``suffix`` makes generated ids of levels unique among the
+    processes of the operation.
+    """
+
+    __slots__ = ("clock", "first_preview", "node", "sequence", "suffix", "users", "writer")
+
+    def __init__(self, node: Node, writer: str, suffix: str, clock: float, first_preview: int) -> None:
+        self.node = node
+        self.writer = writer
+        self.suffix = suffix
+        self.clock = clock
+        self.first_preview = first_preview
+        self.sequence = 0
+        self.users = 0
+
+
+class ContributedLevels:
+    """Levels of one operation that other processes contributed, and their writers."""
+
+    __slots__ = ("ended", "nodes", "sequences", "starts", "writers")
+
+    def __init__(self) -> None:
+        self.nodes: dict[tuple[str, str], Node] = {}
+        """Running levels by writer and path."""
+        self.starts: dict[tuple[str, str], float | None] = {}
+        """Start of each level in ``nodes``."""
+        self.sequences: dict[tuple[str, str], int] = {}
+        """Sequence numbers of the shares and of the running levels."""
+        self.ended: OrderedDict[tuple[str, str], int] = OrderedDict()
+        """Sequence numbers of the ended levels."""
+        self.writers: dict[str, str] = {}
+        """Process of each writer."""
 
 
 class Children:
@@ -574,7 +622,7 @@ class UnitCount:
 class LevelExtras:
     """State that most levels never need."""
 
-    __slots__ = ("exceeds_total", "failures", "has_warned", "opaque", "skips")
+    __slots__ = ("exceeds_total", "failures", "has_warned", "is_shared", "opaque", "shares", "skips")
 
     def __init__(self) -> None:
         self.failures: GilCounter | LockCounter | None = None
@@ -585,6 +633,10 @@ class LevelExtras:
         """True when the last update found a count beyond the total."""
         self.has_warned = False
         """True when a warning about such a count was logged."""
+        self.is_shared = False
+        """True when the handle of the level was pickled."""
+        self.shares: dict[str, Contribution] | None = None
+        """Units that other processes counted on the level, by writer."""
 
 
 class Node:
@@ -768,6 +820,12 @@ class Node:
         """Count one skipped unit. Its completion is counted separately."""
         extras = self.ensure_extras()
         (extras.skips or create_once(extras, "skips", _create_counter)).count_one()
+
+    def set_outcomes(self, failed: int, skipped: int) -> None:
+        """Set the number of failed and skipped units."""
+        extras = self.ensure_extras()
+        (extras.failures or create_once(extras, "failures", _create_counter)).set(failed)
+        (extras.skips or create_once(extras, "skips", _create_counter)).set(skipped)
 
 
 def merge_metadata(

@@ -12,11 +12,21 @@ from otel_progress.ends import encode_end
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.batches import BatchRegistry
 from otel_progress.live.buffers import EventBuffer, LogBuffer, PreviewBuffer
+from otel_progress.live.contributions import ContributionMerger
 from otel_progress.live.ends import EndOverflow, EndQueue
 from otel_progress.live.estimation.tracker import EstimateTracker
 from otel_progress.live.estimation.trajectories import TrajectoryCache
 from otel_progress.live.listener import StoreListener
-from otel_progress.live.node import BlockReference, HandleReference, Node, Operation, Spec, orphans
+from otel_progress.live.node import (
+    BlockReference,
+    HandleReference,
+    Node,
+    Operation,
+    Spec,
+    orphans,
+    raise_counter_missing,
+)
+from otel_progress.live.shares import ShareRegistry
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.live.tree import WAITING_DROPPED, Limits, OpenRejected, Tree
 from otel_progress.locking import CallerLock
@@ -83,6 +93,8 @@ class StoreState:
         # its own copies.
         for node in list(self.tree.active):
             node.status = Status.CANCELLED
+            # Why: the next count of a handle makes it a handle of a level of another process.
+            node.count_one = raise_counter_missing
         self._clear(instance)
 
     def _clear(self, instance: Instance) -> None:
@@ -119,6 +131,12 @@ class StoreState:
         self.unsent_sample: ResourceSample | None = None
         self.unsent_cancel_requests: list[CancelRequest] = []
         """Requests made in this process, at most one per run."""
+        self.shares = ShareRegistry(instance.id, self.clock, self.now, self._stall_after)
+        self.merger = ContributionMerger(self.tree)
+        self.shared: dict[str, Operation] = {}
+        """Operations on which other processes may work, by run. Ended ones stay for seconds."""
+        self.revised: dict[Node, None] = {}
+        """Ended levels whose figures changed and that no change set has reported."""
 
     def _report_late_count(self) -> None:
         self.listener.on_rejection(
@@ -298,6 +316,8 @@ class StoreState:
         after the level has ended.
         """
         guard = self.guard
+        if node.operation.is_shared and not self._prepare_shared_end(node):
+            return False
         if guard.is_owned() and guard.is_interrupting():
             return not node.status.finished and guard.defer(self._end_deferred, node, status, error, message)
         ended: list[Node] = []
@@ -320,6 +340,20 @@ class StoreState:
         except BaseException:
             self._repeat_end(node, status, error, message, ended)
             raise
+        return True
+
+    def _prepare_shared_end(self, node: Node) -> bool:
+        """Let the listener read the work of other processes before a level ends.
+
+        Return False for a level of another process, which only that process ends.
+        """
+        if node.operation.share is not None:
+            return node.parent is not None
+        extras = node.extras
+        is_used = extras is not None and (extras.is_shared or extras.shares is not None)
+        # Why not for a call that interrupts a change: it would wait for its own thread.
+        if node.status is Status.RUNNING and (node.parent is None or is_used) and not self.guard.is_owned():
+            self.listener.on_shared_level_ending(node)
         return True
 
     def _end_level_locked(

@@ -23,13 +23,15 @@ from otel_progress.live.listener import NullListener, StoreListener
 from otel_progress.live.node import Node, Operation, Spec
 from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
+from otel_progress.live.shares import number_records_by_time
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import Limits
-from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, Status
+from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, ParentLink, Status
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import (
     CancelRequest,
+    Contribution,
     LogRecord,
     Preview,
     ResourceSample,
@@ -111,6 +113,7 @@ class LiveStore:
         state = self._state
         return (
             not state.tree.active
+            and not state.revised
             and not state.guard
             and not state.tree.closed
             and not len(state.ends)
@@ -418,6 +421,207 @@ class LiveStore:
         self._listener.on_previews_deleted(locations)
         return len(deleted)
 
+    # --- operations of several processes ---------------------------------------------------------
+
+    @property
+    def has_shared_operations(self) -> bool:
+        """True when other processes may work on an operation of this one."""
+        return bool(self._state.shared)
+
+    @property
+    def dropped_contributions(self) -> int:
+        """Number of contributions of other processes that were left out."""
+        return self._state.merger.dropped
+
+    def open_share(
+        self, link: ParentLink, operation_type: str, type_: str, trace: tuple[int, int] | None
+    ) -> Node:
+        """Return the node with which this process works on a level of another process.
+
+        ``type_`` is the type of the level, and ``trace`` its trace id and span id.
+        """
+        state = self._state
+        with state.lock:
+            node = state.shares.open_locked(link, operation_type, type_, trace, state.tree.active)
+        self.notify_change()
+        return node
+
+    def open_local_share(self, link: ParentLink, spec: Spec) -> Node | None:
+        """Return an operation that is linked to a level of another process.
+
+        It is used while both have no store in common. Return None when it was rejected.
+        """
+        state, key = self._state, (link.run, link.path)
+        node = state.shares.local.get(key)
+        if node is not None and node.status is Status.RUNNING:
+            return node
+        started = self.start_level(None, spec)
+        if started is not None:
+            with state.lock:
+                node = state.shares.local.get(key)
+                if node is None or node.status is not Status.RUNNING:
+                    state.shares.local[key] = node = started
+            if node is not started:
+                self.end_level(started, Status.CANCELLED)
+        return node
+
+    def hold_share(self, node: Node) -> None:
+        """Keep a share open until :meth:`release_share`."""
+        state, share = self._state, node.operation.share
+        with state.lock:
+            if share is not None:
+                share.users += 1
+            elif node in state.shares.local.values():
+                users = state.shares.local_users
+                users[node] = users.get(node, 0) + 1
+
+    def release_share(self, node: Node) -> None:
+        """Release a share.
+
+        An operation in place of one ends as completed with its last user.
+        """
+        state, share, is_last = self._state, node.operation.share, False
+        with state.lock:
+            if share is not None:
+                share.users = max(0, share.users - 1)
+            elif node in state.shares.local_users:
+                state.shares.local_users[node] -= 1
+                is_last = not state.shares.local_users[node]
+                if is_last:
+                    del state.shares.local_users[node]
+                    state.shares.local = {
+                        key: each for key, each in state.shares.local.items() if each is not node
+                    }
+        if is_last:
+            self.end_level(node, Status.COMPLETED)
+
+    def end_local_shares(self) -> None:
+        """Complete the operations in place of shares, at the end of the process."""
+        for node in list(self._state.shares.local.values()):
+            self.end_level(node, Status.COMPLETED)
+
+    def cancel_share_levels(self, reason: str) -> None:
+        """Cancel the running levels of this process in operations of other processes."""
+        state = self._state
+        with state.lock:
+            children = [node.children for node in state.shares.list_nodes_locked()]
+            running = [
+                node
+                for found in children
+                if found is not None
+                for node in found.nodes.values()
+                if node.status is Status.RUNNING
+            ]
+        for node in running:
+            self.end_level(node, Status.CANCELLED, message=reason)
+
+    def list_share_runs(self) -> list[str]:
+        """Return the runs of other processes on which this process works."""
+        with self._state.lock:
+            return self._state.shares.list_runs_locked()
+
+    def cancel_shares(self, requests: Sequence[CancelRequest]) -> None:
+        """Apply requests to cancel runs of other processes to the shares of this one."""
+        by_run = {request.run: request for request in requests}
+        with self._state.lock:
+            operations = [node.operation for node in self._state.shares.list_nodes_locked()]
+        for operation in operations:
+            request = by_run.get(operation.run)
+            if request is not None and operation.cancel_requested_at is None:
+                operation.request_cancel(request.at, request.reason)
+
+    def share_level(self, node: Node) -> None:
+        """Include the work that other processes do for a level of this process.
+
+        Its handle was pickled.
+        """
+        operation = node.operation
+        if operation.share is not None or operation.run == "":
+            return
+        node.ensure_extras().is_shared = True
+        if not operation.is_shared:
+            operation.is_shared = True
+            self._state.guard.run(self._share_locked, operation)
+
+    def share_active_operations(self) -> None:
+        """Include the work that forked children do for the active operations."""
+        for operation in list(self._state.tree.operations.values()):
+            if not operation.is_shared:
+                operation.is_shared = True
+                self._state.guard.run(self._share_locked, operation)
+
+    def _share_locked(self, operation: Operation) -> None:
+        self._state.shared[operation.run] = operation
+        number_records_by_time(operation, self._state.instance.id, self.now)
+
+    def list_shared_runs(self, late_s: float) -> list[str]:
+        """Return the runs on which other processes may work.
+
+        Runs that ended more than ``late_s`` seconds ago are not shared any more.
+        """
+        state, clock = self._state, self.clock()
+        with state.lock:
+            for run, operation in list(state.shared.items()):
+                root = operation.root
+                if root is None or (root.status.finished and _get_age(root, clock) > late_s):
+                    del state.shared[run]
+                    operation.contributed = None
+            return list(state.shared)
+
+    def list_contributors(self) -> list[str]:
+        """Return the processes with running levels in operations of this process."""
+        with self._state.lock:
+            found: dict[str, None] = {}
+            for operation in self._state.shared.values():
+                known = operation.contributed
+                if known is not None:
+                    found.update((known.writers[writer], None) for writer, _ in known.nodes)
+            return list(found)
+
+    def has_contributors(self, operation: Operation) -> bool:
+        """Return True if another process has worked on an operation."""
+        return operation.contributed is not None and bool(operation.contributed.writers)
+
+    def merge_contributions(self, contributions: Sequence[Contribution]) -> set[tuple[str, str, str]]:
+        """Add the work of other processes to the operations of this one.
+
+        Parents are before their children. Contributions to other operations are ignored. Return the
+        keys of levels that have to be merged again, because their parents are not known yet.
+        """
+        waiting: set[tuple[str, str, str]] = set()
+        by_run: dict[str, list[Contribution]] = {}
+        for contribution in contributions:
+            by_run.setdefault(contribution.level.info.run, []).append(contribution)
+        state = self._state
+        for run, found in by_run.items():
+            ended: list[Node] = []
+            with state.lock:
+                operation = state.shared.get(run)
+                if operation is None:
+                    continue
+                revised = state.merger.merge_locked(operation, found, ended, waiting)
+                state.revised.update(
+                    dict.fromkeys(state.merger.revise_locked(revised, self.clock(), self.now()))
+                )
+            for node in ended:
+                self._listener.on_level_ended(node)
+            self.notify_change()
+        if state.tree.late_rejections:
+            state.report_late_rejections()
+        return waiting
+
+    def end_contributors(self, gone: Sequence[str]) -> None:
+        """Cancel the running levels of processes that have ended."""
+        state, ended = self._state, list[Node]()
+        if not gone:
+            return
+        with state.lock:
+            for operation in state.shared.values():
+                state.merger.end_writers_locked(operation, gone, ended)
+        for node in ended:
+            self._listener.on_level_ended(node)
+        self.notify_change()
+
     # --- ticks -----------------------------------------------------------------------------------
 
     def collect(self) -> ChangeSet:
@@ -461,3 +665,8 @@ class LiveStore:
         later.
         """
         self._state.estimates.load_trajectories(load, persisted)
+
+
+def _get_age(root: Node, clock: float) -> float:
+    """Return the seconds since the end of an operation."""
+    return clock - ((root.started_clock or 0.0) + (root.duration or 0.0))

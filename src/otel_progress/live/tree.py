@@ -134,7 +134,8 @@ class Tree:
             return self._create_operation(spec)
         children = parent.children or create_once(parent, "children", Children)
         if spec.id is None:
-            id_, segment = _create_number(children, spec.type)
+            share = parent.operation.share
+            id_, segment = _create_number(children, spec.type, "" if share is None else share.suffix)
         else:
             id_, segment = spec.id, encode_segment(spec.type, spec.id)
         path = f"{parent.path}/{segment}" if parent.path else segment
@@ -248,7 +249,8 @@ class Tree:
         """Give a node an id that no level below ``parent`` uses."""
         type_ = node.spec.type
         if node.spec.id is None:
-            node.id, segment = _create_number(children, type_)
+            share = node.operation.share
+            node.id, segment = _create_number(children, type_, "" if share is None else share.suffix)
             if node.spec.name is None:
                 node.name = f"{type_} {node.id}"
         else:
@@ -291,7 +293,7 @@ class Tree:
             if ended is not None:
                 ended.remove(node)
             self.closed.pop(node, None)
-            if node is not before and node.sent_sequence:
+            if node is not before and node.sent_sequence and node.operation.share is None:
                 self.evicted.append((node.operation.run, node.path))
 
     def _activate_locked(self, node: Node) -> None:
@@ -382,6 +384,28 @@ class Tree:
         if node.children is not None:
             node.children.stages = declared
 
+    def declare_stage_locked(self, parent: Node, spec: Spec) -> Node:
+        """Add a stage that another process declared to the stages of ``parent``."""
+        stage = self.create_node(parent, spec)
+        stage.declared = True
+        self._place_child_locked(stage, parent, rename=True)
+        children = parent.children or create_once(parent, "children", Children)
+        children.stages = [*(children.stages or ()), stage]
+        self.closed[stage] = None
+        parent.dirty = True
+        return stage
+
+    def skip_stage_locked(self, stage: Node) -> None:
+        """Skip a declared stage that has not started."""
+        if stage.status is Status.PENDING:
+            self._skip_stage_locked(stage)
+
+    def release_contributed_locked(self, node: Node) -> None:
+        """Drop an ended level of a share whose contribution was collected."""
+        siblings = None if node.parent is None else node.parent.children
+        if siblings is not None and siblings.nodes.get(node.path_segment) is node and not node.declared:
+            del siblings.nodes[node.path_segment]
+
     # --- end -------------------------------------------------------------------------------------
 
     def end_level_locked(self, node: Node, status: Status, ended: list[Node]) -> None:
@@ -468,7 +492,8 @@ class Tree:
             self._settle_restored_locked(node, operation.completed_work)
         if node.parent.children is not None:
             _add_to_parent_locked(node, status, node.parent.children)
-        if not node.declared:
+        # Why not in a share: a level stays until its contribution was collected.
+        if not node.declared and operation.share is None:
             if operation.ended is None:
                 operation.ended = EndedLevels(self._limits.levels, self._limits.failed_levels)
             operation.ended.add(node, self._evict_locked)
@@ -511,6 +536,8 @@ class Tree:
         update_figures_locked(node, clock, now)
         if node.counter is None and node.children is None and node.extras is None:
             return
+        if node.operation.share is not None:
+            return  # the owner counts the units of all processes
         if node.extras is not None and node.extras.exceeds_total:
             self._warn_exceeded_total_locked(node, node.extras)
         failed_units = node.failed - node.failed_below
@@ -585,14 +612,17 @@ def _find_free_id(id_: str, used_ids: Container[str], kind: str, rename: bool) -
     return next(other for n in itertools.count(2) if (other := f"{id_}~{n}") not in used_ids)
 
 
-def _create_number(children: Children, type_: str) -> tuple[str, str]:
-    """Return the next free number of a type as an id, and its path segment."""
+def _create_number(children: Children, type_: str, suffix: str = "") -> tuple[str, str]:
+    """Return the next free number of a type as an id, and its path segment.
+
+    ``suffix`` distinguishes the processes of an operation.
+    """
     stem = encode_segment(type_, "")
     next_number = children.auto_ids.get(type_)
     if next_number is None:
         next_number = children.auto_ids.setdefault(type_, itertools.count(1).__next__)
     while True:
-        id_ = str(next_number())
+        id_ = f"{next_number()}{suffix}"
         segment = stem + id_
         if segment not in children.nodes:
             return id_, segment

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import context as context_api
@@ -19,7 +18,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.propagation.parent_link import VARIABLE, format_parent_link, parse_parent_link
-from otel_progress.text import remove_credentials
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,14 +25,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from otel_progress.model import ParentLink
-
-
-STORE_VARIABLE: Final = "OTEL_PROGRESS_STORE"
-"""Setting ``store`` of the child process."""
-
-
-OTLP_VARIABLE: Final = "OTEL_PROGRESS_OTLP"
-"""Setting ``otlp`` of the child process."""
 
 
 UPDATES_VARIABLE: Final = "OTEL_PROGRESS_UPDATES"
@@ -106,25 +96,6 @@ def build_environment(
     environment.pop(UPDATES_VARIABLE, None)
     environment[VARIABLE] = format_parent_link(link)
     return environment
-
-
-def build_settings_variables(
-    store: str, location: str | os.PathLike[str] | None, otlp: bool | None, environ: Mapping[str, str]
-) -> dict[str, str]:
-    """Return variables with the store and the export of this process, for a child.
-
-    ``location`` is the file of the journal, so a child in another folder uses the same file. The
-    user and password of a URL are left out. A child process has them only if the variable of this
-    process, which it inherits, has them.
-    """
-    variables: dict[str, str] = {}
-    if location is not None:
-        variables[STORE_VARIABLE] = f"sqlite:///{Path(location).absolute()}"
-    elif environ.get(STORE_VARIABLE, "").strip() != store:
-        variables[STORE_VARIABLE] = remove_credentials(store)
-    if otlp is not None:
-        variables[OTLP_VARIABLE] = "true" if otlp else "false"
-    return variables
 
 
 class UpdateReceiver(Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from otel_progress import redaction
@@ -23,11 +24,18 @@ from otel_progress.live.store import LiveStore
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import select_signals
 from otel_progress.otlp.exporters import build_resource
-from otel_progress.propagation.environment import build_settings_variables, read_remote_parent
-from otel_progress.protocols import CancelRequestSource, ChangeSet, Sink, TrajectorySource
+from otel_progress.propagation.environment import read_remote_parent
+from otel_progress.protocols import (
+    CancelRequestSource,
+    ChangeSet,
+    ContributionSource,
+    Sink,
+    TrajectorySource,
+)
 from otel_progress.records import CancelRequest
 from otel_progress.resumption import ResumableStorage
 from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
+from otel_progress.runtime.contribution_poller import ContributionPoller
 from otel_progress.runtime.export_trigger import ExportTrigger
 from otel_progress.runtime.resumption import JournalResumer
 from otel_progress.runtime.runtime import Runtime
@@ -53,18 +61,20 @@ def build_runtime(
     sources: ClockAndIds | None = None,
     *,
     withheld: Container[str] = (),
+    configure_child: Callable[[Mapping[str, str]], object] | None = None,
 ) -> Runtime:
     """Build a runtime and make it the active recording.
 
     The runtime joins ``provider``, or the global provider when that is None. A runtime of
     settings with ``enabled=False`` records nothing. Resources of the settings named by ``withheld``
-    are not created, because the parent process has them. A part that the environment does not
+    are not created, because the parent process has them. ``configure_child`` starts the recording
+    in a process that loads a pickled handle. A part that the environment does not
     permit is reported and left out, or raises UnavailableError with ``strict``. Raises
     ConfigurationError or MissingExtraError after it has closed what it had built.
     """
     sources = sources or ClockAndIds()
     if settings.enabled:
-        return _RuntimeBuilder(settings, sources, withheld).build(provider)
+        return _RuntimeBuilder(settings, sources, withheld, configure_child).build(provider)
     return Runtime(RuntimeComponents(settings, sources))
 
 
@@ -74,8 +84,15 @@ class _RuntimeBuilder:
     Everything that may be rejected comes first. A failure closes the components built so far.
     """
 
-    def __init__(self, settings: Settings, sources: ClockAndIds, withheld: Container[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sources: ClockAndIds,
+        withheld: Container[str],
+        configure_child: Callable[[Mapping[str, str]], object] | None,
+    ) -> None:
         self._settings = settings
+        self._configure_child = configure_child
         self._withheld = withheld
         self._signals = select_signals(os.environ, otlp=settings.otlp)
         self._budget = ShutdownBudget()
@@ -190,6 +207,8 @@ class _RuntimeBuilder:
                 self._store.supersede(run, successor)
         if isinstance(journal, CancelRequestSource):
             apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
+        if isinstance(journal, ContributionSource) and (runs := self._store.list_share_runs()):
+            self._store.cancel_shares(journal.find_cancel_requests(runs))
 
     def _discard_previews(self, locations: Sequence[str]) -> None:
         """Delete the content of previews whose journal entries were deleted."""
@@ -331,9 +350,28 @@ class _RuntimeBuilder:
         if recording.remote_parent is not None:
             self._components.providers.processor.parent_link = recording.remote_parent.link
         location = None if self._journal is None else self._journal.location
-        recording.child_settings = build_settings_variables(
-            settings.store, location, settings.otlp, os.environ
+        recording.child_settings = settings.to_environ(
+            ("store", "otlp"), location=location, environ=os.environ
         )
+        recording.handle_settings = settings.to_environ(location=location)
+        self._share_operations(location)
+
+    def _share_operations(self, location: Path | None) -> None:
+        """Let other processes work on the operations of this one, and this one on theirs."""
+        recording, journal = self._components.recording, self._journal
+        recording.configure = self._configure_child
+        recording.deliver_shares = self._components.ends.deliver_shares
+        if isinstance(journal, ContributionSource):
+            recording.store_name = self._settings.name_store(location)
+            poller = ContributionPoller(
+                self._store,
+                journal,
+                self._settings.tick,
+                clock=self._store.clock,
+                on_dropped=lambda count: self._totals.count_dropped("journal", count),
+            )
+            self._components.contributions = poller
+            recording.on_shared = poller.wake
 
     # --- servers ---------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from otel_progress.journal.spill import SpillFile
     from otel_progress.metrics.collector import ProgressCollector
     from otel_progress.previews.service import PreviewService
+    from otel_progress.runtime.contribution_poller import ContributionPoller
     from otel_progress.runtime.resource_sampler import ResourceSampler
     from otel_progress.runtime.sink_worker import SinkWorker
     from otel_progress.runtime.terminate_signals import TerminateSignals
@@ -72,6 +73,7 @@ class RuntimeComponents:
         self.sink_workers: list[SinkWorker] = []
         self.spill_files: list[SpillFile] = []
         self.terminate_signals: TerminateSignals | None = None
+        self.contributions: ContributionPoller | None = None
         self.flush_callbacks: list[Callable[[float], bool]] = []
         self.close_callbacks: list[CloseCallback] = []
         self.on_tick: Callable[[], object] = lambda: None
@@ -182,6 +184,16 @@ class RuntimeComponents:
             self._submit_to_callbacks("started", root)
         root.operation.start_delivered = True
 
+    def on_shared_level_ending(self, node: Node) -> None:
+        """Read the work of other processes before a level ends. Never raises."""
+        try:
+            if self.contributions is not None:
+                self.contributions.wait_for_end(node)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            report_internal_error("journal", "The work of other processes could not be read", error=error)
+
     def on_level_ended(self, node: Node) -> None:
         """Finish the span and the previews of a level, and submit the end of an operation."""
         spans.finish_span(node)
@@ -193,6 +205,8 @@ class RuntimeComponents:
             if self.callbacks:
                 self._submit_to_callbacks(node.status.value, node)  # type: ignore[arg-type]
             self.ends.deliver_end(node)
+        elif node.operation.share is not None and node.parent.parent is None:
+            self.ticker.wake_at_end()
 
     def on_event_dropped(self) -> None:
         """Count a dropped event."""

@@ -25,6 +25,13 @@ MAX_WAIT_S: Final = 0.05
 """Maximum time that the end of an operation waits in a child of multiprocessing, in seconds."""
 
 
+MAX_SHARE_WAIT_S: Final = 0.25
+"""Maximum time that a call waits which worked on an operation of another process, in seconds. It
+usually takes some milliseconds. Why longer than the end of an operation: what is not written by
+then is lost if a pool ends the process, because it is not stored in a file.
+"""
+
+
 MAX_WAIT_SHARE: Final = 0.1
 """Maximum share of the time for such waits. Beyond it, ends only wake the sinks."""
 
@@ -63,6 +70,8 @@ class EndDelivery:
         """Discard all requests, as a forked child does."""
         self._credit_s = MAX_WAIT_CREDIT_S
         self._credited_at = time.monotonic()
+        self._share_credit_s = MAX_WAIT_CREDIT_S
+        self._share_credited_at = self._credited_at
         self._is_storing = False
         self._waiting: set[int] = set()
         """Identifiers of the threads that wait."""
@@ -101,6 +110,34 @@ class EndDelivery:
             self._wait(root, span_number)
         else:
             self._ticker.wake_at_end()
+
+    def deliver_shares(self) -> None:
+        """Deliver the work on operations of other processes, and wait for the sinks.
+
+        The caller waits at most ``MAX_SHARE_WAIT_S``, and at most ``MAX_WAIT_SHARE`` of the time.
+        Beyond it the sinks are only woken. Never raises, except an exception that interrupts it.
+        """
+        try:
+            started = time.monotonic()
+            if not self._can_wait_for_shares(started):
+                self._ticker.wake_at_end()
+                return
+            tick = self._ticker.request_tick()
+            while time.monotonic() - started < MAX_SHARE_WAIT_S and not self._is_written(tick):
+                time.sleep(_POLL_S)
+            self._share_credit_s -= time.monotonic() - started
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            report_internal_error("tick", "The progress of a call could not be delivered", error=error)
+
+    def _can_wait_for_shares(self, now: float) -> bool:
+        if self.is_closing or not self._ticker.can_wait() or _has_event_loop():
+            return False
+        earned_s = (now - self._share_credited_at) * MAX_WAIT_SHARE
+        self._share_credited_at = now
+        self._share_credit_s = min(MAX_WAIT_CREDIT_S, self._share_credit_s + earned_s)
+        return self._share_credit_s > 0.0
 
     def request_event_export(self) -> None:
         """Export the events of an ended operation, which the sink of events has emitted."""

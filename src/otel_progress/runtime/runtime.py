@@ -90,8 +90,13 @@ class Runtime:
         # Why: the thread that shuts down takes it permanently. No thread waits for it, so a
         # signal handler may shut down as well.
         self._shutting_down = threading.Lock()
-        on_fork(phase=ForkPhase.RUNTIME, owner=self, after_in_child=Runtime._after_fork)
-        components.on_tick = self._publish_settings
+        on_fork(
+            phase=ForkPhase.RUNTIME,
+            owner=self,
+            after_in_parent=Runtime._after_fork_in_parent,
+            after_in_child=Runtime._after_fork,
+        )
+        components.on_tick = self._prepare_children
 
     @property
     def _callbacks(self) -> Callbacks:
@@ -277,7 +282,10 @@ class Runtime:
             # Why first: the last tick collects the finished previews.
             if self._previews is not None:
                 is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
+            self._store.end_local_shares()
             self._cancel_operations(REASON_EXIT)
+            if self._components.contributions is not None:
+                self._components.contributions.close()
             is_complete = self._ticker.stop(timeout) and is_complete
             is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
             for worker in self._sink_workers:
@@ -289,6 +297,7 @@ class Runtime:
         return is_complete
 
     def _cancel_operations(self, reason: str) -> None:
+        self._store.cancel_share_levels(reason)
         for root in list(self._store.reader.get_active_roots()):
             self._store.end_level(root, Status.CANCELLED, message=reason)
 
@@ -320,6 +329,13 @@ class Runtime:
             signals.finish = self._finish
             signals.defer = self._store.run_after_interrupted_call
         self._publish_settings()
+
+    def _prepare_children(self) -> None:
+        """Publish the settings for children, and include their work. Each tick calls it."""
+        self._publish_settings()
+        poller = self._components.contributions
+        if poller is not None and self._store.has_shared_operations:
+            poller.wake()
 
     def _publish_settings(self) -> None:
         if not self._is_published and not self._is_shut_down and can_publish():
@@ -361,6 +377,7 @@ class Runtime:
         ends = self._components.ends
         is_closing, ends.is_closing = ends.is_closing, True
         try:
+            self._store.end_local_shares()
             self._cancel_operations(reason)
             if not self.force_flush(timeout * (1.0 - SPILL_SHARE)):
                 for worker in self._sink_workers:
@@ -369,6 +386,12 @@ class Runtime:
             ends.is_closing = is_closing
 
     # --- fork ------------------------------------------------------------------------------------
+
+    def _after_fork_in_parent(self) -> None:
+        """Include the work that the child does with handles that it inherited."""
+        if self._components.contributions is not None and self._pid == os.getpid():
+            # Why no thread here: most forks have nothing to do with the operation.
+            self._store.share_active_operations()
 
     def _after_fork(self) -> None:
         """Continue in a forked child as a new instance.
@@ -395,6 +418,8 @@ class Runtime:
         self._recording.warnings = CallSiteWarnings()
         self._ticker.restart()
         self._components.ends.restart()
+        if self._components.contributions is not None:
+            self._components.contributions.restart()
         self._is_published = False
         self._exit_hooks.register_finalizer()
         self._components.restart_callbacks()

@@ -24,6 +24,7 @@ from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet, Sink
 from otel_progress.records import (
     CancelRequest,
+    Contribution,
     LogRecord,
     Preview,
     ResourceSample,
@@ -90,6 +91,8 @@ MAX_COMPLETED_KEYS: Final = 200_000
 """Maximum number of completed keys that wait for one sink. Beyond it the oldest are dropped. Their
 items run again when the operation is resumed.
 """
+MAX_CONTRIBUTIONS: Final = 100_000
+"""Maximum number of contributions that wait for one sink. Beyond it the oldest are dropped."""
 
 
 RETRY_S: Final = 0.05
@@ -111,6 +114,7 @@ class PendingLimits:
     previews: int = MAX_PREVIEWS
     cancel_requests: int = MAX_CANCEL_REQUESTS
     completed_keys: int = MAX_COMPLETED_KEYS
+    contributions: int = MAX_CONTRIBUTIONS
 
 
 class PendingChanges:
@@ -140,6 +144,7 @@ class PendingChanges:
         self._cancel_requests: list[CancelRequest] = []
         self._completed_keys: list[CompletedKey] = []
         self._checkpoints: dict[str, str] = {}
+        self._contributions: dict[tuple[str, str, str], Contribution] = {}
 
     def add(self, change_set: ChangeSet) -> int:
         """Merge a change set. Return the number of records dropped because of the limits."""
@@ -159,6 +164,10 @@ class PendingChanges:
         self._cancel_requests.extend(change_set.cancel_requests)
         self._completed_keys.extend(change_set.completed_keys)
         self._checkpoints.update(change_set.checkpoints)
+        for contribution in change_set.contributions:
+            known = self._contributions.get(contribution.key)
+            if known is None or known.level.sequence < contribution.level.sequence:
+                self._contributions[contribution.key] = contribution
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
@@ -230,6 +239,7 @@ class PendingChanges:
             + _drop_oldest(self._previews, limits.previews)
             + _drop_oldest(self._cancel_requests, limits.cancel_requests)
             + _drop_oldest(self._completed_keys, limits.completed_keys)
+            + _drop_oldest_keys(self._contributions, limits.contributions)
         )
 
     def drain(self, *, everything: bool = False) -> ChangeSet | None:
@@ -258,6 +268,7 @@ class PendingChanges:
             cancel_requests=self._cancel_requests,
             completed_keys=self._completed_keys,
             checkpoints=self._checkpoints,
+            contributions=sorted(self._contributions.values(), key=lambda each: each.level.info.depth),
         )
         self._clear()
         if self._ends:

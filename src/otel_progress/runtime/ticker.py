@@ -343,5 +343,6 @@ def has_changes(change_set: ChangeSet) -> bool:
             change_set.cancel_requests,
             change_set.completed_keys,
             change_set.checkpoints,
+            change_set.contributions,
         )
     )

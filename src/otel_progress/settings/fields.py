@@ -7,9 +7,10 @@ environment variables, and those over defaults.
 # ruff: noqa: RUF009 - all defaults are immutable
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
@@ -55,6 +56,10 @@ __all__ = ["PREFIX", "SETTINGS", "Setting", "Settings"]
 
 PREFIX: Final = "OTEL_PROGRESS_"
 """Prefix of the environment variables of this package."""
+
+
+NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
+"""Empty environment."""
 
 
 _RESOURCES: Final = ("prometheus_port", "server_port", "console")
@@ -292,21 +297,46 @@ class Settings:
             found.append(f"{setting.name}: {values}")
         return found
 
-    def to_environ(self, *, has_credentials: bool = False) -> dict[str, str]:
+    def to_environ(
+        self,
+        names: Container[str] | None = None,
+        *,
+        has_credentials: bool = False,
+        location: Path | None = None,
+        environ: Mapping[str, str] = NO_VARIABLES,
+    ) -> dict[str, str]:
         """Return environment variables from which another process gets these settings.
 
-        Settings of resources that exist once per process, tokens and functions are left out.
-        Without ``has_credentials``, so are the user and password of URLs. A relative path of the
-        store becomes an absolute one.
+        With ``names``, only these settings are included. Settings of resources that exist once per
+        process, tokens and functions are left out. ``location`` is the file of the journal. Without
+        it, a relative path of the store becomes an absolute one.
+
+        Without ``has_credentials``, the user and password of URLs are left out. A process that
+        inherits ``environ`` has them from there, so a store that it names there is left out.
         """
-        environ = {}
+        variables = {}
         for setting in SETTINGS:
             value = getattr(self, setting.name)
+            if names is not None and setting.name not in names:
+                continue
             if value is None or callable(value) or setting.secret or setting.per_process:
                 continue
+            if setting.name == "store" and location is not None:
+                value = _build_file_store(location)
+            elif setting.name == "store" and environ.get(setting.variables[0], "").strip() == value:
+                continue
             text = _format_value(_make_absolute(value) if setting.name == "store" else value)
-            environ[setting.variables[0]] = text if has_credentials else remove_credentials(text)
-        return environ
+            variables[setting.variables[0]] = text if has_credentials else remove_credentials(text)
+        return variables
+
+    def name_store(self, location: Path | None) -> str:
+        """Return the name of the store without credentials, empty for ``memory:``.
+
+        Processes with the same name share the store. ``location`` is the file of the journal.
+        """
+        if location is not None:
+            return _build_file_store(location)
+        return "" if self.store == "memory:" else remove_credentials(self.store)
 
     def get_process_resources(self) -> dict[str, object]:
         """Return the values of the settings of resources that exist once per process.
@@ -390,6 +420,10 @@ def _format_value(value: object) -> str:
     text = str(value)
     # Why: the parsers accept no exponent.
     return f"{value:.30f}" if isinstance(value, float) and "e" in text else text
+
+
+def _build_file_store(location: Path) -> str:
+    return f"{_RELATIVE_STORE}{quote(str(location.absolute()))}"
 
 
 def _make_absolute(store: str) -> str:

@@ -12,7 +12,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.protocol import JournalFinding
-from otel_progress.journal.redis import batches, control, reader
+from otel_progress.journal.redis import batches, contributions, control, reader
 from otel_progress.journal.redis.address import RedisAddress
 from otel_progress.journal.redis.client import Command, RedisClient
 from otel_progress.journal.redis.diagnosis import diagnose_server
@@ -40,6 +40,7 @@ from otel_progress.protocols import (
 from otel_progress.records import (
     MAX_TRAJECTORIES_PER_KEY,
     CancelRequest,
+    Contribution,
     LogRecord,
     Preview,
     ResourceSample,
@@ -112,8 +113,9 @@ class RedisJournal:
 
     @property
     def dropped(self) -> int:
-        """Number of operations and events that a limit deleted early."""
-        return self._retention.dropped + self._writer.dropped_events
+        """Number of operations, events and contributions that a limit deleted early."""
+        writer = self._writer
+        return self._retention.dropped + writer.dropped_events + writer.dropped_contributions
 
     @property
     def needs_resend(self) -> bool:
@@ -298,6 +300,22 @@ class RedisJournal:
         """
         superseded = self._writer.superseded
         return dict(superseded.popitem() for _ in range(len(superseded)))
+    def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
+        """Return the stored contributions to runs, parents before their children."""
+        return contributions.read_contributions(self._open(), [sanitize_text(run) for run in runs])
+
+    def drop_contributions(self, included: Sequence[Contribution]) -> None:
+        """Delete contributions unless newer ones have replaced them."""
+        self._check_writable()
+        contributions.delete_contributions(self._open(), included)
+
+    def find_gone_instances(self, instances: Sequence[str]) -> Sequence[str]:
+        """Return the processes among ``instances`` that have certainly ended."""
+        return contributions.find_gone_instances(self._open(), instances)
+
+    def find_cancel_requests(self, runs: Sequence[str]) -> Sequence[CancelRequest]:
+        """Return the requests to cancel runs of any process."""
+        return contributions.read_run_requests(self._open(), [sanitize_text(run) for run in runs])
 
     def size_bytes(self) -> int | None:
         """None: the journal is not in a file."""

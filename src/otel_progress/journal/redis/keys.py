@@ -131,12 +131,15 @@ class JournalKeys:
     def claim_lease(self, operation_id: str) -> str:
         """Lease of the process that continues a run of an operation."""
         return f"{self._base}{{{self.name}}}:lease:claim:{digest(operation_id)}"
+    def contributions(self, run: str) -> str:
+        """Hash of a run: writer and path to the contribution of another process."""
+        return self._of_run(run, "contributions")
 
     def list_run_keys(self, run: str) -> tuple[str, ...]:
         """Return all keys of a run."""
         return (
             self.levels(run), self.infos(run), self.run_meta(run), self.events(run), self.logs(run),
-            self.log_levels(run), self.previews(run),
+            self.log_levels(run), self.previews(run), self.contributions(run),
         )  # fmt: skip
 
     def heartbeat(self, instance: str) -> str:

@@ -17,6 +17,10 @@ MAX_EVENTS_PER_RUN: Final = 10_000
 """Newest events stored per run. Older ones are deleted and counted."""
 
 
+MAX_CONTRIBUTIONS_PER_RUN: Final = 100_000
+"""Contributions of other processes stored per run. Further ones are dropped and counted."""
+
+
 MAX_SAMPLES_PER_PROCESS: Final = 3_600
 """Newest resource samples stored per process. Older ones are deleted."""
 

@@ -229,6 +229,39 @@ per run.
 """
 
 
+ADD_CONTRIBUTIONS: Final = _script("""
+local key, ttl, limit = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local size, dropped = redis.call('HLEN', key), 0
+for i = 3, #ARGV, 2 do
+  local field, text = ARGV[i], ARGV[i + 1]
+  local stored = redis.call('HGET', key, field)
+  if not stored and size >= limit then
+    dropped = dropped + 1
+  elseif not stored or string.sub(stored, 1, 16) < string.sub(text, 1, 16) then
+    redis.call('HSET', key, field, text)
+    if not stored then size = size + 1 end
+  end
+end
+if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
+return dropped
+""")
+"""Stores contributions, each as its field and its text, which starts with its sequence number.
+
+Arguments: time to live, and the number of contributions that are kept. Answers the number of
+contributions that were dropped because of this limit.
+"""
+
+
+DROP_CONTRIBUTIONS: Final = _script("""#!lua flags=allow-oom
+for i = 1, #ARGV, 2 do
+  local stored = redis.call('HGET', KEYS[1], ARGV[i])
+  if stored and string.sub(stored, 1, 16) <= ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return 0
+""")
+"""Deletes contributions, each as its field and the highest sequence number to delete."""
+
+
 SET_RUN_VALUES: Final = _script("""
 local levels, meta, ttl = KEYS[1], KEYS[2], tonumber(ARGV[1])
 local has_run = redis.call('EXISTS', levels) == 1
@@ -543,8 +576,8 @@ return 0
 
 
 ALL: Final = (
-    WRITE_RUN, SUPERSEDE_RUN, ADD_KEYS, DELETE_KEYS, ADD_RECORDS, ADD_LOGS, SET_RUN_VALUES, FEED,
-    DELETE_RUN, CHANGE_REFERENCES, BEAT, ADD_TRAJECTORIES, DELETE_TRAJECTORIES,
-    SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
+    WRITE_RUN, SUPERSEDE_RUN, ADD_KEYS, DELETE_KEYS, ADD_RECORDS, ADD_LOGS, ADD_CONTRIBUTIONS,
+    DROP_CONTRIBUTIONS, SET_RUN_VALUES, FEED, DELETE_RUN, CHANGE_REFERENCES, BEAT, ADD_TRAJECTORIES,
+    DELETE_TRAJECTORIES, SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
 )  # fmt: skip
 """All scripts."""

@@ -17,6 +17,7 @@ from otel_progress.journal import rows
 from otel_progress.journal.fencing import leave_out_runs
 from otel_progress.journal.redis import batches, scripts
 from otel_progress.journal.redis.client import Command, RedisClient, call, command
+from otel_progress.journal.redis.contributions import build_contribution_calls
 from otel_progress.journal.redis.entries import encode_root_entry, encode_rootless_entry
 from otel_progress.journal.redis.keys import JournalKeys, clamp_number, digest, encode_time
 from otel_progress.journal.redis.limits import (
@@ -115,6 +116,8 @@ class Writer:
         self.ttl_ms = int(ttl_s * 1000) if ttl_s * 1000 < 2**53 else 0
         self.dropped_events = 0
         """Events that the limit of a run deleted."""
+        self.dropped_contributions = 0
+        """Contributions beyond the limit of a run."""
         self.unreferenced: list[str] = []
         """Locations of previews that the last write deleted and that are unreferenced now."""
         self.superseded: dict[str, str] = {}
@@ -193,6 +196,9 @@ class Writer:
         first += [each for _, each in events]
         previews_start = len(first)
         first += [each for _, each in previews]
+        contributions_start = len(first)
+        first += build_contribution_calls(self._keys, change_set.contributions, self.ttl_ms)
+        contributions_end = len(first)
         first += self._build_log_calls(change_set, is_sanitized)
         first += self._build_value_calls(change_set)
         feed = self._build_feed(change_set, runs)
@@ -218,6 +224,8 @@ class Writer:
         self._acknowledge(runs)
         for dropped in answers[records_start:previews_start]:
             self.dropped_events += len(dropped[1])
+        for count in answers[contributions_start:contributions_end]:
+            self.dropped_contributions += int(count)
         self._drop_references(previews, answers[previews_start : previews_start + len(previews)])
         self._write_batches(change_set)
         self._refresh_idle_runs()

@@ -29,6 +29,13 @@ _SELECT_FOR_INSTANCE: Final = """SELECT o.run, o.operation_id, r.reason, r.at
     WHERE o.instance = ? AND o.finished_at IS NULL"""
 
 
+_SELECT_FOR_RUNS: Final = """SELECT o.run, o.operation_id, r.reason, r.at
+    FROM requests r CROSS JOIN operations o ON o.key = r.operation WHERE o.finished_at IS NULL"""
+
+
+_MAX_RUNS: Final = 500
+
+
 _STORE: Final = """INSERT OR IGNORE INTO requests (operation, reason, at) SELECT ?, ?, ?
     WHERE EXISTS (SELECT 1 FROM operations WHERE key = ?)"""
 
@@ -59,6 +66,14 @@ def insert_request(connection: sqlite3.Connection, operation_id: str, reason: st
         connection.execute(_REVISE)
         connection.execute(_TOUCH, found)
     return True
+
+
+def read_run_requests(connection: sqlite3.Connection, runs: Sequence[str]) -> tuple[CancelRequest, ...]:
+    """Return the requests for active runs of any process. At most 500 runs are read."""
+    chosen = list(runs)[:_MAX_RUNS]
+    query = f"{_SELECT_FOR_RUNS} AND o.run IN ({', '.join('?' * len(chosen))})"
+    found = query_all(connection, query, chosen)
+    return tuple(CancelRequest(*row) for row in found if type(row[3]) is float and isfinite(row[3]))
 
 
 def read_requests(connection: sqlite3.Connection, instance: str) -> tuple[CancelRequest, ...]:

@@ -17,8 +17,14 @@ from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.sanitize import sanitize_text
 from otel_progress.journal.sqlite import batches
 from otel_progress.journal.sqlite.abandonment import fail_abandoned_run
-from otel_progress.journal.sqlite.cancel_requests import CancelRequestPoller, insert_request, read_requests
+from otel_progress.journal.sqlite.cancel_requests import (
+    CancelRequestPoller,
+    insert_request,
+    read_requests,
+    read_run_requests,
+)
 from otel_progress.journal.sqlite.connection import ManagedConnection, read_free_bytes, repeat_after_fork
+from otel_progress.journal.sqlite.contributions import delete_contributions, read_contributions
 from otel_progress.journal.sqlite.diagnosis import diagnose_file
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.opening import DiskFullError, NothingRecordedError
@@ -59,6 +65,7 @@ from otel_progress.protocols import (
 from otel_progress.records import (
     MAX_TRAJECTORIES_PER_KEY,
     CancelRequest,
+    Contribution,
     LogRecord,
     Preview,
     ResourceSample,
@@ -147,7 +154,7 @@ class SqliteJournal:
     @property
     def dropped(self) -> int:
         """Number of operations, events and log records that the size limit deleted early."""
-        return self._retention.dropped
+        return self._retention.dropped + self._writer.dropped_contributions
 
     @property
     def location(self) -> Path | None:
@@ -472,6 +479,26 @@ class SqliteJournal:
         """
         superseded = self._writer.superseded
         return dict(superseded.popitem() for _ in range(len(superseded)))
+    def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
+        """Return the stored contributions to runs, parents before their children."""
+        return self._read(lambda db: read_contributions(db, [sanitize_text(run) for run in runs]), ())
+
+    @repeat_after_fork
+    def drop_contributions(self, included: Sequence[Contribution]) -> None:
+        """Delete contributions unless newer ones have replaced them."""
+        self._check_writable()
+        with self._reading.transaction("IMMEDIATE") as connection:
+            delete_contributions(connection, included)
+
+    def find_gone_instances(self, instances: Sequence[str]) -> Sequence[str]:
+        """Return the processes among ``instances`` that have certainly ended."""
+        moment = self._get_read_time()
+        beats: dict[str, Heartbeat] = self._read(lambda db: read_heartbeats(db, instances), {})
+        return [identity for identity, beat in beats.items() if moment.is_gone(beat)]
+
+    def find_cancel_requests(self, runs: Sequence[str]) -> Sequence[CancelRequest]:
+        """Return the requests to cancel active runs of any process."""
+        return self._read(lambda db: read_run_requests(db, [sanitize_text(run) for run in runs]), ())
 
     def size_bytes(self) -> int | None:
         """Return the size of the file, its write-ahead log and their index in bytes.

@@ -68,7 +68,7 @@ class OperationDeleter:
         if not is_complete or self.left <= 0:
             return False
         self._deleted_runs += query_all(self._connection, _END, (key,))
-        for table in ("uses", "requests", "path_prefixes", "checkpoints"):
+        for table in ("uses", "requests", "path_prefixes", "checkpoints", "contributions"):
             self._connection.execute(f"DELETE FROM {table} WHERE operation = ?", (key,))
         self._delete("operations WHERE key = ?", key)
         return True

@@ -134,6 +134,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             lineage INTEGER NOT NULL, scope BLOB NOT NULL, key BLOB NOT NULL, weight NOT NULL, PRIMARY KEY (lineage, scope, key)
         ) WITHOUT ROWID""",
         "CREATE TABLE checkpoints (operation INTEGER PRIMARY KEY, value TEXT NOT NULL)",
+        # Work of other processes on an operation, until its owner has included it.
+        """CREATE TABLE contributions (
+            key INTEGER PRIMARY KEY AUTOINCREMENT, operation INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL,
+            sequence INTEGER NOT NULL, contribution TEXT NOT NULL, UNIQUE (operation, writer, path)
+        )""",
+        "CREATE INDEX contributions_by_operation ON contributions (operation)",
     ),
 )
 """Step n migrates version n to version n + 1 (``PRAGMA user_version``). Only append steps."""

@@ -21,13 +21,14 @@ from otel_progress.journal.snapshots import get_end
 from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.completed_keys import insert_keys, store_checkpoints
+from otel_progress.journal.sqlite.contributions import store_contributions
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
 from otel_progress.protocols import ChangeSet
-from otel_progress.records import LogRecord, Preview, ResourceSample, ResourceUse
+from otel_progress.records import Contribution, LogRecord, Preview, ResourceSample, ResourceUse
 
 MAX_LOGS_PER_LEVEL: Final = 1_000
 """Newest log records stored per level. Older ones are deleted."""
@@ -358,6 +359,8 @@ class Writer:
         """Locations of previews that the last write deleted and that are unreferenced now."""
         self.superseded: dict[str, str] = {}
         """Runs whose changes were left out, and the runs that have continued them."""
+        self.dropped_contributions = 0
+        """Contributions that the limit of an operation deleted."""
 
     def reset_cache(self) -> None:
         """Drop the cache, so that rows are read from the file again."""
@@ -586,11 +589,28 @@ class Writer:
                 (self._find_key(connection, run), text) for run, text in change_set.checkpoints.items()
             )
             store_checkpoints(connection, [(key, text) for key, text in keyed_texts if key is not None])
+        if change_set.contributions:
+            self.dropped_contributions += store_contributions(
+                connection, self._key_contributions(connection, change_set)
+            )
         if change_set.previews:
             keyed = self._with_operation_keys(connection, change_set, change_set.previews)
             self.unreferenced = previews.store_previews(
                 connection, change_set.instance.id, keyed, self._limits.previews_per_operation
             )
+
+    def _key_contributions(
+        self, connection: sqlite3.Connection, change_set: ChangeSet
+    ) -> list[tuple[int, Contribution]]:
+        """Return the contributions with the keys of their operations."""
+        keys: dict[str, int] = {}
+        for contribution in change_set.contributions:
+            info = contribution.level.info
+            if info.run not in keys:
+                names = (info.run, info.operation_id, info.operation_type, info.instance, change_set.at)
+                connection.execute(_INSERT_OPERATION, names)
+                (keys[info.run],) = connection.execute(_FIND_OPERATION, (info.run,)).fetchone()
+        return [(keys[each.level.info.run], each) for each in change_set.contributions]
 
     def _with_operation_keys(
         self, connection: sqlite3.Connection, change_set: ChangeSet, records: Sequence[_Record]

@@ -28,10 +28,11 @@ def get_level_shape(node: Node) -> str:
 def is_estimable(node: Node) -> bool:
     """Return True for a level that may have an estimate.
 
-    These are operations, stages, and levels with a total, a count, children or an opaque step.
+    These are operations, stages, and levels with a total, a count, children or an opaque step. In
+    operations of other processes, their owner estimates.
     """
     spec = node.spec
-    return (
+    return node.operation.share is None and (
         node.parent is None
         or spec.type == semconv.STAGE
         or node.total is not None

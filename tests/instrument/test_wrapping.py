@@ -1,0 +1,157 @@
+"""Wrapped functions and executors in threads, tasks and pickles."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opentelemetry import baggage, trace
+from opentelemetry import context as context_api
+
+import otel_progress as progress
+from otel_progress.model import Status
+from otel_progress.testing import Recorder
+
+
+def double(number: int) -> int:
+    """Count one unit on the current level."""
+    progress.current_level().increment()
+    return 2 * number
+
+
+async def double_later(number: int) -> int:
+    """Count one unit on the current level in a task."""
+    await asyncio.sleep(0)
+    return double(number)
+
+
+def test_wrapped_call_in_a_thread_has_the_level_of_the_caller(recorder: Recorder) -> None:
+    """The control without ``wrap`` counts nothing."""
+    with ThreadPoolExecutor(2) as executor, progress.operation("job", id="j", total=3) as op:
+        assert list(executor.map(double, range(2))) == [0, 2]
+        assert op.snapshot().current == 0
+        assert list(executor.map(progress.wrap(double), range(3))) == [0, 2, 4]
+        assert progress.current_level() is op
+    assert recorder.operation("j").root.current == 3
+
+
+def test_wrapped_call_restores_the_context_of_its_thread(recorder: Recorder) -> None:
+    with progress.operation("job", id="j") as op:
+        wrapped = progress.wrap(lambda: progress.current_level())
+        with op.level("file", 1) as file:
+            assert wrapped() is op
+            assert progress.current_level() is file
+    assert not progress.current_level().recording
+    assert wrapped() is not op
+    assert recorder.operation("j").status is Status.COMPLETED
+
+
+@pytest.mark.usefixtures("recorder")
+def test_wrapped_call_has_the_span_and_the_baggage() -> None:
+    """A new thread has an empty context."""
+    seen: list[object] = []
+
+    def read() -> None:
+        seen.extend((trace.get_current_span(), baggage.get_baggage("tenant")))
+
+    token = context_api.attach(baggage.set_baggage("tenant", "blue"))
+    try:
+        with progress.operation("job", id="j") as op:
+            thread = threading.Thread(target=progress.wrap(read))
+            thread.start()
+            thread.join()
+            assert seen == [op.span, "blue"]
+    finally:
+        context_api.detach(token)
+
+
+@pytest.mark.usefixtures("recorder")
+def test_exception_of_a_wrapped_call_is_passed_through() -> None:
+    def fail() -> None:
+        raise ValueError("three")
+
+    with progress.operation("job", id="j") as op:
+        with pytest.raises(ValueError, match="three"):
+            progress.wrap(fail)()
+        assert op.recording
+        assert progress.current_level() is op
+
+
+@pytest.mark.parametrize("kind", ["to_thread", "run_in_executor", "task"])
+def test_wrapped_call_of_asyncio_has_the_level(recorder: Recorder, kind: str) -> None:
+    async def run_all() -> list[int]:
+        with progress.operation("job", id="j", total=3):
+            loop = asyncio.get_running_loop()
+            wrapped = progress.wrap(double)
+            if kind == "to_thread":
+                calls = [asyncio.to_thread(wrapped, number) for number in range(3)]
+            elif kind == "run_in_executor":
+                calls = [loop.run_in_executor(None, wrapped, number) for number in range(3)]  # type: ignore[misc]
+            else:
+                later = progress.wrap(double_later)
+                assert asyncio.iscoroutinefunction(later)
+                assert inspect.iscoroutinefunction(later) or not hasattr(inspect, "markcoroutinefunction")
+                calls = [asyncio.ensure_future(later(number)) for number in range(3)]  # type: ignore[misc]
+            return list(await asyncio.gather(*calls))
+
+    assert asyncio.run(run_all()) == [0, 2, 4]
+    assert recorder.operation("j").root.current == 3
+
+
+def test_wrapped_function_can_be_pickled(recorder: Recorder) -> None:
+    """It has the name of the function. A pickle of a lambda fails as without ``wrap``."""
+    with progress.operation("job", id="j", total=2) as op:
+        wrapped = progress.wrap(double)
+        loaded = pickle.loads(pickle.dumps(wrapped))
+        assert (loaded(2), wrapped(1)) == (4, 2)
+        assert (wrapped.__name__, wrapped.__doc__) == ("double", double.__doc__)
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            pickle.dumps(progress.wrap(lambda: None))
+        assert op.recording
+    assert recorder.operation("j").root.current == 2
+
+
+def test_function_wrapped_without_a_level_is_called_unchanged() -> None:
+    """Nothing is configured, too."""
+    assert progress.wrap(double)(3) == 6
+    assert pickle.loads(pickle.dumps(progress.wrap(double)))(3) == 6
+
+
+def test_level_can_be_given(recorder: Recorder) -> None:
+    with progress.operation("job", id="j") as op, op.level("file", 1, total=1):
+        progress.wrap(double, op)(1)
+    assert recorder.operation("j").root.current == 1
+
+
+def test_executor_runs_calls_with_the_level_at_their_submission(recorder: Recorder) -> None:
+    """Each operation counts its own calls."""
+    with progress.ProgressExecutor(ThreadPoolExecutor(2)) as executor:
+        for name in ("one", "two"):
+            with progress.operation("job", id=name, total=2):
+                assert executor.submit(double, 1).result() == 2
+                assert list(executor.map(double, [5])) == [10]
+    assert [recorder.operation(name).root.current for name in ("one", "two")] == [2, 2]
+    with pytest.raises(RuntimeError):
+        executor.submit(double, 1)
+
+
+def test_executor_cancels_futures_at_the_shutdown(recorder: Recorder) -> None:
+    started, leave = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        leave.wait(60.0)
+
+    executor = progress.ProgressExecutor(ThreadPoolExecutor(1))
+    with progress.operation("job", id="j"):
+        running, waiting = executor.submit(wait), executor.submit(wait)
+        assert started.wait(60.0)
+        executor.shutdown(wait=False, cancel_futures=True)
+        leave.set()
+        running.result(60.0)
+    assert waiting.cancelled()
+    assert recorder.operation("j").status is Status.COMPLETED
