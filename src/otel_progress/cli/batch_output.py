@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from otel_progress.cli.context import find_operation
 from otel_progress.cli.output import (
     MAX_BATCHES,
+    CliError,
     echo,
     get_terminal_width,
     style_text,
@@ -70,6 +72,28 @@ def find_batch(reader: Reader, id_or_prefix: str) -> BatchSnapshot | None:
     return reader.batch(matches[0]) if len(matches) == 1 else None
 
 
+def find_target(reader: Reader, id_or_prefix: str) -> OperationSnapshot | BatchSnapshot:
+    """Return the operation or batch of an ID or prefix.
+
+    Whole IDs precede prefixes, operations precede batches. Raises CliError.
+    """
+    target = reader.get(id_or_prefix) or reader.batch(id_or_prefix)
+    if target is not None:
+        return target
+    try:
+        return find_operation(reader, id_or_prefix)
+    except CliError:
+        batch = find_batch(reader, id_or_prefix)
+        if batch is None:
+            raise
+        return batch
+
+
+def is_abandoned_batch(batch: BatchSnapshot) -> bool:
+    """Return True if operations of a batch are abandoned, and none has failed."""
+    return bool(batch.abandoned) and not batch.counts[Status.FAILED]
+
+
 def write_batch(batch: BatchSnapshot, *, errors: bool) -> None:
     """Write a batch with its active and failed operations.
 
@@ -106,11 +130,17 @@ def _format_progress(batch: BatchSnapshot, style: str) -> str:
 
 
 def _format_counts(batch: BatchSnapshot) -> str:
-    return "  ".join(
+    numbers = dict(batch.counts)
+    # Why at least 0: the abandoned ones may also be pending.
+    numbers[Status.RUNNING] = max(0, numbers[Status.RUNNING] - batch.abandoned)
+    parts = [
         style_text(f"{count} {status.value}", STATUS_STYLES[status])
         for status in Status
-        if (count := batch.counts[status])
-    )
+        if (count := numbers[status])
+    ]
+    if batch.abandoned:
+        parts.append(style_text(f"{batch.abandoned} abandoned", "red"))
+    return "  ".join(parts)
 
 
 def _format_time_left(batch: BatchSnapshot) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from otel_progress.protocols import (
+    BatchController,
     CancelRequestSource,
     Controller,
     Reader,
@@ -29,7 +30,9 @@ class JournalFinding:
 
 
 @runtime_checkable
-class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, SizedStorage, Protocol):
+class Journal(
+    Sink, Reader, Controller, BatchController, CancelRequestSource, TrajectorySource, SizedStorage, Protocol
+):
     """Stores the progress of processes beyond their end, and requests to them.
 
     ``write`` raises JournalError if it cannot store a change set. A journal queues nothing: the
@@ -47,6 +50,10 @@ class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, S
 
         Previews are stored next to it.
         """
+
+    @property
+    def spill_base(self) -> Path | None:
+        """Path next to which ended operations wait in files. None if they wait in memory only."""
 
     def prepare(self) -> None:
         """Open the storage for writing. Raises JournalError if that is not possible."""
