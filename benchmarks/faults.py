@@ -123,7 +123,6 @@ class ServerProcess:
         self._port = port
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""

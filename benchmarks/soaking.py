@@ -48,6 +48,7 @@ from benchmarks.setting import clear_environment
 from benchmarks.table import Row, text
 from otel_progress.errors import JournalError
 from otel_progress.operations import OperationSnapshot
+from otel_progress.protocols import HistoryQuery
 
 State: TypeAlias = "tuple[object, ...]"
 """Status, count, total and message of an operation, and of each of its levels."""
@@ -63,6 +64,8 @@ RECOVERY_S: Final = 180.0
 """Time limit until all readers have all states after the last fault, in seconds."""
 FLUSH_S: Final = 90.0
 WATCH_S: Final = 0.2
+RECENT: Final = 500
+"""Ended operations that a reader reads after an error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         soak = Soak(folder, options.seed, has_namespace=has_namespace)
         stack.callback(soak.close)
+        soak.start()
         rows, losses = soak.run(options.duration)
     print(text(rows))  # noqa: T201
     for line in losses[:50]:
@@ -184,16 +188,22 @@ def watch_journal(store: str, states: States, is_over: threading.Event) -> None:
 
     while not is_over.is_set():
         with suppress(JournalError), closing(open_journal(store, read_only=True, missing_ok=True)) as journal:
+            # Why the history: operations that ended during an error are not changes of a new watch.
+            recent: Sequence[OperationSnapshot] = journal.history(HistoryQuery(limit=RECENT))
             for changed in journal.watch(WATCH_S):
-                for operation in changed:
+                for operation in (*recent, *changed):
                     states[operation.run] = _describe_operation(operation)
+                recent = ()
                 if is_over.is_set():
                     return
         time.sleep(WATCH_S)
 
 
 def follow_stream(port: int, states: States, is_over: threading.Event) -> None:
-    """Store the states of a stream. Connect again after errors, at the last message."""
+    """Store the states of a stream. Connect again after errors, at the last message.
+
+    Like the page, it reads the history after all snapshots were sent again.
+    """
     last = ""
     while not is_over.is_set():
         connection = http.client.HTTPConnection(HOST, port, timeout=30.0)
@@ -203,13 +213,23 @@ def follow_stream(port: int, states: States, is_over: threading.Event) -> None:
             answer = connection.getresponse()
             if answer.status == 200:
                 for name, data, identity in _read_messages(answer):
-                    if name == "progress.snapshot":
+                    if name == "snapshot":
                         states[data["run"]] = _describe_document(data)
+                    elif name == "ready" and data.get("complete"):
+                        _read_history(port, states)
                     last = identity or last
                     if is_over.is_set():
                         break
         connection.close()
         time.sleep(WATCH_S)
+
+
+def _read_history(port: int, states: States) -> None:
+    connection = http.client.HTTPConnection(HOST, port, timeout=30.0)
+    with closing(connection):
+        connection.request("GET", f"/api/v1/history?limit={RECENT}")
+        for document in json.loads(connection.getresponse().read())["operations"]:
+            states[document["run"]] = _describe_document(document)
 
 
 def _read_messages(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any, str]]:
@@ -249,16 +269,26 @@ class Soak:
         self._workers: list[subprocess.Popen[str]] = []
         self._short: list[subprocess.Popen[str]] = []
         self._next = seed * 1_000
+        self._servers: list[ServerProcess] = []
+
+    def start(self) -> None:
+        """Start the servers and proxies."""
         self._start_servers()
         self._faults = self._build_faults()
         self._groups = self._build_groups()
+
+    def _start_server(self, command: Sequence[str], port: int, name: str) -> ServerProcess:
+        server = ServerProcess(command, port, self._folder / f"{name}.log")
+        self._servers.append(server)
+        server.start()
+        return server
 
     def _start_servers(self) -> None:
         folder, python = self._folder, [sys.executable, "-m", "otel_progress"]
         redis_port, self._server_port, self._otlp_port = find_port(), find_port(), find_port()
         redis_command = ["redis-server", "--port", str(redis_port), "--bind", HOST, "--dir", str(folder)]
-        self._redis = ServerProcess(
-            [*redis_command, "--save", "", "--appendonly", "yes"], redis_port, folder / "redis.log"
+        self._redis = self._start_server(
+            [*redis_command, "--save", "", "--appendonly", "yes"], redis_port, "redis"
         )
         self._redis_proxy, self._reader_proxy = Proxy(redis_port), Proxy(redis_port)
         self.sqlite = folder / "sqlite" / "progress.db"
@@ -267,17 +297,17 @@ class Soak:
             "redis": f"redis://{HOST}:{self._redis_proxy.port}/0",
             "redis-read": f"redis://{HOST}:{self._reader_proxy.port}/0",
             "redis-direct": f"redis://{HOST}:{redis_port}/0",
-            "otlp": f"sqlite:///{folder / 'otlp' / 'progress.db'}",
+            "otlp": f"sqlite:///{folder / 'received' / 'progress.db'}",
         }
         serve = ["serve", "--port"]
-        self._server = ServerProcess(
+        self._server = self._start_server(
             [*python, "--store", self.stores["redis-read"], *serve, str(self._server_port)],
             self._server_port,
-            folder / "server.log",
+            "server",
         )
         otlp = [str(self._otlp_port), "--otlp", "--otlp-port", str(self._otlp_port)]
-        self._otlp_server = ServerProcess(
-            [*python, "--store", self.stores["otlp"], *serve, *otlp], self._otlp_port, folder / "otlp.log"
+        self._otlp_server = self._start_server(
+            [*python, "--store", self.stores["otlp"], *serve, *otlp], self._otlp_port, "otlp"
         )
         self._otlp_proxy, self._stream_proxy = Proxy(self._otlp_port), Proxy(self._otlp_port)
         self._server_proxy = Proxy(self._server_port)
@@ -294,7 +324,7 @@ class Soak:
                 "--otlp-exporter-endpoint", f"http://{HOST}:{self._collector_out.port}",
                 "--pid-file", str(folder / "rotel.pid"), "--log-file", str(folder / "rotel.log"),
             ]  # fmt: skip
-            self._collector = ServerProcess(command, http_port, folder / "collector.log")
+            self._collector = self._start_server(command, http_port, "collector")
             self._collector_in = Proxy(http_port)
 
     def _build_faults(self) -> Faults:
@@ -465,9 +495,8 @@ class Soak:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for server in (self._server, self._otlp_server, self._redis, self._collector):
-            if server is not None:
-                server.stop()
+        for server in self._servers:
+            server.stop()
 
 
 if __name__ == "__main__":
