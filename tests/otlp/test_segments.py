@@ -10,7 +10,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import semconv
 from otel_progress.journal import SqliteJournal
-from otel_progress.otlp.exporters import build_tracer_provider
+from otel_progress.otlp.exporters import build_resource, build_tracer_provider
 from otel_progress.testing import recording
 from tests.support import servers
 from tests.support.otlp_receiver import Receiver as StoringReceiver
@@ -79,6 +79,9 @@ def test_ended_segment_does_not_end_the_received_operation(
         Server(journal, port=0, receiver=Receiver(journal)) as server,
     ):
         export_to(server.url.rstrip("/"), monkeypatch)
+        # Why: a provider of the runtime itself has the same process.
+        resource = build_resource("nightly", "worker-1")
+        monkeypatch.setattr("otel_progress.runtime.builder.build_resource", lambda *_: resource)
         provider = build_tracer_provider("nightly", otlp=True, instance_id="worker-1")
         with recording(otlp=True, segment_after=LIMIT_S, provider=provider) as recorder:
             op = progress.operation("backup", id="b", total=3).start()

@@ -6,10 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from otel_progress.cli.context import find_operation
 from otel_progress.cli.output import (
     MAX_BATCHES,
-    CliError,
     echo,
     get_terminal_width,
     style_text,
@@ -70,23 +68,6 @@ def find_batch(reader: Reader, id_or_prefix: str) -> BatchSnapshot | None:
         batch.id for batch in reader.batches(BatchQuery(MAX_BATCHES)) if batch.id.startswith(id_or_prefix)
     ]
     return reader.batch(matches[0]) if len(matches) == 1 else None
-
-
-def find_target(reader: Reader, id_or_prefix: str) -> OperationSnapshot | BatchSnapshot:
-    """Return the operation or batch of an ID or prefix.
-
-    Whole IDs precede prefixes, operations precede batches. Raises CliError.
-    """
-    target = reader.get(id_or_prefix) or reader.batch(id_or_prefix)
-    if target is not None:
-        return target
-    try:
-        return find_operation(reader, id_or_prefix)
-    except CliError:
-        batch = find_batch(reader, id_or_prefix)
-        if batch is None:
-            raise
-        return batch
 
 
 def is_abandoned_batch(batch: BatchSnapshot) -> bool:

@@ -259,7 +259,7 @@ class CompositeReader:
             return False
         if isinstance(journal, BatchController):
             is_deleted = journal.delete_batch(batch_id)
-            if not is_deleted and journal.batch(batch_id) is not None:  # type: ignore[attr-defined]
+            if not is_deleted and journal.batch(batch_id) is not None:
                 return False
             return self._store.delete_batch(batch_id) or is_deleted
         return self._store.delete_batch(batch_id)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from otel_progress.cli.batch_output import find_batch, find_target
+from otel_progress.cli.batch_output import find_batch
 from otel_progress.cli.context import CliContext, complete_id, complete_id_or_batch, find_operation
 from otel_progress.cli.output import CliError, echo, echo_json, quote_id
+from otel_progress.cli.targets import find_target
 from otel_progress.codec import SCHEMA
 from otel_progress.console.format import format_moment
 from otel_progress.console.rows import clean_text

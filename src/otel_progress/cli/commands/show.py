@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from otel_progress import semconv
-from otel_progress.cli.batch_output import find_target, is_abandoned_batch, write_batch
+from otel_progress.cli.batch_output import is_abandoned_batch, write_batch
 from otel_progress.cli.context import CliContext, complete_id_or_batch
 from otel_progress.cli.output import (
     EXIT_ABANDONED,
@@ -22,6 +22,7 @@ from otel_progress.cli.output import (
     style_text,
     write_facts,
 )
+from otel_progress.cli.targets import find_target
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.console.format import (
     ENDED_EARLY,

@@ -12,9 +12,10 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.batch_output import find_target, is_abandoned_batch
+from otel_progress.cli.batch_output import is_abandoned_batch
 from otel_progress.cli.context import CliContext, complete_id_or_batch
 from otel_progress.cli.output import EXIT_ABANDONED, echo_json
+from otel_progress.cli.targets import find_target
 from otel_progress.codec import encode_batch, encode_operation
 from otel_progress.errors import JournalError
 from otel_progress.model import Status

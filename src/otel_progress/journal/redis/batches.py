@@ -213,8 +213,10 @@ def read_batches(queries: Queries, query: BatchQuery) -> list[BatchSnapshot]:
     members = _count_members(queries, [info.id for info in infos])
     every = _find_abandoned_of(queries, infos, members)
     for info, counts, abandoned in zip(infos, members, every, strict=True):
-        values = {"running": counts[0], "running_ratio": 0.0, "abandoned": abandoned}
-        summary = summarise(info, _build_tally(counts, ()), (), (), now, **values)
+        tally = _build_tally(counts, ())
+        summary = summarise(
+            info, tally, (), (), now, running=counts[0], running_ratio=0.0, abandoned=abandoned
+        )
         rank = sort_key(
             was_finished_at(summary.is_finished, summary.ended_at, listed_at), info.started_at, info.id
         )

@@ -181,7 +181,8 @@ def _read_declaration(connection: sqlite3.Connection, batch_id: str) -> BatchDec
 def _has_running(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> bool:
     """Return True if an operation of a batch runs in a process that is alive."""
     counts = query_all(connection, _RUNNING_BY_INSTANCE, (batch_id,))
-    return _find_abandoned(connection, counts, moment).count < sum(count for _, count in counts)
+    running: int = sum(count for _, count in counts)
+    return _find_abandoned(connection, counts, moment).count < running
 
 
 def _find_abandoned(
@@ -227,8 +228,9 @@ def read_batches(connection: sqlite3.Connection, query: BatchQuery, moment: Read
             by_status = counts.get(info.id, {})
             tally, running = _build_tally(row, by_status), by_status.get(None, 0)
             abandoned = _find_abandoned(connection, by_instance.get(info.id, ()), moment)
-            values = {"running": running, "running_ratio": 0.0, "abandoned": abandoned}
-            summary = summarise(info, tally, (), (), moment.now, **values)
+            summary = summarise(
+                info, tally, (), (), moment.now, running=running, running_ratio=0.0, abandoned=abandoned
+            )
             rank = sort_key(
                 was_finished_at(summary.is_finished, summary.ended_at, listed_at), info.started_at, info.id
             )
