@@ -1,4 +1,4 @@
-"""Faults for the soak: TCP proxies, real servers, the loopback interface and file locks."""
+"""Faults for the soak: TCP proxies, real servers, the network and file locks."""
 
 from __future__ import annotations
 
@@ -153,7 +153,10 @@ class ServerProcess:
 
 
 class Faults:
-    """Random faults, one after the other, with a seed. ``counts`` are those that were made."""
+    """Random faults, one after the other, with a seed.
+
+    ``counts`` are those that were made.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -232,7 +235,7 @@ def cut_network(seconds: float) -> None:
 
 
 def enter_network_namespace(arguments: Sequence[str]) -> bool:
-    """Run the program again in a network namespace of its own, if the system permits it.
+    """Run the program again in a network namespace of its own, if permitted.
 
     Return True if this process is already in one. Does not return if it is replaced.
     """

@@ -1,4 +1,4 @@
-"""Abandoned operations and batches on the command line: exit codes, and requests about batches."""
+"""Exit codes of abandoned operations, and requests about batches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from otel_progress.batches import BatchDeclaration
 from otel_progress.journal import SqliteJournal
 from otel_progress.model import LevelSnapshot, Status
+from otel_progress.processes import build_otlp_host
 from otel_progress.protocols import ChangeSet
 from tests.support.command_line import documents, run, url_of
 from tests.support.factories import ended, instance, local_instance, make_change_set, snapshot
@@ -120,7 +121,7 @@ def test_watch_of_a_batch_writes_changes_as_json(store: str, path: Path) -> None
 
 def test_show_of_an_operation_that_is_not_reporting_exits_with_5(store: str, path: Path) -> None:
     """It is received over OTLP without heartbeats. A recent report is the control."""
-    sender = instance("sender", host="elsewhere//otlp")
+    sender = instance("sender", host=build_otlp_host("elsewhere", heartbeats=False))
     for age_s, code in ((10.0, 0), (200.0, 5)):
         at, clock = time.time() - age_s, time.monotonic() - age_s
         names = {"operation_id": f"o{code}", "run": f"r{code}", "id": f"o{code}"}
@@ -176,4 +177,4 @@ def test_rm_of_a_batch_deletes_it_unless_an_operation_is_active(store: str, path
     deleted = run("--store", store, "rm", BATCH)
     assert (deleted.exit_code, deleted.stdout) == (0, "Deleted the batch thumbs with its operations.\n")
     assert run("--store", store, "show", BATCH).exit_code == 1
-    assert run("--store", store, "ls", "--all").stdout == "No operations.\n"
+    assert run("--store", store, "ls", "--all").stdout == "No operations. Try: otel-progress demo\n"

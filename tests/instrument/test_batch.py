@@ -234,7 +234,7 @@ def test_batch_without_configure_does_nothing() -> None:
 
 
 def test_closed_batch_that_is_used_again_starts_a_new_run(recorder: Recorder) -> None:
-    """With a handle of its own, and with the same one. The last run is in the change set."""
+    """With a handle of its own, and with the same one."""
     store = recorder.runtime._store
     for _ in range(2):
         with progress.batch("Night", id="night", total=2) as batch:

@@ -69,7 +69,7 @@ def test_segments_arrive_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ended_segment_does_not_end_the_received_operation(
     sends_end: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The receiver of this package merges events and spans. The last span replaces a lost event."""
+    """The receiver merges events and spans. The last span replaces a lost event."""
     pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
     from otel_progress.receivers.receiver import Receiver
     from otel_progress.server.uvicorn_server import Server

@@ -41,7 +41,8 @@ class BatchWatch:
     def __init__(self, reader: Reader, ids: Sequence[str] | None = None) -> None:
         self._reader = reader
         self._ids = ids
-        self._active_ids: set[str] = set()
+        # Why the ids: those that have finished before are shown once.
+        self._active_ids: set[str] = set(ids or ())
 
     @property
     def has_active(self) -> bool:

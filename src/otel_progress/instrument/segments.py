@@ -47,7 +47,7 @@ _FORWARDED: Final = (
 
 
 class SpanSegmenter:
-    """Ends the spans of levels after ``segment_after_s`` seconds and starts the next ones.
+    """Continues levels in new spans after ``segment_after_s`` seconds.
 
     The ticker calls it. Between two limits a call only compares two numbers.
     """

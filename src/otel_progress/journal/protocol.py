@@ -53,7 +53,10 @@ class Journal(
 
     @property
     def spill_base(self) -> Path | None:
-        """Path next to which ended operations wait in files. None if they wait in memory only."""
+        """Path next to which ended operations wait in files.
+
+        None if they wait in memory only.
+        """
 
     def prepare(self) -> None:
         """Open the storage for writing. Raises JournalError if that is not possible."""

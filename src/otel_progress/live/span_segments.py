@@ -14,7 +14,7 @@ that long ago refers to them.
 
 
 class SpanSegments:
-    """Current segment of a level, and the span contexts of its first and its previous one.
+    """Current segment of a level, and the contexts of earlier ones.
 
     ``number`` of the first segment is 1. ``started_clock`` is the start of the current one in
     monotonic seconds.

@@ -309,8 +309,9 @@ class LiveStore:
 
         Return False if it is unknown or was closed before.
         """
-        batch = self._state.batches.get_batch_locked(batch_id)
-        is_open = batch is not None and batch.info.ended_at is None
+        with self._state.lock:
+            batch = self._state.batches.get_batch_locked(batch_id)
+            is_open = batch is not None and batch.info.ended_at is None
         self._state.guard.run(self._state.batches.close_locked, batch_id)
         self.notify_change()
         return is_open
@@ -320,8 +321,9 @@ class LiveStore:
 
         Return their number.
         """
-        batch = self._state.batches.get_batch_locked(batch_id)
-        roots = [] if batch is None else list(batch.active)
+        with self._state.lock:
+            batch = self._state.batches.get_batch_locked(batch_id)
+            roots = [] if batch is None else list(batch.active)
         return sum(self.request_cancel(root.operation.id, reason, run=None) for root in roots)
 
     def delete_batch(self, batch_id: str) -> bool:

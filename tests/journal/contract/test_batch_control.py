@@ -1,4 +1,4 @@
-"""Batches with abandoned operations, requests about batches, and further runs of a batch."""
+"""Batches with abandoned operations, requests about batches, and further runs."""
 
 from __future__ import annotations
 

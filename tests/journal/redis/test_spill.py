@@ -65,7 +65,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> PendingLimits:
 def test_ends_beyond_the_limit_in_an_outage_are_stored_after_it(
     own_server: RedisServer, state_folder: Path
 ) -> None:
-    """More operations end than fit into the memory. None is dropped, and no file is left."""
+    """More operations end than fit into the memory. No file is left."""
     with recording(store=own_server.url) as recorder:
         with progress.operation("job", id="before"):
             assert recorder.runtime.force_flush(FLUSH_S)

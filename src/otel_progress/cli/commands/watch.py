@@ -221,10 +221,10 @@ class _WatchSession:
         )
 
     def run(self, interval: float) -> int:
-        """Show changes until the wanted operations and batches have finished or are abandoned.
+        """Show changes until all wanted operations and batches have finished.
 
-        Without any, run until Ctrl-C. Return 0 if all completed, EXIT_ABANDONED if others are
-        abandoned, and 1 if others have ended with another status.
+        Abandoned operations have, too. Without any, run until Ctrl-C. Return 0 if all completed,
+        EXIT_ABANDONED if others are abandoned, and 1 if others have ended with another status.
         """
         changes = _follow_changes(self._reader, interval, self._wanted)
         try:

@@ -182,7 +182,10 @@ def _find_abandoned(queries: Queries, runs: Sequence[str]) -> Abandoned:
 def _find_abandoned_of(
     queries: Queries, infos: Sequence[BatchDeclaration], counts: Sequence[Sequence[int]]
 ) -> list[Abandoned]:
-    """Return the abandoned runs of each batch. A batch without running ones needs no query."""
+    """Return the abandoned runs of each batch.
+
+    A batch without running ones needs no query.
+    """
     return [
         _find_abandoned(queries, list_member_runs(queries, info.id, is_running=True)[:MAX_CHECKED_RUNS])
         if numbers[0]

@@ -44,7 +44,10 @@ def cancel_batch(queries: Queries, batch_id: str, reason: str, at: float, now: s
 
 
 def _store_request(queries: Queries, entry: RunEntry, reason: str, at: float, now: str) -> bool:
-    """Store a request for a run, unless it has one. Return False if the run is not stored."""
+    """Store a request for a run, unless it has one.
+
+    Return False if the run is not stored.
+    """
     keys, run = queries.keys, entry.run
     text = dumps((reason, float(at)))
     is_new = queries.client.run_script(

@@ -140,7 +140,7 @@ class RedisJournal:
 
     @property
     def spill_base(self) -> Path | None:
-        """Path of this machine, next to which ended operations wait while the server is down."""
+        """Path on this machine, next to which ended operations wait in an outage."""
         return None if self._spilled_ends is None else self._spill_base
 
     def check(self) -> None:

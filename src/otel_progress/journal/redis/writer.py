@@ -157,9 +157,10 @@ class Writer:
             self._write(sanitize_change_set(change_set), is_sanitized=True)
 
     def write_ends(self, change_set: ChangeSet) -> None:
-        """Write ended operations that a dead process left in a file, without its heartbeat.
+        """Write ended operations that a dead process left in a file.
 
-        An operation that was stored before is not changed. Raises JournalError.
+        Its heartbeat does not change, and neither does an operation that was stored before. Raises
+        JournalError.
         """
         calls, entries = [], []
         for snapshot in sanitize_change_set(change_set).snapshots:

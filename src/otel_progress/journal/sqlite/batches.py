@@ -157,7 +157,7 @@ def list_keys(connection: sqlite3.Connection, batch_id: str, limit: int) -> list
 
 
 def may_have_running(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> bool:
-    """Return True unless all processes of running operations of a batch have certainly ended."""
+    """Return True if a process of a running operation of a batch may be alive."""
     runs = query_all(connection, _OPEN_RUNS, (batch_id,))
     heartbeats = read_heartbeats(connection, {instance for instance, _ in runs})
     return any(
