@@ -187,7 +187,7 @@ class Faults:
         while time.monotonic() < deadline:
             # Why not at random: each fault occurs, also in a short run.
             least = min(self.counts.values())
-            rare = [fault for fault in self._faults if self.counts[fault[0]] <= least + 1]
+            rare = [fault for fault in self._faults if self.counts[fault[0]] == least]
             name, fault = self._random.choice(rare)
             fault(min(self._random.uniform(0.3, 6.0), max(0.3, deadline - time.monotonic())))
             self.counts[name] += 1

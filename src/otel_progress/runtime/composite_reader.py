@@ -11,6 +11,7 @@ from otel_progress.batches import create_cursor, cursor_sort_key
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
+from otel_progress.missed_ends import MissedEnds
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import (
     BatchController,
@@ -91,12 +92,19 @@ class CompositeReader:
 
         It never sleeps, because the watch of the live store does.
         """
-        while self._journal is not None:
+        missed = None if self._journal is None else MissedEnds(self._journal)
+        is_restarted = False
+        while self._journal is not None and missed is not None:
             try:
+                missed.start()
                 with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]
-                    yield from watch
+                    for changed in watch:
+                        missed.add(changed)
+                        yield [*changed, *missed.find()] if is_restarted else changed
+                        is_restarted = False
             except ProgressError as error:
                 report_internal_error("journal", "The journal cannot be watched", error=error)
+            is_restarted = True
             yield ()
         while True:
             yield ()

@@ -18,6 +18,7 @@ from otel_progress.cli.output import EXIT_ABANDONED, echo_json
 from otel_progress.cli.targets import find_target
 from otel_progress.codec import encode_batch, encode_operation
 from otel_progress.errors import JournalError
+from otel_progress.missed_ends import MissedEnds
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import HistoryQuery, Reader
@@ -146,16 +147,19 @@ def _follow_changes(
 ) -> Iterator[Sequence[OperationSnapshot]]:
     """Yield the changes of a reader. Watch again after a temporary error.
 
-    The error is reported once. The operations with the IDs ``wanted`` are yielded after it, because
-    they may have finished in the meantime.
+    The error is reported once. The operations with the IDs ``wanted`` and those that ended in the
+    meantime are yielded after it.
     """
-    has_failed = False
+    has_failed, missed = False, MissedEnds(reader)
     while True:
-        watch = reader.watch(interval)
+        watch: Iterator[Sequence[OperationSnapshot]] = iter(())
         try:
+            missed.start()
+            watch = reader.watch(interval)
             for changes in watch:
+                missed.add(changes)
                 if has_failed:
-                    found = {operation.run: operation for operation in changes}
+                    found = {operation.run: operation for operation in (*changes, *missed.find())}
                     current = (reader.get(id_) for id_ in wanted)
                     found.update((each.run, each) for each in current if each is not None)
                     has_failed, changes = False, list(found.values())
