@@ -30,7 +30,10 @@ class MissedEnds:
         self._has_started = False
 
     def start(self) -> None:
-        """Read the operations that ended before the first watch. Raises errors of the reader."""
+        """Read the operations that ended before the first watch.
+
+        Raises errors of the reader.
+        """
         if not self._has_started:
             self.add(self._reader.history(HistoryQuery(limit=MAX_MISSED_ENDS)))
             self._has_started = True
@@ -45,7 +48,10 @@ class MissedEnds:
             self._known.popitem(last=False)
 
     def find(self) -> list[OperationSnapshot]:
-        """Return the newest operations that ended unreported. Raises errors of the reader."""
+        """Return the newest operations that ended unreported.
+
+        Raises errors of the reader.
+        """
         found = self._reader.history(HistoryQuery(limit=MAX_MISSED_ENDS))
         missed = [operation for operation in found if operation.run not in self._known]
         self.add(missed)

@@ -1,4 +1,4 @@
-"""Operations that end before the first poll of a new journal, or between two watches."""
+"""Operations that end before a first poll, or between two watches."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_run_whose_end_the_watch_missed_is_sent_in_its_final_state() -> None:
 
 
 def test_operations_that_ended_during_an_error_of_the_reader_are_sent() -> None:
-    """Also one that started during it. One that ended before the first watch is not sent."""
+    """Also one that started during it. One that ended before is not sent."""
 
     async def run_scenario() -> None:
         reader = Scripted()
