@@ -63,6 +63,25 @@ def merge(a: BatchDeclaration, b: BatchDeclaration) -> BatchDeclaration:
     return replace(new, total=total, started_at=min(a.started_at, b.started_at), ended_at=ended_at)
 
 
+def close(declaration: BatchDeclaration, now: float) -> BatchDeclaration:
+    """Return a newer declaration that the batch gets no more operations.
+
+    ``now`` is in Unix seconds.
+    """
+    sequence = max(declaration.sequence + 1, int(now * 1e9))
+    return replace(declaration, ended_at=max(now, declaration.started_at), sequence=sequence)
+
+
+def starts_new_run(old: BatchDeclaration, new: BatchDeclaration) -> bool:
+    """Return True if ``new`` declares a batch again after ``old`` was closed.
+
+    It starts a new run of the batch, unless an operation of it is still running.
+    """
+    if old.ended_at is None or new.sequence <= old.sequence:
+        return False
+    return new.started_at >= old.ended_at and new.started_at > old.started_at
+
+
 def create_cursor(batch: BatchSnapshot, listed_at: float | None = None) -> BatchCursor:
     """Return the cursor of a batch in a list that was started at ``listed_at``.
 
@@ -101,6 +120,7 @@ def summarise(
     *,
     running: int | None = None,
     running_ratio: float | None = None,
+    abandoned: Abandoned | None = None,
 ) -> BatchSnapshot:
     """Build the snapshot of a batch from its declaration and its operations.
 
@@ -109,19 +129,26 @@ def summarise(
     - ``read_at``: time of the snapshot in Unix seconds.
     - ``running``, ``running_ratio``: number of all active operations and the sum of their ratios.
       Required if ``active`` is incomplete.
+    - ``abandoned``: those of the active operations whose process has exited. None without any.
 
-    ``ended_at`` of a finished batch is the later one of its closing and its last end.
+    ``ended_at`` of a finished batch is the latest of its closing, its last end and the last
+    heartbeat of an abandoned operation.
     """
+    gone = abandoned or Abandoned()
     count = len(active) if running is None else running
     done = sum(operation.ratio or 0.0 for operation in active) if running_ratio is None else running_ratio
     pending = min(count, sum(operation.status is Status.PENDING for operation in active))
-    is_finished = not count and _is_complete(info, tally)
-    ended_at = _get_end(info, tally) if is_finished else None
+    is_finished = count <= gone.count and _is_complete(info, tally, gone)
+    ended_at = _get_end(info, tally, gone) if is_finished else None
     if ended_at is None:
         throughput = _get_recent_throughput(info, tally, read_at)
     else:
         throughput = _get_mean_throughput(info, tally, ended_at)
-    remaining_s = 0.0 if is_finished else _estimate_remaining(info, tally.finished, count, done, throughput)
+    remaining_s = (
+        0.0
+        if is_finished
+        else _estimate_remaining(info, tally.finished, max(0, count - gone.count), done, throughput)
+    )
     return BatchSnapshot(
         id=info.id,
         name=info.name,
@@ -136,17 +163,19 @@ def summarise(
         remaining_s=remaining_s,
         active=tuple(active[:MAX_LISTED]),
         failed=tuple(failed[:MAX_LISTED]),
+        abandoned=gone.count,
     )
 
 
-def _is_complete(info: BatchDeclaration, tally: BatchTally) -> bool:
+def _is_complete(info: BatchDeclaration, tally: BatchTally, abandoned: Abandoned) -> bool:
     """Return True if the batch was closed or all operations of its total have ended."""
-    return info.ended_at is not None or (info.total is not None and tally.finished >= info.total > 0)
+    ended = tally.finished + abandoned.count
+    return info.ended_at is not None or (info.total is not None and ended >= info.total > 0)
 
 
-def _get_end(info: BatchDeclaration, tally: BatchTally) -> float | None:
-    """Return the later one of the closing and the last end, or None without both."""
-    ends = (info.ended_at, tally.ends[-1] if tally.ends else None)
+def _get_end(info: BatchDeclaration, tally: BatchTally, abandoned: Abandoned) -> float | None:
+    """Return the latest of the closing and the last ends, or None without any."""
+    ends = (info.ended_at, tally.ends[-1] if tally.ends else None, abandoned.last_seen_at)
     return max((end for end in ends if end is not None), default=None)
 
 
@@ -229,6 +258,17 @@ class BatchDeclaration:
     started_at: float
     ended_at: float | None
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Number of operations of a batch whose processes have exited.
+
+    ``last_seen_at`` is the last heartbeat of these processes in Unix seconds.
+    """
+
+    count: int = 0
+    last_seen_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -339,6 +339,7 @@ class BatchSummaryDocument(TypedDict):
     percentage: float | None
     elapsed_seconds: Seconds
     remaining_seconds: Seconds | None
+    abandoned: Annotated[int, "Running operations whose process has exited."]
 
 
 class BatchDocument(BatchSummaryDocument):
@@ -397,7 +398,9 @@ _USE_FIELDS: Final = _field_names(ResourceUse, without=("last",))
 _INSTANCE_FIELDS: Final = _field_names(Instance)
 
 
-_BATCH_FIELDS: Final = _field_names(BatchSnapshot, without=("counts", "remaining_s", "active", "failed"))
+_BATCH_FIELDS: Final = _field_names(
+    BatchSnapshot, without=("counts", "remaining_s", "active", "failed", "abandoned")
+)
 
 
 def _compile_picker(names: Sequence[str]) -> Callable[[object], Document]:
@@ -695,6 +698,7 @@ def encode_batch(batch: BatchSnapshot, *, operations: bool = True) -> Document:
         "percentage": None if batch.ratio is None else 100.0 * batch.ratio,
         "elapsed_seconds": batch.elapsed_seconds,
         "remaining_seconds": batch.remaining_s,
+        "abandoned": batch.abandoned,
     }
     if operations:
         document["active"] = [encode_operation(operation, levels=False) for operation in batch.active]

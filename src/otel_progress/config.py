@@ -61,6 +61,7 @@ def configure(
     retention: float | str | None = None,
     metrics_retention: float | str | None = None,
     stall_after: float | str | None = None,
+    segment_after: float | str | None = None,
     capture_logs: CaptureLevel | None = None,
     redact: RedactRule | None = None,
     resources: ConsoleMode | None = None,

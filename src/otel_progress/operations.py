@@ -299,6 +299,8 @@ class BatchSnapshot:
     - ``remaining_s``: time for the remaining operations at that throughput.
     - ``active``: at most 100 active operations without levels, newest first.
     - ``failed``: at most 100 failed operations without levels, newest first.
+    - ``abandoned``: number of running operations whose process has exited. ``counts`` includes them
+      as running, but the batch does not wait for them.
     """
 
     id: str
@@ -314,6 +316,7 @@ class BatchSnapshot:
     remaining_s: float | None
     active: Sequence[OperationSnapshot]
     failed: Sequence[OperationSnapshot]
+    abandoned: int = 0
 
     @property
     def finished_count(self) -> int:
@@ -324,12 +327,12 @@ class BatchSnapshot:
     def status(self) -> Status:
         """Status of the batch: running until it is finished.
 
-        A finished batch is failed if any operation failed, cancelled if all were cancelled, and
-        otherwise completed.
+        A finished batch is failed if any operation failed or was abandoned, cancelled if all were
+        cancelled, and otherwise completed.
         """
         if not self.is_finished:
             return Status.RUNNING
-        if self.counts[Status.FAILED]:
+        if self.counts[Status.FAILED] or self.abandoned:
             return Status.FAILED
         is_cancelled = self.finished_count and self.counts[Status.CANCELLED] == self.finished_count
         return Status.CANCELLED if is_cancelled else Status.COMPLETED
@@ -339,10 +342,12 @@ class BatchSnapshot:
         """True if no operation is active and no more are expected.
 
         None is expected if the batch was closed or all operations of its total have ended.
+        Abandoned operations are not active any more.
         """
-        running = self.counts[Status.RUNNING] + self.counts[Status.PENDING]
-        return not running and (
-            self.ended_at is not None or (self.total is not None and self.finished_count >= self.total > 0)
+        running = self.counts[Status.RUNNING] + self.counts[Status.PENDING] - self.abandoned
+        ended = self.finished_count + self.abandoned
+        return running <= 0 and (
+            self.ended_at is not None or (self.total is not None and ended >= self.total > 0)
         )
 
     @property

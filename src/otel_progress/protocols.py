@@ -271,6 +271,27 @@ class Controller(Protocol):
 
 
 @runtime_checkable
+class BatchController(Protocol):
+    """Receives requests about batches. Like :class:`Controller`."""
+
+    def close_batch(self, batch_id: str) -> bool:
+        """Declare that a batch gets no more operations.
+
+        Return False if it is unknown or was closed before.
+        """
+
+    def cancel_batch(self, batch_id: str, reason: str) -> int:
+        """Request that all active operations of a batch stop. Return their number."""
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its operations.
+
+        Return False, and delete nothing, if the batch is unknown or may have a running operation.
+        Processes of abandoned operations must have certainly ended, see :meth:`Controller.delete`.
+        """
+
+
+@runtime_checkable
 class CancelRequestSource(Protocol):
     """Source of the cancel requests to a process."""
 

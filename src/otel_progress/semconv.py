@@ -83,7 +83,13 @@ SEQUENCE: Final = "progress.sequence"
 
 
 RUN: Final = "progress.run"
-"""Unique id of this execution of the operation, on events. string"""
+"""Unique id of this execution of the operation, on events and segment spans. string"""
+
+
+SEGMENT: Final = "progress.segment"
+"""Number of a span of a level that continues in several spans, from 1. Absent with one span. On
+links, the number of the linked span. int
+"""
 
 
 START_TIME: Final = "progress.start_time"
@@ -236,6 +242,7 @@ ATTRIBUTES: Final = (
     MESSAGE,
     SEQUENCE,
     RUN,
+    SEGMENT,
     START_TIME,
     SKIPPED,
     ERROR_TYPE,

@@ -82,7 +82,7 @@ def test_show_of_batch_with_operation_options_is_rejected(store: str) -> None:
     assert "is a batch" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["logs", "cancel", "export"])
+@pytest.mark.parametrize("command", ["logs", "export"])
 def test_operation_command_with_batch_id_names_command_for_batches(store: str, command: str) -> None:
     result = run("--store", store, command, "thumbs-1")
     assert (result.exit_code, result.stderr) == (

@@ -231,3 +231,32 @@ def test_batch_without_configure_does_nothing() -> None:
         assert (batch.id, batch.snapshot().total, sum(batch.snapshot().counts.values())) == ("b", None, 0)
     assert progress.get_batch("b") is None
     assert progress.batch("b").id == progress.batch("b", id="").id == ""
+
+
+def test_closed_batch_that_is_used_again_starts_a_new_run(recorder: Recorder) -> None:
+    """With a handle of its own, and with the same one."""
+    store = recorder.runtime._store
+    for _ in range(2):
+        with progress.batch("Night", id="night", total=2) as batch:
+            recorder.clock.advance(1.0)
+            for _ in range(2):
+                progress.operation("job").start().complete()
+        assert _get_counts(batch) == {"completed": 2}
+        recorder.clock.advance(1.0)
+    with batch:
+        assert _get_counts(batch) == {}
+        assert not batch.snapshot().is_finished
+    ended = [(one.started_at, one.ended_at is not None) for one in store.collect().batches]
+    assert len(ended) == 3
+    assert ended == sorted(ended)
+    assert all(is_closed for _, is_closed in ended)
+
+
+def test_closed_batch_with_a_running_operation_is_continued(recorder: Recorder) -> None:
+    with progress.batch("Night", id="night") as first:
+        running = progress.operation("job").start()
+    recorder.clock.advance(1.0)
+    with progress.batch("Night", id="night"):
+        progress.operation("job").start().complete()
+    running.complete()
+    assert _get_counts(first) == {"completed": 2}

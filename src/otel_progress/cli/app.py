@@ -43,6 +43,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "cancel": "otel_progress.cli.commands.control:cancel",
     "fail": "otel_progress.cli.commands.control:fail",
     "rm": "otel_progress.cli.commands.control:rm",
+    "close": "otel_progress.cli.commands.control:close",
     "run": "otel_progress.cli.commands.run:run",
     "update": "otel_progress.cli.commands.update:update",
     "level": "otel_progress.cli.commands.level:level",
@@ -62,6 +63,7 @@ Exit codes:
   2    invalid option, argument or setting
   3    unreadable journal
   4    with --exit-status: the operation is abandoned, its process has exited
+  5    with show --exit-status: the operation sends no heartbeats and has not reported recently
   N    exit status of the command of run and level; 126 or 127 if it cannot be started
   130  interrupted (watch without --exit-status exits with 0)
 

@@ -70,6 +70,11 @@ def find_batch(reader: Reader, id_or_prefix: str) -> BatchSnapshot | None:
     return reader.batch(matches[0]) if len(matches) == 1 else None
 
 
+def is_abandoned_batch(batch: BatchSnapshot) -> bool:
+    """Return True if operations of a batch are abandoned, and none has failed."""
+    return bool(batch.abandoned) and not batch.counts[Status.FAILED]
+
+
 def write_batch(batch: BatchSnapshot, *, errors: bool) -> None:
     """Write a batch with its active and failed operations.
 
@@ -106,11 +111,17 @@ def _format_progress(batch: BatchSnapshot, style: str) -> str:
 
 
 def _format_counts(batch: BatchSnapshot) -> str:
-    return "  ".join(
+    numbers = dict(batch.counts)
+    # Why at least 0: the abandoned ones may also be pending.
+    numbers[Status.RUNNING] = max(0, numbers[Status.RUNNING] - batch.abandoned)
+    parts = [
         style_text(f"{count} {status.value}", STATUS_STYLES[status])
         for status in Status
-        if (count := batch.counts[status])
-    )
+        if (count := numbers[status])
+    ]
+    if batch.abandoned:
+        parts.append(style_text(f"{batch.abandoned} abandoned", "red"))
+    return "  ".join(parts)
 
 
 def _format_time_left(batch: BatchSnapshot) -> str:

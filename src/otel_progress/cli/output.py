@@ -28,6 +28,10 @@ EXIT_ABANDONED: Final = 4
 """Exit code with ``--exit-status``: an abandoned operation, whose process has exited."""
 
 
+EXIT_NOT_REPORTING: Final = 5
+"""Exit code of ``show --exit-status``: an operation that sends no heartbeats has not reported."""
+
+
 _MIN_CUT_CELLS: Final = 12
 """Narrowest width of a cut column. Narrower columns are never cut."""
 

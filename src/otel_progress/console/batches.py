@@ -33,11 +33,16 @@ _UNIT: Final = "operation"
 
 
 class BatchWatch:
-    """Polls a Reader for active batches and for recently finished ones."""
+    """Polls a Reader for active batches and for recently finished ones.
 
-    def __init__(self, reader: Reader) -> None:
+    With ``ids`` only these are polled.
+    """
+
+    def __init__(self, reader: Reader, ids: Sequence[str] | None = None) -> None:
         self._reader = reader
-        self._active_ids: set[str] = set()
+        self._ids = ids
+        # Why the ids: those that have finished before are shown once.
+        self._active_ids: set[str] = set(ids or ())
 
     @property
     def has_active(self) -> bool:
@@ -51,9 +56,7 @@ class BatchWatch:
         """
         try:
             active = [
-                batch
-                for batch in self._reader.batches(BatchQuery(MAX_SHOWN_BATCHES))
-                if not batch.is_finished and any(batch.counts.values())
+                batch for batch in self._read_newest() if not batch.is_finished and any(batch.counts.values())
             ]
             inactive_ids = self._active_ids - {batch.id for batch in active}
             inactive = [self._reader.batch(id_) for id_ in sorted(inactive_ids)]
@@ -61,6 +64,19 @@ class BatchWatch:
             return (), ()
         self._active_ids = {batch.id for batch in active}
         return active, [batch for batch in inactive if batch is not None and batch.is_finished]
+
+    def _read_newest(self) -> Sequence[BatchSnapshot]:
+        if self._ids is None:
+            return self._reader.batches(BatchQuery(MAX_SHOWN_BATCHES))
+        found = (self._reader.batch(id_) for id_ in self._ids)
+        return [batch for batch in found if batch is not None]
+
+
+def make_batch_watch(reader: Reader, batches: bool | Sequence[str]) -> BatchWatch | None:
+    """Return a poller of all batches, of those with the given ids, or None for False."""
+    if batches is False:
+        return None
+    return BatchWatch(reader, None if batches is True else batches)
 
 
 def draw_bar(ratio: float | None, width: int, glyphs: Glyphs) -> str:
@@ -81,9 +97,10 @@ def format_batch_figures(batch: BatchSnapshot) -> list[Part]:
         (format_percentage(batch.ratio), "bold"),
         (format_count(batch.finished_count, batch.total, _UNIT), ""),
         (
-            f"{counts[Status.RUNNING]} running" if counts[Status.RUNNING] else "",
+            f"{running} running" if (running := counts[Status.RUNNING] - batch.abandoned) > 0 else "",
             STATUS_STYLES[Status.RUNNING],
         ),
+        (f"{batch.abandoned} abandoned" if batch.abandoned else "", "red"),
         (f"{counts[Status.FAILED]} failed" if counts[Status.FAILED] else "", "red"),
         (f"{counts[Status.CANCELLED]} cancelled" if counts[Status.CANCELLED] else "", "yellow"),
         (format_batch_rate(batch), "dim"),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
-from otel_progress.console.batches import BatchWatch, format_batch
+from otel_progress.console.batches import format_batch, make_batch_watch
 from otel_progress.console.format import format_duration, format_moment, format_time_left
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.rows import (
@@ -80,10 +80,10 @@ class PlainConsole:
         *,
         interval: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
-        batches: bool = True,
+        batches: bool | Sequence[str] = True,
     ) -> None:
         self._reader = reader
-        self._batches = BatchWatch(reader) if batches else None
+        self._batches = make_batch_watch(reader, batches)
         self._stream = stream if stream is not None else sys.stderr
         self._interval = interval
         self._clock = clock

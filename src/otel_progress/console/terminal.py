@@ -13,7 +13,7 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from otel_progress.console.batches import BatchWatch, render_batch
+from otel_progress.console.batches import make_batch_watch, render_batch
 from otel_progress.console.glyphs import choose_glyphs
 from otel_progress.console.layout import render_finished, render_tree
 from otel_progress.console.plain import PlainConsole, find_finished_roots, load_finished_operation
@@ -57,10 +57,10 @@ class LiveConsole:
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[], tuple[int, int]] | None = None,
         color: bool | None = None,
-        batches: bool = True,
+        batches: bool | Sequence[str] = True,
     ) -> None:
         self._reader = reader
-        self._batches = BatchWatch(reader) if batches else None
+        self._batches = make_batch_watch(reader, batches)
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._region = Region(self._stream, size=size)
@@ -177,13 +177,13 @@ def make_console(
     mode: ConsoleMode = "auto",
     environ: Mapping[str, str] | None = None,
     color: bool | None = None,
-    batches: bool = True,
+    batches: bool | Sequence[str] = True,
 ) -> LiveConsole | PlainConsole | None:
     """Return a display for ``stream`` (default: stderr), None if ``mode`` is False.
 
     Also None if there is no stream. ``True`` always draws. ``"auto"`` draws on a terminal, and
     writes plain lines to files and pipes, with ``TERM=dumb``, under CI and in notebooks.
-    ``batches`` enables the lines of batches.
+    ``batches`` enables the lines of batches, of all or of those with the given ids.
     """
     target = stream if stream is not None else sys.stderr
     if mode is False or target is None:  # pythonw has no stderr

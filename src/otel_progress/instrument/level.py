@@ -679,10 +679,12 @@ class Level(SharedHandle):
     def span(self) -> Span:
         """Span of the level, for attributes, links and events of the caller.
 
-        It is an invalid span if nothing is recorded.
+        It is an invalid span if nothing is recorded. After the setting ``segment_after`` it is the
+        current segment.
         """
         self.start()
-        return self._span
+        extras = self._node.extras
+        return self._span if extras is None or extras.segments is None else extras.segments.span
 
     @property
     def path(self) -> str:

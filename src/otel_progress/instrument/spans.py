@@ -79,7 +79,7 @@ def start_span(
             SpanStartContext(context),
             attributes=build_identity_attributes(node),
             links=None if earlier is None else _build_links(earlier),
-            start_time=None if node.operation.wall_lead < MIN_LEAD_S else _compute_time_ns(node),
+            start_time=None if node.operation.wall_lead < MIN_LEAD_S else compute_time_ns(node),
         )
         return node.span
     except Exception as error:
@@ -99,7 +99,7 @@ def _build_links(earlier: LevelInfo) -> list[Link]:
     return [Link(context, {semconv.ATTEMPT: earlier.attempt})] if context.is_valid else []
 
 
-def _compute_time_ns(node: Node, span: Span | None = None) -> int | None:
+def compute_time_ns(node: Node, span: Span | None = None) -> int | None:
     """Return a time for a span in Unix nanoseconds, or None for that of the tracer.
 
     After the wall clock was set back, it is ahead of the wall clock, like all times of the run. The
@@ -134,6 +134,10 @@ def build_identity_attributes(node: Node) -> dict[str, AttributeValue]:
         attributes[semconv.ATTEMPT] = node.attempt
     if node.spec.unit is not None:
         attributes[semconv.UNIT] = node.spec.unit
+    segments = None if node.extras is None else node.extras.segments
+    if segments is not None and segments.number > 1:
+        attributes[semconv.SEGMENT] = segments.number
+        attributes[semconv.RUN] = operation.run
     return attributes
 
 
@@ -193,13 +197,13 @@ def finish_span(node: Node) -> None:
         if not span.is_recording():  # not sampled, or ended by other code
             node.span = INVALID_SPAN
             return
-        _write_final_attributes(span, node)
+        write_final_attributes(span, node)
     except Exception as error:
         if is_interrupt(error):
             raise
         report_internal_error("span", "Writing the final values of a span failed.")
     try:
-        span.end(_compute_time_ns(node, span) if node.operation.wall_lead else None)
+        span.end(compute_time_ns(node, span) if node.operation.wall_lead else None)
     except Exception as error:
         if is_interrupt(error):
             raise
@@ -208,7 +212,8 @@ def finish_span(node: Node) -> None:
     node.span = INVALID_SPAN
 
 
-def _write_final_attributes(span: Span, node: Node) -> None:
+def write_final_attributes(span: Span, node: Node) -> None:
+    """Write the values of a level as of its last tick to a span that ends."""
     attributes = build_final_attributes(node)
     if node.parent is None:
         attributes.update(build_eta_error_attributes(node))
@@ -242,9 +247,9 @@ def record_exception(node: Node, error: BaseException) -> None:
         if is_compound(error):
             # Why: the SDK formats all exceptions of a chain or group, which may be thousands.
             attributes = _build_exception_attributes(to_failure(error))
-            node.span.add_event("exception", attributes, _compute_time_ns(node))
+            node.span.add_event("exception", attributes, compute_time_ns(node))
         else:
-            node.span.record_exception(error, _redact_exception(error), _compute_time_ns(node))
+            node.span.record_exception(error, _redact_exception(error), compute_time_ns(node))
     except Exception as failure:
         if is_interrupt(failure):
             raise
@@ -322,7 +327,7 @@ def add_event(
         return
     node.span_events += 1
     try:
-        node.span.add_event(name, attributes, _compute_time_ns(node))
+        node.span.add_event(name, attributes, compute_time_ns(node))
     except Exception as failure:
         if is_interrupt(failure):
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from otel_progress.protocols import (
+    BatchController,
     CancelRequestSource,
     ContributionSource,
     Controller,
@@ -34,6 +35,7 @@ class Journal(
     Sink,
     Reader,
     Controller,
+    BatchController,
     CancelRequestSource,
     ContributionSource,
     TrajectorySource,
@@ -56,6 +58,13 @@ class Journal(
         """File of the journal, or None if it is not in a file.
 
         Previews are stored next to it.
+        """
+
+    @property
+    def spill_base(self) -> Path | None:
+        """Path next to which ended operations wait in files.
+
+        None if they wait in memory only.
         """
 
     def prepare(self) -> None:

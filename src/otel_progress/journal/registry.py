@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,13 +13,17 @@ from urllib.parse import unquote_to_bytes
 
 from otel_progress.errors import ConfigurationError, JournalError, MissingExtraError
 from otel_progress.journal.protocol import Journal
-from otel_progress.journal.redis.address import ACCEPTED_URLS, is_redis_url, parse_address
+from otel_progress.journal.redis.address import ACCEPTED_URLS, RedisAddress, is_redis_url, parse_address
 from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, SqliteJournal
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import escape_controls, remove_credentials, truncate
 
 MIN_BYTES: Final = 1024 * 1024
 """Smallest accepted size limit. An empty journal needs some 100 KiB."""
+
+
+_SPILL_NAME_CHARS: Final = 16
+"""Characters of the name of a server in the names of files of ended operations."""
 
 
 _ACCEPTED_URLS: Final = "Use sqlite: (the default file), sqlite:///relative.db or sqlite:////absolute/path.db"
@@ -105,10 +110,28 @@ def _open_redis(
     # Why here: other stores do not load these modules. The package redis is imported later.
     from otel_progress.journal.redis.journal import RedisJournal
 
-    journal = RedisJournal(address, retention_s=retention_s, read_only=read_only, on_deleted=on_deleted)
+    journal = RedisJournal(
+        address,
+        retention_s=retention_s,
+        read_only=read_only,
+        on_deleted=on_deleted,
+        spill_base=_find_spill_base(address),
+    )
     if read_only:
         journal.check()
     return journal
+
+
+def _find_spill_base(address: RedisAddress) -> Path | None:
+    """Return the path for ended operations that wait while a server is down, or None.
+
+    It is the same for all processes of this user with the same address.
+    """
+    name = hashlib.sha1(str(address).encode(), usedforsecurity=False).hexdigest()[:_SPILL_NAME_CHARS]
+    try:
+        return default_path().with_name(f"redis-{name}")
+    except JournalError:
+        return None
 
 
 def _check_limits(retention_s: float, max_bytes: int) -> None:

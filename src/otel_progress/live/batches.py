@@ -36,6 +36,10 @@ active operation.
 _NS: Final = 1_000_000_000
 
 
+_MIN_GAP_S: Final = 1e-6
+"""Time between the end of a run of a batch and the start of the next one, in seconds."""
+
+
 class BatchState:
     """A batch with its active operations and snapshots of its last failed ones."""
 
@@ -94,6 +98,8 @@ class BatchRegistry:
         self._max_batches = max_batches
         self._batches: dict[str, BatchState] = {}
         self._unsent: dict[str, None] = {}
+        self._closed_runs: list[BatchDeclaration] = []
+        """Last declarations of runs that a new run of their batch has replaced, until a tick."""
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -105,9 +111,18 @@ class BatchRegistry:
         return bool(self._unsent)
 
     def declare_locked(self, id_: str, name: str, type_: str, total: int | None) -> None:
-        """Declare a batch. The newest declaration of an id wins."""
+        """Declare a batch. The newest declaration of an id wins.
+
+        A closed batch without a running operation starts a new run.
+        """
         info = BatchDeclaration(id_, name, type_, total, self._now(), None, self._next_sequence())
         batch = self._batches.get(id_)
+        if batch is not None and batch.info.ended_at is not None and not batch.active:
+            self._closed_runs.append(batch.info)
+            del self._closed_runs[:-MAX_BATCHES]
+            # Why later: the wall clock may have been set back, or have coarse steps.
+            start = max(info.started_at, batch.info.ended_at + _MIN_GAP_S)
+            info, batch = replace(info, started_at=start), None
         if batch is None:
             self._add_locked(info)
         else:
@@ -125,6 +140,15 @@ class BatchRegistry:
             # Why the latest: the wall clock may have been set back since the start.
             elapsed_s = self._clock() - batch.clock
             self._change_locked(id_, ended_at=max(self._now(), batch.info.started_at + elapsed_s))
+
+    def delete_locked(self, id_: str) -> bool:
+        """Delete a batch. Return False if it is unknown or has an active operation."""
+        batch = self._batches.get(id_)
+        if batch is None or batch.active:
+            return False
+        del self._batches[id_]
+        self._unsent.pop(id_, None)
+        return True
 
     def add_operation_locked(self, id_: str, node: Node) -> None:
         """Add a started operation. An undeclared batch gets its id as its name."""
@@ -168,7 +192,8 @@ class BatchRegistry:
     def drain_locked(self, *, everything: bool = False) -> list[BatchDeclaration]:
         """Return the declarations that changed since the last call, or all of them."""
         ids, self._unsent = (list(self._batches) if everything else list(self._unsent)), {}
-        return [self._batches[id_].info for id_ in ids if id_ in self._batches]
+        closed, self._closed_runs = self._closed_runs, []
+        return [*closed, *(self._batches[id_].info for id_ in ids if id_ in self._batches)]
 
     def _change_locked(self, id_: str, *, total: int | None = None, ended_at: float | None = None) -> None:
         batch = self._batches.get(id_)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from otel_progress.live.opaque import Opaque
     from otel_progress.live.pauses import Pauses
     from otel_progress.live.resource_usage import UsageAccumulator
+    from otel_progress.live.span_segments import SpanSegments
     from otel_progress.records import Contribution, ResourceUse, Trajectory, TrajectoryKey
 
 
@@ -622,13 +623,24 @@ class UnitCount:
 class LevelExtras:
     """State that most levels never need."""
 
-    __slots__ = ("exceeds_total", "failures", "has_warned", "is_shared", "opaque", "shares", "skips")
+    __slots__ = (
+        "exceeds_total",
+        "failures",
+        "has_warned",
+        "is_shared",
+        "opaque",
+        "segments",
+        "shares",
+        "skips",
+    )
 
     def __init__(self) -> None:
         self.failures: GilCounter | LockCounter | None = None
         self.skips: GilCounter | LockCounter | None = None
         self.opaque: Opaque | None = None
         """The active opaque step."""
+        self.segments: SpanSegments | None = None
+        """Segment spans. None until the span of the level has reached the limit."""
         self.exceeds_total = False
         """True when the last update found a count beyond the total."""
         self.has_warned = False

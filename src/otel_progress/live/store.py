@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from opentelemetry.trace import Span
+
 from otel_progress.live.collector import ChangeCollector
 from otel_progress.live.completed_work import CompletedWork
 from otel_progress.live.ends import EndOverflow
@@ -25,6 +27,7 @@ from otel_progress.live.reader import LiveReader
 from otel_progress.live.resource_usage import UsageAccumulator
 from otel_progress.live.shares import number_records_by_time
 from otel_progress.live.snapshots import build_snapshot
+from otel_progress.live.span_segments import SpanSegments
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import Limits
 from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, ParentLink, Status
@@ -172,6 +175,28 @@ class LiveStore:
     def start_stage(self, parent: Node, spec: Spec) -> Node | None:
         """Start a stage of ``parent``. Return None when it was rejected."""
         return self._state.start_stage(parent, spec)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if a signal handler of this thread has interrupted a change of a level."""
+        return self._state.guard.is_owned()
+
+    def list_running_levels(self) -> Sequence[Node]:
+        """Return all running levels of this process."""
+        with self._state.lock:
+            return list(self._state.tree.active)
+
+    def continue_in_span(self, node: Node, span: Span, segments: SpanSegments, clock: float) -> bool:
+        """Let a running level continue in a new span, the next one of ``segments``.
+
+        Return False if the level has ended. Then nothing changes.
+        """
+        with self._state.lock:
+            if node.status.finished or node not in self._state.tree.active:
+                return False
+            segments.continue_in(span, node.span.get_span_context(), clock)
+            node.span, node.span_events = span, 0
+            return True
 
     def start_pause(self, operation: Operation, key: object, reason: str | None) -> None:
         """Start the pause of ``key``. Pauses nest. ``reason`` replaces the message."""
@@ -363,10 +388,44 @@ class LiveStore:
         self._state.guard.run(self._state.batches.set_total_locked, batch_id, total)
         self.notify_change()
 
-    def close_batch(self, batch_id: str) -> None:
-        """Declare that a batch gets no more operations."""
+    def close_batch(self, batch_id: str) -> bool:
+        """Declare that a batch gets no more operations.
+
+        Return False if it is unknown or was closed before.
+        """
+        with self._state.lock:
+            batch = self._state.batches.get_batch_locked(batch_id)
+            is_open = batch is not None and batch.info.ended_at is None
         self._state.guard.run(self._state.batches.close_locked, batch_id)
         self.notify_change()
+        return is_open
+
+    def cancel_batch(self, batch_id: str, reason: str) -> int:
+        """Request that all active operations of a batch in this process stop.
+
+        Return their number.
+        """
+        with self._state.lock:
+            batch = self._state.batches.get_batch_locked(batch_id)
+            roots = [] if batch is None else list(batch.active)
+        return sum(self.request_cancel(root.operation.id, reason, run=None) for root in roots)
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its ended operations.
+
+        Return False, and delete nothing, if it is unknown or has an active operation.
+        """
+        state = self._state
+        with state.lock:
+            is_deleted = state.batches.delete_locked(batch_id)
+            ids = {
+                operation.id
+                for operation in state.ended
+                if is_deleted and operation.root is not None and operation.root.spec.batch == batch_id
+            }
+        for operation_id in ids:
+            self.delete(operation_id)
+        return is_deleted
 
     # --- control ---------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from otel_progress import semconv
 from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, Number, Status
 from otel_progress.receivers.reports import LevelReport, Rank, RunOrigin, split_last_segment
-from otel_progress.receivers.spans import SpanKey, read_end_status
+from otel_progress.receivers.spans import SpanKey, read_end_status, states_end
 from otel_progress.receivers.telemetry import ReceivedSpan
 from otel_progress.text import MAX_NAME, pluralize, truncate
 
@@ -187,6 +187,22 @@ class MergedRun:
             return False
         if report.status.finished or report.span_id != span.span_id:
             return False
+        self._end_level(level, report, span)
+        return True
+
+    def end_by_segment(self, path: str, span: ReceivedSpan) -> bool:
+        """End a running level whose last segment span has ended, like :meth:`end_by_span`."""
+        level = self._levels.get(path)
+        report = None if level is None else level.report
+        if level is None or report is None or span.ended_at is None or report.status.finished:
+            return False
+        if span.attributes.get(semconv.ATTEMPT, 1) != report.attempt:
+            return False
+        self._end_level(level, report, span)
+        return True
+
+    def _end_level(self, level: _Level, report: LevelReport, span: ReceivedSpan) -> None:
+        ended_at = report.at if span.ended_at is None else span.ended_at
         status = read_end_status(span)
         current = _get_number(span, semconv.CURRENT, report.current)
         total = report.total if semconv.TOTAL not in span.attributes else _get_number(span, semconv.TOTAL, 0)
@@ -194,7 +210,7 @@ class MergedRun:
         end = replace(
             report,
             rank=Rank.FINISHED,
-            at=max(span.ended_at, level.started_at),
+            at=max(ended_at, level.started_at),
             status=status,
             current=current,
             total=total,
@@ -204,7 +220,6 @@ class MergedRun:
         )
         self._replace(level, end, _build_key(end))
         level.is_ended_by_span = True
-        return True
 
     def add_root(self, at: float) -> list[str]:
         """Add a placeholder for the operation that ran at ``at``.
@@ -394,6 +409,8 @@ class Sender:
 
         Return None if nothing changes. The span waits if no event of its level has arrived.
         """
+        if semconv.SEGMENT in span.attributes:
+            return self._end_by_segment(span)
         key = (span.trace_id, span.span_id)
         known = self._levels_of_spans.get(key)
         if known is None:
@@ -405,6 +422,18 @@ class Sender:
         name, path = known
         run = self._active.get(name)
         if run is None or not run.end_by_span(path, span):
+            return None
+        self._sort_run(run)
+        return run, [path]
+
+    def _end_by_segment(self, span: ReceivedSpan) -> tuple[MergedRun, list[str]] | None:
+        """End the level of the last segment span. Earlier ones do not end their level.
+
+        Events have the id of the first segment, so the run and the path identify the level.
+        """
+        run = self._active.get(str(span.attributes.get(semconv.RUN)))
+        path = str(span.attributes.get(semconv.PATH, ""))
+        if not states_end(span) or run is None or not run.end_by_segment(path, span):
             return None
         self._sort_run(run)
         return run, [path]

@@ -158,6 +158,12 @@ def _build_event(span: ReceivedSpan, tracked: _TrackedSpan, now: float) -> Recei
     return ReceivedEvent(name, at, span.trace_id, span.span_id, values, span.resource)
 
 
+def states_end(span: ReceivedSpan) -> bool:
+    """Return True if an ended span states that its level has ended, too."""
+    stated = span.attributes.get(semconv.STATUS)
+    return isinstance(stated, str) and any(status.value == stated for status in Status if status.finished)
+
+
 def read_end_status(span: ReceivedSpan) -> Status:
     """Return the status of the level of an ended span."""
     if span.error is not None:

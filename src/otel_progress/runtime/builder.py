@@ -187,9 +187,10 @@ class _RuntimeBuilder:
 
     def _create_spill_file(self, journal: Journal, kind: str) -> SpillFile | None:
         """Return a queue in files, which are created at the first use."""
-        if journal.location is None:
+        base = journal.spill_base
+        if base is None:
             return None
-        spill_file = SpillFile(journal.location, self._store.instance, kind)
+        spill_file = SpillFile(base, self._store.instance, kind)
         self._components.spill_files.append(spill_file)
         self._components.close_callbacks.append(lambda timeout: spill_file.close())
         return spill_file

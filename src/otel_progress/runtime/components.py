@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument import spans
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.instrument.segments import SpanSegmenter
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import CallSite, Node
 from otel_progress.live.store import LiveStore
@@ -107,6 +108,7 @@ class RuntimeComponents:
         self.recording = RecordingBackend(
             self.store, self.providers.get_tracer, settings.strict, self.totals.count_rejected
         )
+        self._segmenter = SpanSegmenter(self.store, self.providers.get_tracer, settings.segment_after)
 
     def _get_history_scope(self) -> str:
         """Return the group of runs whose history the estimates of this process use.
@@ -149,6 +151,7 @@ class RuntimeComponents:
     def _before_tick(self) -> None:
         self.on_tick()
         self.providers.processor.read_spans()
+        self._segmenter.continue_due()
         if self.sampler is not None:
             self.sampler.sample_if_due(self.store.reader.get_active_roots)
         if self.previews is not None:

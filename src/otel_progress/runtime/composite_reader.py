@@ -11,8 +11,10 @@ from otel_progress.batches import create_cursor, cursor_sort_key
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
+from otel_progress.missed_ends import MissedEnds
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import (
+    BatchController,
     BatchQuery,
     Controller,
     EventQuery,
@@ -90,12 +92,19 @@ class CompositeReader:
 
         It never sleeps, because the watch of the live store does.
         """
-        while self._journal is not None:
+        missed = None if self._journal is None else MissedEnds(self._journal)
+        is_restarted = False
+        while self._journal is not None and missed is not None:
             try:
+                missed.start()
                 with closing(self._journal.watch(0.0, levels=levels)) as watch:  # type: ignore[type-var]
-                    yield from watch
+                    for changed in watch:
+                        missed.add(changed)
+                        yield [*changed, *missed.find()] if is_restarted else changed
+                        is_restarted = False
             except ProgressError as error:
                 report_internal_error("journal", "The journal cannot be watched", error=error)
+            is_restarted = True
             yield ()
         while True:
             yield ()
@@ -230,6 +239,39 @@ class CompositeReader:
         journal = self._journal
         return isinstance(journal, Controller) and journal.fail_abandoned(operation_id, reason)
 
+    def close_batch(self, batch_id: str) -> bool:
+        """Declare that a batch gets no more operations.
+
+        Return False if it is unknown or was closed before.
+        """
+        is_closed = self._store.close_batch(batch_id)
+        journal = self._journal
+        # Why both: another process may have declared it.
+        return (isinstance(journal, BatchController) and journal.close_batch(batch_id)) or is_closed
+
+    def cancel_batch(self, batch_id: str, reason: str) -> int:
+        """Request that all active operations of a batch stop. Return their number."""
+        live, journal = self._store.cancel_batch(batch_id, reason), self._journal
+        stored = journal.cancel_batch(batch_id, reason) if isinstance(journal, BatchController) else 0
+        # The journal includes those of this process, but may be a tick behind.
+        return max(live, stored)
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its operations.
+
+        Return False, and delete nothing, if the batch is unknown or may have a running operation.
+        """
+        journal = self._journal
+        live = self._store.reader.batch(batch_id)
+        if live is not None and live.active:
+            return False
+        if isinstance(journal, BatchController):
+            is_deleted = journal.delete_batch(batch_id)
+            if not is_deleted and journal.batch(batch_id) is not None:
+                return False
+            return self._store.delete_batch(batch_id) or is_deleted
+        return self._store.delete_batch(batch_id)
+
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files in bytes, or None without a journal."""
         return self._journal.size_bytes() if isinstance(self._journal, SizedStorage) else None
@@ -259,8 +301,14 @@ def _get_end(operation: OperationSnapshot) -> tuple[float, str]:
 def _select_more_complete(live: BatchSnapshot | None, stored: BatchSnapshot | None) -> BatchSnapshot | None:
     """Return the batch with more operations.
 
-    The journal includes other processes, but the live store has the newest data of this one.
+    The journal includes other processes, but the live store has the newest data of this one. A
+    batch that another process closed is finished in the journal only.
     """
     if live is None or stored is None:
         return live or stored
-    return stored if sum(stored.counts.values()) > sum(live.counts.values()) else live
+    # Why: at the start of a new run of a batch, the journal is a tick behind.
+    if stored.is_finished and stored.started_at < live.started_at >= (stored.ended_at or 0.0):
+        return live
+    numbers = sum(stored.counts.values()), sum(live.counts.values())
+    is_closed = numbers[0] == numbers[1] and stored.is_finished and not live.is_finished
+    return stored if numbers[0] > numbers[1] or is_closed else live

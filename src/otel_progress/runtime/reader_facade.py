@@ -145,6 +145,24 @@ class ReaderFacade:
         """
         return self._reader.fail_abandoned(operation_id, reason)
 
+    def close_batch(self, batch_id: str) -> bool:
+        """Declare that a batch gets no more operations.
+
+        Return False if it is unknown or was closed before.
+        """
+        return self._reader.close_batch(batch_id)
+
+    def cancel_batch(self, batch_id: str, reason: str = "") -> int:
+        """Request that all active operations of a batch stop. Return their number."""
+        return self._reader.cancel_batch(batch_id, reason)
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its operations.
+
+        Return False, and delete nothing, if the batch is unknown or may have a running operation.
+        """
+        return self._reader.delete_batch(batch_id)
+
     def size_bytes(self) -> int | None:
         """Return the size of the journal's files in bytes, or None without a journal."""
         return self._reader.size_bytes()

@@ -139,6 +139,8 @@ class PendingChanges:
         self._sample: ResourceSample | None = None
         self._resources: dict[str, ResourceUse] = {}
         self._batches: dict[str, BatchDeclaration] = {}
+        self._closed_batches: list[BatchDeclaration] = []
+        """Declarations of earlier runs of batches, not merged with those of later runs."""
         self._trajectories: list[TrajectoryEntry] = []
         self._previews: list[Preview] = []
         self._cancel_requests: list[CancelRequest] = []
@@ -171,6 +173,9 @@ class PendingChanges:
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
+            if declared is not None and batches.starts_new_run(declared, declaration):
+                self._closed_batches.append(declared)
+                declared = None
             self._batches[declaration.id] = (
                 declaration if declared is None else batches.merge(declared, declaration)
             )
@@ -235,6 +240,7 @@ class PendingChanges:
             + _drop_oldest(self._events, limits.events)
             + _drop_oldest(self._logs, limits.logs)
             + _drop_oldest_keys(self._batches, limits.batches)
+            + _drop_oldest(self._closed_batches, limits.batches)
             + _drop_oldest(self._trajectories, limits.trajectories)
             + _drop_oldest(self._previews, limits.previews)
             + _drop_oldest(self._cancel_requests, limits.cancel_requests)
@@ -262,7 +268,7 @@ class PendingChanges:
             logs=self._logs,
             sample=self._sample,
             resources=self._resources,
-            batches=tuple(self._batches.values()),
+            batches=(*self._closed_batches, *self._batches.values()),
             trajectories=self._trajectories,
             previews=self._previews,
             cancel_requests=self._cancel_requests,

@@ -94,6 +94,22 @@ class CancelAcceptedDocument(TypedDict):
     reason: str
 
 
+class BatchCancelAcceptedDocument(TypedDict):
+    """Accepted request to cancel the active operations of a batch."""
+
+    schema: SchemaName
+    batch_id: str
+    operations: Annotated[int, "Active operations of the batch."]
+    reason: str
+
+
+class BatchClosedDocument(TypedDict):
+    """Batch that was closed."""
+
+    schema: SchemaName
+    batch_id: str
+
+
 class FailedDocument(TypedDict):
     """Abandoned operation that was marked as failed."""
 

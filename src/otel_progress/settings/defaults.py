@@ -36,6 +36,12 @@ DEFAULT_STALL_AFTER_S: Final = 60.0
 """Shortest time without an advance after which an operation is stalled, in seconds."""
 
 
+DEFAULT_SEGMENT_AFTER_S: Final = 18_000.0
+"""Time after which the span of a running level is continued in a segment, in seconds. Back ends
+drop spans that started 6 to 24 hours ago.
+"""
+
+
 DEFAULT_PREVIEW_RATIOS: Final = (0.25, 0.5, 0.75)
 """Ratios of a level at which previews are captured."""
 

@@ -24,6 +24,7 @@ from otel_progress.settings.defaults import (
     DEFAULT_PREVIEW_EDGE_PIXELS,
     DEFAULT_PREVIEW_RATIOS,
     DEFAULT_RETENTION_S,
+    DEFAULT_SEGMENT_AFTER_S,
     DEFAULT_STALL_AFTER_S,
     DEFAULT_TICK_S,
 )
@@ -159,6 +160,11 @@ class Settings:
         DEFAULT_STALL_AFTER_S,
         parse_duration,
         "Shortest time without an advance after which an operation counts as stalled.",
+    )
+    segment_after: float = _setting(
+        DEFAULT_SEGMENT_AFTER_S,
+        parse_duration,
+        "Time after which the span of a running level is exported and continued in a linked segment span.",
     )
     capture_logs: int | Literal[False] = _setting(
         False,

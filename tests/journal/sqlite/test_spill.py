@@ -14,7 +14,7 @@ from otel_progress.diagnostics import internal_error_counts
 from otel_progress.ends import encode_end
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.spill import SpillFile, list_segments
-from otel_progress.journal.sqlite.spilled_ends import RECOVERY_INTERVAL_S
+from otel_progress.journal.spilled_ends import RECOVERY_INTERVAL_S
 from otel_progress.model import LevelSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S, current_instance
 from otel_progress.protocols import HistoryQuery

@@ -174,6 +174,21 @@ class _JournalController:
         with self._context.controller() as controller:
             return controller.fail_abandoned(operation_id, reason)
 
+    def close_batch(self, batch_id: str) -> bool:
+        """Close a batch. False if it is unknown or was closed before."""
+        with self._context.journal() as journal:
+            return journal.close_batch(batch_id)
+
+    def cancel_batch(self, batch_id: str, reason: str) -> int:
+        """Request cancellation of all active operations of a batch. Return their number."""
+        with self._context.journal() as journal:
+            return journal.cancel_batch(batch_id, reason)
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its operations. False if one may still run."""
+        with self._context.journal() as journal:
+            return journal.delete_batch(batch_id)
+
 
 def _import_server() -> type[Server]:
     try:

@@ -10,10 +10,11 @@ from typing import Any, Final
 import click
 
 from otel_progress import semconv
-from otel_progress.cli.batch_output import find_batch, write_batch
-from otel_progress.cli.context import CliContext, complete_id_or_batch, find_operation
+from otel_progress.cli.batch_output import is_abandoned_batch, write_batch
+from otel_progress.cli.context import CliContext, complete_id_or_batch
 from otel_progress.cli.output import (
     EXIT_ABANDONED,
+    EXIT_NOT_REPORTING,
     CliError,
     echo,
     echo_json,
@@ -21,6 +22,7 @@ from otel_progress.cli.output import (
     style_text,
     write_facts,
 )
+from otel_progress.cli.targets import find_target
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
 from otel_progress.console.format import (
     ENDED_EARLY,
@@ -135,7 +137,7 @@ def show_target(
     A unique prefix of the ID is enough.
     """
     with context.reader() as reader:
-        target = _find_target(reader, operation_id)
+        target = find_target(reader, operation_id)
         if isinstance(target, BatchSnapshot):
             if path or depth is not None or events or previews:
                 msg = (
@@ -145,6 +147,8 @@ def show_target(
                 raise click.UsageError(msg)
             echo_json(encode_batch(target)) if as_json else write_batch(target, errors=errors)
             if exit_status:
+                if is_abandoned_batch(target):
+                    raise click.exceptions.Exit(EXIT_ABANDONED)
                 _exit_with_status(target.status)
             return
         view = _read_view(reader, target, path, depth, events=events, errors=errors, previews=previews)
@@ -159,29 +163,14 @@ def show_target(
     if exit_status:
         if target.condition is Condition.ABANDONED:
             raise click.exceptions.Exit(EXIT_ABANDONED)
+        if target.condition is Condition.NOT_REPORTING:
+            raise click.exceptions.Exit(EXIT_NOT_REPORTING)
         _exit_with_status(target.status)
 
 
 def _exit_with_status(status: Status) -> None:
     if status in (Status.FAILED, Status.CANCELLED):
         raise click.exceptions.Exit(1)
-
-
-def _find_target(reader: Reader, id_or_prefix: str) -> OperationSnapshot | BatchSnapshot:
-    """Return the operation or batch of an ID or prefix.
-
-    Whole IDs precede prefixes, operations precede batches.
-    """
-    target = reader.get(id_or_prefix) or reader.batch(id_or_prefix)
-    if target is not None:
-        return target
-    try:
-        return find_operation(reader, id_or_prefix)
-    except CliError:
-        batch = find_batch(reader, id_or_prefix)
-        if batch is None:
-            raise
-        return batch
 
 
 def _read_view(

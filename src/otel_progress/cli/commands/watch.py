@@ -12,17 +12,28 @@ from typing import Final
 
 import click
 
-from otel_progress.cli.context import CliContext, complete_id, find_operation
-from otel_progress.cli.output import echo_json
-from otel_progress.codec import encode_operation
+from otel_progress.cli.batch_output import is_abandoned_batch
+from otel_progress.cli.context import CliContext, complete_id_or_batch
+from otel_progress.cli.output import EXIT_ABANDONED, echo_json
+from otel_progress.cli.targets import find_target
+from otel_progress.codec import encode_batch, encode_operation
 from otel_progress.errors import JournalError
+from otel_progress.missed_ends import MissedEnds
 from otel_progress.model import Status
-from otel_progress.operations import OperationSnapshot
+from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import HistoryQuery, Reader
 from otel_progress.text import escape_controls
 
 _MAX_REMEMBERED_RUNS: Final = 1000
 """Finished runs remembered, so that a run the reader yields again is shown only once."""
+
+
+_ABANDONED_S: Final = 2.0
+"""Time that an operation has to be abandoned until the watch does not wait for it, in seconds."""
+
+
+_BATCH_POLL_S: Final = 1.0
+"""Time between two polls of the watched batches, in seconds."""
 
 
 _RETRY_S: Final = 0.5
@@ -31,18 +42,21 @@ _RETRY_S: Final = 0.5
 
 @click.command(
     epilog="""\b
-Ends with Ctrl-C, or with IDs when all of them have finished. Ctrl-C exits with 0; with
---exit-status it exits with 130, because the outcome is not known.
+Ends with Ctrl-C, or with IDs when all of them have finished or are abandoned. The IDs are those of
+operations and batches. Ctrl-C exits with 0; with --exit-status it exits with 130, because the
+outcome is not known. An operation that sends no heartbeats is not abandoned when it is silent:
+limit the time, for example with timeout 3h otel-progress watch ID.
 
 \b
 Examples:
   otel-progress watch
   otel-progress watch friday-42 --exit-status
+  otel-progress watch thumbnails --exit-status
   otel-progress watch --once
   otel-progress watch --json | jq .percentage
 """
 )
-@click.argument("operation_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id)
+@click.argument("operation_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_id_or_batch)
 @click.option(
     "--interval",
     type=click.FloatRange(0.05, 3600),
@@ -51,7 +65,11 @@ Examples:
     help="Seconds between polls.",
 )
 @click.option("--once", is_flag=True, help="Write the active operations and exit.")
-@click.option("--exit-status", is_flag=True, help="With IDs: exit with 1 unless all of them completed.")
+@click.option(
+    "--exit-status",
+    is_flag=True,
+    help="With IDs: exit with 1 unless all of them completed, with 4 if some are abandoned instead.",
+)
 @click.option(
     "--json",
     "as_json",
@@ -82,19 +100,36 @@ def watch(
                 if exit_status:
                     raise
                 return
-        found = (find_operation(reader, id_) for id_ in operation_ids)
-        wanted = {operation.operation_id: operation for operation in found}
+        wanted, batches = _find_targets(reader, operation_ids)
         if once:
-            _write_once(reader, wanted, as_json, context.color)
+            _write_once(reader, wanted, batches, as_json, context.color)
             return
         try:
-            statuses = _WatchSession(reader, wanted, as_json, context.color).run(interval)
+            session = _WatchSession(reader, wanted, batches, as_json, context.color)
+            code = session.run(interval)
         except KeyboardInterrupt:
             if exit_status:
                 raise
             return
-    if exit_status and any(status is not Status.COMPLETED for status in statuses):
-        raise click.exceptions.Exit(1)
+    if exit_status and code:
+        raise click.exceptions.Exit(code)
+
+
+def _find_targets(
+    reader: Reader, ids: Sequence[str]
+) -> tuple[dict[str, OperationSnapshot], dict[str, BatchSnapshot]]:
+    """Return the operations and batches of IDs or prefixes by their ID.
+
+    Whole IDs precede prefixes, operations precede batches. Raises CliError.
+    """
+    operations, batches = {}, {}
+    for id_ in ids:
+        target = find_target(reader, id_)
+        if isinstance(target, BatchSnapshot):
+            batches[target.id] = target
+        else:
+            operations[target.operation_id] = target
+    return operations, batches
 
 
 def _wait_for_journal(reader: Reader, interval: float) -> None:
@@ -112,16 +147,19 @@ def _follow_changes(
 ) -> Iterator[Sequence[OperationSnapshot]]:
     """Yield the changes of a reader. Watch again after a temporary error.
 
-    The error is reported once. The operations with the IDs ``wanted`` are yielded after it, because
-    they may have finished in the meantime.
+    The error is reported once. The operations with the IDs ``wanted`` and those that ended in the
+    meantime are yielded after it.
     """
-    has_failed = False
+    has_failed, missed = False, MissedEnds(reader)
     while True:
-        watch = reader.watch(interval)
+        watch: Iterator[Sequence[OperationSnapshot]] = iter(())
         try:
+            missed.start()
+            watch = reader.watch(interval)
             for changes in watch:
+                missed.add(changes)
                 if has_failed:
-                    found = {operation.run: operation for operation in changes}
+                    found = {operation.run: operation for operation in (*changes, *missed.find())}
                     current = (reader.get(id_) for id_ in wanted)
                     found.update((each.run, each) for each in current if each is not None)
                     has_failed, changes = False, list(found.values())
@@ -154,13 +192,18 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 class _WatchSession:
-    """Display of one watch and final state of the operations.
+    """Display of one watch and final state of the operations and batches.
 
-    ``wanted`` is empty for all operations.
+    ``wanted`` and ``batches`` are empty for all operations.
     """
 
     def __init__(
-        self, reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None
+        self,
+        reader: Reader,
+        wanted: dict[str, OperationSnapshot],
+        batches: dict[str, BatchSnapshot],
+        as_json: bool,
+        color: bool | None,
     ) -> None:
         from otel_progress.console.terminal import make_console
 
@@ -170,14 +213,22 @@ class _WatchSession:
         self._shown_runs: deque[str] = deque(
             (operation.run for operation in self._finished.values()), maxlen=_MAX_REMEMBERED_RUNS
         )
+        self._batches = batches
+        self._written_batches: dict[str, object] = {}
+        self._next_batch_poll = float("-inf")
+        self._abandoned_since: dict[str, float] = {}
+        """Monotonic time since which an operation is abandoned, by its ID."""
+        self._abandoned: set[str] = set()
+        shown = list(batches) if wanted or batches else True
         self._console = (
-            None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=not wanted)
+            None if as_json else make_console(reader, stream=sys.stdout, color=color, batches=shown)
         )
 
-    def run(self, interval: float) -> list[Status]:
-        """Show changes until the wanted operations have finished. Return their statuses.
+    def run(self, interval: float) -> int:
+        """Show changes until all wanted operations and batches have finished.
 
-        Without wanted operations, run until Ctrl-C.
+        Abandoned operations have, too. Without any, run until Ctrl-C. Return 0 if all completed,
+        EXIT_ABANDONED if others are abandoned, and 1 if others have ended with another status.
         """
         changes = _follow_changes(self._reader, interval, self._wanted)
         try:
@@ -191,11 +242,17 @@ class _WatchSession:
                 ]
                 self._shown_runs.extend(operation.run for operation in finished)
                 if self._wanted:
-                    self._finished.update({operation.operation_id: operation for operation in finished})
+                    self._finished.update(
+                        (operation.operation_id, operation)
+                        for operation in finished
+                        if operation.operation_id in self._wanted
+                    )
                 self._write(
                     [operation for operation in operations if not operation.status.finished], finished
                 )
-                if self._wanted and self._finished.keys() == self._wanted.keys():
+                self._find_abandoned(operations)
+                self._poll_batches()
+                if self._has_finished():
                     break
         finally:
             with _interrupts_ignored():
@@ -203,7 +260,68 @@ class _WatchSession:
                     changes.close()
                 if self._console is not None:
                     self._console.close()
-        return [operation.status for operation in self._finished.values()]
+        for id_ in sorted(self._abandoned):
+            click.echo(f"{escape_controls(id_)} is abandoned: its process has exited.", err=True)
+        return self._get_exit_code()
+
+    def _has_finished(self) -> bool:
+        if not self._wanted and not self._batches:
+            return False
+        is_open = any(not batch.is_finished for batch in self._batches.values())
+        return not is_open and self._wanted.keys() == (self._finished.keys() | self._abandoned)
+
+    def _get_exit_code(self) -> int:
+        statuses = [operation.status for operation in self._finished.values()]
+        is_abandoned = bool(self._abandoned)
+        for batch in self._batches.values():
+            if is_abandoned_batch(batch):
+                is_abandoned = True
+            else:
+                statuses.append(batch.status)
+        if any(status is not Status.COMPLETED for status in statuses):
+            return 1
+        return EXIT_ABANDONED if is_abandoned else 0
+
+    def _find_abandoned(self, changed: Iterable[OperationSnapshot]) -> None:
+        """Find wanted operations that have been abandoned for ``_ABANDONED_S``."""
+        now = time.monotonic()
+        for operation in changed:
+            if operation.condition is Condition.ABANDONED:
+                self._abandoned_since.setdefault(operation.operation_id, now)
+            else:
+                self._abandoned_since.pop(operation.operation_id, None)
+        for id_, since in list(self._abandoned_since.items()):
+            if id_ not in self._wanted or now - since < _ABANDONED_S:
+                continue
+            # Why read again: a process that was only disconnected may not change its operation.
+            with suppress(JournalError):
+                current = self._reader.get(id_)
+                if current is not None and current.condition is not Condition.ABANDONED:
+                    del self._abandoned_since[id_]
+                    self._abandoned.discard(id_)
+                else:
+                    self._abandoned.add(id_)
+
+    def _poll_batches(self) -> None:
+        """Read the wanted batches again, at most once per ``_BATCH_POLL_S``."""
+        now = time.monotonic()
+        if not self._batches or now < self._next_batch_poll:
+            return
+        self._next_batch_poll = now + _BATCH_POLL_S
+        with suppress(JournalError):
+            for id_ in self._batches:
+                batch = self._reader.batch(id_)
+                if batch is not None:
+                    self._batches[id_] = batch
+                    self._write_batch(batch)
+
+    def _write_batch(self, batch: BatchSnapshot) -> None:
+        """Write a changed batch as a line of JSON."""
+        state = (batch.counts, batch.ratio, batch.abandoned, batch.is_finished)
+        if self._console is None and self._written_batches.get(batch.id) != state:
+            self._written_batches[batch.id] = state
+            echo_json(encode_batch(batch, operations=False))
+            sys.stdout.flush()
 
     def _write(self, changed: Sequence[OperationSnapshot], finished: Sequence[OperationSnapshot]) -> None:
         if self._console is None:
@@ -221,13 +339,20 @@ class _WatchSession:
         )
 
     def _is_wanted(self, operation: OperationSnapshot) -> bool:
-        return not self._wanted or operation.operation_id in self._wanted
+        if not self._wanted and not self._batches:
+            return True
+        return operation.operation_id in self._wanted or operation.root.info.batch in self._batches
 
 
 def _write_once(
-    reader: Reader, wanted: dict[str, OperationSnapshot], as_json: bool, color: bool | None
+    reader: Reader,
+    wanted: dict[str, OperationSnapshot],
+    batches: dict[str, BatchSnapshot],
+    as_json: bool,
+    color: bool | None,
 ) -> None:
-    operations = list(wanted.values()) if wanted else list(reader.active())
+    operations = list(wanted.values()) if wanted or batches else list(reader.active())
+    operations += [operation for batch in batches.values() for operation in batch.active]
     if as_json:
         for operation in operations:
             echo_json(encode_operation(operation))

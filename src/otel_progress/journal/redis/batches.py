@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any, Final
@@ -9,11 +10,14 @@ from typing import Any, Final
 from otel_progress.batches import (
     MAX_ENDS,
     MAX_LISTED,
+    Abandoned,
     BatchDeclaration,
     BatchTally,
+    close,
     cursor_sort_key,
     merge,
     sort_key,
+    starts_new_run,
     summarise,
     was_finished_at,
 )
@@ -22,7 +26,7 @@ from otel_progress.journal.redis import scripts
 from otel_progress.journal.redis.client import Command, RedisClient, call, command
 from otel_progress.journal.redis.entries import STATUS_CODES
 from otel_progress.journal.redis.keys import DIGEST_CHARS, TIME_CHARS, JournalKeys, decode_time, digest
-from otel_progress.journal.redis.queries import Queries, end_of, select_range
+from otel_progress.journal.redis.queries import Queries, end_of, select_range, to_text
 from otel_progress.journal.redis.records import decode_row, dumps
 from otel_progress.journal.rows import DECLARATION, decode_declaration_row, encode_declaration_row
 from otel_progress.model import Status
@@ -43,26 +47,49 @@ _MAX_ATTEMPTS: Final = 20
 """Attempts to merge a declaration while other processes change it."""
 
 
+MAX_CHECKED_RUNS: Final = 20_000
+"""Running runs of a batch whose processes are checked. Further ones count as running."""
+
+
 _INT64_LIMIT: Final = 2**63
 
 
-def merge_declarations(
-    client: RedisClient, keys: JournalKeys, declarations: Iterable[BatchDeclaration], at: float
-) -> None:
-    """Store declarations, each merged with the stored one of its batch."""
+def merge_declarations(queries: Queries, declarations: Iterable[BatchDeclaration], at: float) -> None:
+    """Store declarations, each merged with the stored one of its batch.
+
+    The declaration of a closed batch without a running operation starts a new run. The operations
+    of the earlier run do not belong to the batch any more.
+    """
     merged: dict[str, BatchDeclaration] = {}
     for declaration in declarations:
         known = merged.get(declaration.id)
+        if known is not None and starts_new_run(known, declaration):
+            _merge_once(queries, {known.id: known}, at)
+            known = None
         merged[declaration.id] = declaration if known is None else merge(known, declaration)
+    _merge_once(queries, merged, at)
+
+
+def _merge_once(queries: Queries, merged: dict[str, BatchDeclaration], at: float) -> None:
+    """Store at most one declaration per batch."""
+    client, keys = queries.client, queries.keys
     for _ in range(_MAX_ATTEMPTS):
         if not merged:
             return
         ids = list(merged)
         stored = client.execute_one("HMGET", keys.batches, *ids)
-        swaps = []
+        swaps, restarted = [], set()
         for batch_id, text in zip(ids, stored, strict=True):
-            known = _decode_declaration(text)
-            result = merged[batch_id] if known is None else merge(known, merged[batch_id])
+            known, new = _decode_declaration(text), merged[batch_id]
+            if known is None:
+                result = new
+            elif starts_new_run(new, known):
+                result = known
+            elif starts_new_run(known, new) and not _has_running(queries, batch_id):
+                result = new
+                restarted.add(batch_id)
+            else:
+                result = merge(known, new)
             if result == known:
                 del merged[batch_id]
                 continue
@@ -71,12 +98,100 @@ def merge_declarations(
         answers = client.execute([each for _, each in swaps])
         for (batch_id, _), (is_swapped, _) in zip(swaps, answers, strict=True):
             if is_swapped == b"1":
+                if batch_id in restarted:
+                    _detach_members(client, keys, batch_id)
                 del merged[batch_id]
     error = JournalError(
         f"Other processes change the batch {next(iter(merged))} too often. It is stored later."
     )
     error.is_temporary = True
     raise error
+
+
+def close_batch(queries: Queries, batch_id: str) -> bool:
+    """Declare that a batch gets no more operations.
+
+    Return False if it is unknown or was closed before.
+    """
+    for _ in range(_MAX_ATTEMPTS):
+        text = queries.client.execute_one("HGET", queries.keys.batches, batch_id)
+        stored = _decode_declaration(text)
+        if stored is None or stored.ended_at is not None:
+            return False
+        now = queries.read_time().now
+        value = dumps((*encode_declaration_row(close(stored, now)), now))
+        answer = queries.client.run_script(scripts.SWAP, (queries.keys.batches,), batch_id, text, value)
+        if answer[0] == b"1":
+            return True
+    return False
+
+
+def list_member_runs(queries: Queries, batch_id: str, *, is_running: bool) -> list[str]:
+    """Return the runs of a batch, or the running ones of them."""
+    members, start = queries.keys.members, DIGEST_CHARS + 1 + TIME_CHARS
+    prefix = f"{digest(batch_id)}{_RUNNING if is_running else ''}"
+    found = queries.client.execute_one("ZRANGEBYLEX", members, f"[{prefix}", end_of(prefix))
+    return [to_text(member)[start:] for member in found]
+
+
+def delete_declaration(queries: Queries, batch_id: str) -> bool:
+    """Delete a batch with its tally. Return False if it is unknown."""
+    batch, keys = digest(batch_id), queries.keys
+    is_deleted, *_ = queries.client.execute(
+        [
+            command("HDEL", keys.batches, batch_id),
+            command("HDEL", keys.tallies, *(f"{batch}{code}" for code in _CODES)),
+            command("ZREMRANGEBYLEX", keys.tally_ends, f"[{batch}", end_of(batch)),
+        ]
+    )
+    return bool(is_deleted)
+
+
+def _detach_members(client: RedisClient, keys: JournalKeys, batch_id: str) -> None:
+    """Remove all runs and the tally of a batch."""
+    batch = digest(batch_id)
+    client.execute(
+        [
+            command("ZREMRANGEBYLEX", keys.members, f"[{batch}", end_of(batch)),
+            command("HDEL", keys.tallies, *(f"{batch}{code}" for code in _CODES)),
+            command("ZREMRANGEBYLEX", keys.tally_ends, f"[{batch}", end_of(batch)),
+        ]
+    )
+
+
+def _has_running(queries: Queries, batch_id: str) -> bool:
+    """Return True if an operation of a batch runs in a process that is alive."""
+    runs = list_member_runs(queries, batch_id, is_running=True)
+    return bool(runs) and _find_abandoned(queries, runs).count < len(runs)
+
+
+def _find_abandoned(queries: Queries, runs: Sequence[str]) -> Abandoned:
+    """Return the abandoned ones of running runs."""
+    entries = queries.read_entries(runs)
+    numbers = Counter(entry.instance for entry in entries.values())
+    heartbeats, moment = queries.read_heartbeats(numbers), queries.read_time()
+    count, last_seen_at = 0, None
+    for instance, number in numbers.items():
+        heartbeat = heartbeats.get(instance)
+        if heartbeat is not None and not moment.get_liveness(heartbeat).alive:
+            count += number
+            last_seen_at = max(heartbeat.heartbeat_at, last_seen_at or heartbeat.heartbeat_at)
+    return Abandoned(count, last_seen_at)
+
+
+def _find_abandoned_of(
+    queries: Queries, infos: Sequence[BatchDeclaration], counts: Sequence[Sequence[int]]
+) -> list[Abandoned]:
+    """Return the abandoned runs of each batch.
+
+    A batch without running ones needs no query.
+    """
+    return [
+        _find_abandoned(queries, list_member_runs(queries, info.id, is_running=True)[:MAX_CHECKED_RUNS])
+        if numbers[0]
+        else Abandoned()
+        for info, numbers in zip(infos, counts, strict=True)
+    ]
 
 
 def read_batch(queries: Queries, batch_id: str) -> BatchSnapshot | None:
@@ -86,7 +201,8 @@ def read_batch(queries: Queries, batch_id: str) -> BatchSnapshot | None:
     if info is None:
         return None
     (counts,) = _count_members(queries, [info.id])
-    return _build_snapshot(queries, info, counts)
+    (abandoned,) = _find_abandoned_of(queries, [info], [counts])
+    return _build_snapshot(queries, info, counts, abandoned)
 
 
 def read_batches(queries: Queries, query: BatchQuery) -> list[BatchSnapshot]:
@@ -97,15 +213,23 @@ def read_batches(queries: Queries, query: BatchQuery) -> list[BatchSnapshot]:
     infos = [info for text in stored.values() if (info := _decode_declaration(text)) is not None]
     now = queries.read_time().now
     found = []
-    for info, counts in zip(infos, _count_members(queries, [info.id for info in infos]), strict=True):
-        summary = summarise(info, _build_tally(counts, ()), (), (), now, running=counts[0], running_ratio=0.0)
+    members = _count_members(queries, [info.id for info in infos])
+    every = _find_abandoned_of(queries, infos, members)
+    for info, counts, abandoned in zip(infos, members, every, strict=True):
+        tally = _build_tally(counts, ())
+        summary = summarise(
+            info, tally, (), (), now, running=counts[0], running_ratio=0.0, abandoned=abandoned
+        )
         rank = sort_key(
             was_finished_at(summary.is_finished, summary.ended_at, listed_at), info.started_at, info.id
         )
         if last is None or rank > last:
-            found.append((rank, info, counts))
+            found.append((rank, info, counts, abandoned))
     found.sort(key=lambda item: item[0])
-    return [_build_snapshot(queries, info, counts) for _, info, counts in found[: query.limit]]
+    return [
+        _build_snapshot(queries, info, counts, abandoned)
+        for _, info, counts, abandoned in found[: query.limit]
+    ]
 
 
 def delete_expired(client: RedisClient, keys: JournalKeys, horizon: float) -> None:
@@ -149,7 +273,9 @@ def _count_members(queries: Queries, ids: Sequence[str]) -> list[list[int]]:
     return result
 
 
-def _build_snapshot(queries: Queries, info: BatchDeclaration, counts: Sequence[int]) -> BatchSnapshot:
+def _build_snapshot(
+    queries: Queries, info: BatchDeclaration, counts: Sequence[int], abandoned: Abandoned
+) -> BatchSnapshot:
     batch, members = digest(info.id), queries.keys.members
     running = counts[0]
     failed: Sequence[Any] = ()
@@ -176,7 +302,9 @@ def _build_snapshot(queries: Queries, info: BatchDeclaration, counts: Sequence[i
     if running > len(active):
         every = select_range(queries.client, members, f"[{prefix}", end_of(prefix), running)
         ratio = queries.sum_ratios([run[len(prefix) + 16 :] for run in every])
-    return summarise(info, tally, active, failed, now, running=running, running_ratio=ratio)
+    return summarise(
+        info, tally, active, failed, now, running=running, running_ratio=ratio, abandoned=abandoned
+    )
 
 
 def _build_tally(counts: Sequence[int], ends: Sequence[float]) -> BatchTally:

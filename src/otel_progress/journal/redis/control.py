@@ -8,7 +8,7 @@ from typing import Any
 
 from otel_progress.batches import MAX_ENDS
 from otel_progress.journal.liveness import ReadTime
-from otel_progress.journal.redis import scripts
+from otel_progress.journal.redis import batches, scripts
 from otel_progress.journal.redis.client import call, command
 from otel_progress.journal.redis.entries import RunEntry, encode_root_entry
 from otel_progress.journal.redis.keys import digest
@@ -26,26 +26,59 @@ def request_cancel(queries: Queries, operation_id: str, reason: str, at: float, 
 
     Return False if no run is active. The first request of a run is kept.
     """
-    keys = queries.keys
     runs = queries.find_runs(operation_id)
     entries = queries.read_entries(runs)
     for run in runs:
         entry = entries.get(run)
         if entry is None or entry.is_ended or not entry.has_root:
             continue
-        text = dumps((reason, float(at)))
-        is_new = queries.client.run_script(
-            scripts.SET_RUN_VALUES, (keys.levels(run), keys.run_meta(run)), 0, "first", "cancel", text
-        )
-        stored = queries.client.execute_one("HGET", keys.run_meta(run), "cancel")
-        if stored is None:
-            continue
-        # Why also if it is not new: the process that stored it may have failed in between.
-        queries.client.execute([command("HSETNX", keys.requests(entry.instance), run, stored)])
-        if is_new:
-            queries.client.execute([build_feed_call(keys, (), [run], now)])
-        return True
+        if _store_request(queries, entry, reason, at, now):
+            return True
     return False
+
+
+def cancel_batch(queries: Queries, batch_id: str, reason: str, at: float, now: str) -> int:
+    """Store a request for each active run of a batch. Return their number."""
+    entries = queries.read_entries(batches.list_member_runs(queries, batch_id, is_running=True))
+    return sum(_store_request(queries, entry, reason, at, now) for entry in entries.values())
+
+
+def _store_request(queries: Queries, entry: RunEntry, reason: str, at: float, now: str) -> bool:
+    """Store a request for a run, unless it has one.
+
+    Return False if the run is not stored.
+    """
+    keys, run = queries.keys, entry.run
+    text = dumps((reason, float(at)))
+    is_new = queries.client.run_script(
+        scripts.SET_RUN_VALUES, (keys.levels(run), keys.run_meta(run)), 0, "first", "cancel", text
+    )
+    stored = queries.client.execute_one("HGET", keys.run_meta(run), "cancel")
+    if stored is None:
+        return False
+    # Why also if it is not new: the process that stored it may have failed in between.
+    queries.client.execute([command("HSETNX", keys.requests(entry.instance), run, stored)])
+    if is_new:
+        queries.client.execute([build_feed_call(keys, (), [run], now)])
+    return True
+
+
+def delete_batch(queries: Queries, batch_id: str) -> tuple[bool, list[str]]:
+    """Delete a batch with its operations.
+
+    Return False, and delete nothing, if the batch is unknown or may have a running operation. The
+    second value is as in ``delete_finished_runs``.
+    """
+    entries = queries.read_entries(batches.list_member_runs(queries, batch_id, is_running=False))
+    moment = queries.read_time()
+    running = [entry for entry in entries.values() if not entry.is_ended]
+    if not all(_is_gone(queries, entry, moment) for entry in running):
+        return False, []
+    unreferenced: list[str] = []
+    for entry in entries.values():
+        unreferenced += delete_run(queries, entry.run, entry.instance)[1]
+        _delete_trajectories(queries, entry.operation_id)
+    return batches.delete_declaration(queries, batch_id), unreferenced
 
 
 def fail_abandoned_run(queries: Queries, operation_id: str, reason: str, now: str) -> bool:
@@ -80,7 +113,7 @@ def delete_finished_runs(queries: Queries, operation_id: str) -> tuple[int, list
     Finished runs are ended ones and those whose processes have certainly ended. Return the number
     of deleted runs, and the locations of previews that are unreferenced now.
     """
-    keys, count = queries.keys, 0
+    count = 0
     unreferenced: list[str] = []
     runs = queries.find_runs(operation_id)
     moment = queries.read_time()
@@ -89,10 +122,13 @@ def delete_finished_runs(queries: Queries, operation_id: str) -> tuple[int, list
             is_deleted, locations = delete_run(queries, entry.run, entry.instance)
             count += is_deleted and entry.has_root
             unreferenced += locations
-    queries.client.run_script(
-        scripts.DELETE_TRAJECTORIES, (keys.trajectories, keys.trajectory_owners), digest(operation_id)
-    )
+    _delete_trajectories(queries, operation_id)
     return count, unreferenced
+
+
+def _delete_trajectories(queries: Queries, operation_id: str) -> None:
+    names = (queries.keys.trajectories, queries.keys.trajectory_owners)
+    queries.client.run_script(scripts.DELETE_TRAJECTORIES, names, digest(operation_id))
 
 
 def delete_run(queries: Queries, run: str, instance: str, fence: str = "") -> tuple[bool, list[str]]:

@@ -163,8 +163,9 @@ class FeedWatcher:
         )
         runs = dict.fromkeys(map(to_text, active))
         identity = None if journal is None else to_text(journal)
-        if self._revision >= 0 and identity == self._journal:
-            # Operations that ended while changes were lost are yielded a last time.
+        if self._revision >= 0 and self._journal in {None, identity}:
+            # Operations that ended while changes were lost are yielded a last time. If there was no
+            # journal before, all of its operations are new.
             runs.update(dict.fromkeys(self._seen))
             runs.update(dict.fromkeys(self._find_registered_runs(self._order, int(order or 0))))
         else:

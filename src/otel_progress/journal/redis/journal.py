@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
-from otel_progress.journal.liveness import ReadTime
+from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.redis import batches, contributions, control, reader
 from otel_progress.journal.redis.address import RedisAddress
@@ -25,6 +25,8 @@ from otel_progress.journal.redis.retention import Retention
 from otel_progress.journal.redis.schema import migrate
 from otel_progress.journal.redis.writer import Writer
 from otel_progress.journal.sanitize import sanitize_text
+from otel_progress.journal.spilled_ends import SpilledEnds
+from otel_progress.model import Instance
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.processes import read_suspended_s
 from otel_progress.protocols import (
@@ -66,6 +68,7 @@ class RedisJournal:
     - ``now``, ``clock``: functions that return Unix seconds and monotonic seconds. With another
       ``now`` than ``time.time``, it replaces the clock of the server too.
     - ``sleep``: replaces waiting for changes in ``watch``.
+    - ``spill_base``: path next to which ended operations wait in files. None for memory only.
     - ``on_deleted``: called with the locations of previews that nothing refers to any more, after
       their deletion.
     """
@@ -81,8 +84,10 @@ class RedisJournal:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
         on_deleted: Callable[[Sequence[str]], object] | None = None,
+        spill_base: Path | None = None,
     ) -> None:
         self.address = address
+        self._spill_base = spill_base
         self._read_only = read_only
         self._now = now
         self._clock = clock
@@ -100,8 +105,14 @@ class RedisJournal:
             retention_s,
             read_clock=clock,
             read_server_time=self._read_server_time,
+            queries=self._queries,
         )
         self._retention = Retention(retention_s, limits, self._writer.ttl_ms)
+        self._spilled_ends = (
+            None
+            if spill_base is None or read_only
+            else SpilledEnds(spill_base, store=self._writer.write_ends, find_heartbeat=self._find_heartbeat)
+        )
         self._checked: object = None
 
     def __repr__(self) -> str:
@@ -131,6 +142,11 @@ class RedisJournal:
         """None: the journal is not in a file."""
         return None
 
+    @property
+    def spill_base(self) -> Path | None:
+        """Path on this machine, next to which ended operations wait in an outage."""
+        return None if self._spilled_ends is None else self._spill_base
+
     def check(self) -> None:
         """Connect, and check the version of the journal. Raises JournalError."""
         server = self._client.get_server()
@@ -159,8 +175,13 @@ class RedisJournal:
             # Why: another process may migrate the journal, or it may have been replaced.
             self._checked = None
             raise
+        if self._spilled_ends is not None:
+            self._spilled_ends.recover_if_due_safely(self._get_read_time())
         self._notify_deleted(self._writer.unreferenced)
         self._delete_expired()
+
+    def _find_heartbeat(self, instance: Instance) -> Heartbeat | None:
+        return self._queries.read_heartbeats((instance.id,)).get(instance.id)
 
     def _delete_expired(self) -> None:
         """Run a retention pass if due.
@@ -175,7 +196,12 @@ class RedisJournal:
             report_internal_error("journal", f"Expired operations could not be deleted: {error}", error=error)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections.
+
+        Before that, store the ended operations that dead processes left in files.
+        """
+        if self._spilled_ends is not None:
+            self._spilled_ends.recover_at_close(self._get_read_time)
         self._client.close()
 
     def get(self, operation_id: str) -> OperationSnapshot | None:
@@ -261,6 +287,31 @@ class RedisJournal:
             self._open(), sanitize_text(operation_id), text, self._read_server_time()
         )
 
+    def close_batch(self, batch_id: str) -> bool:
+        """Declare that a batch gets no more operations.
+
+        Return False if it is unknown or was closed before.
+        """
+        self._check_writable()
+        return batches.close_batch(self._open(), sanitize_text(batch_id))
+
+    def cancel_batch(self, batch_id: str, reason: str) -> int:
+        """Request that all active operations of a batch stop. Return their number."""
+        self._check_writable()
+        queries, now = self._open(), self._read_server_time()
+        text, at = truncate(reason), self._now()
+        return control.cancel_batch(queries, sanitize_text(batch_id), text, at, now)
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its operations.
+
+        Return False, and delete nothing, if the batch is unknown or may have a running operation.
+        """
+        self._check_writable()
+        is_deleted, unreferenced = control.delete_batch(self._open(), sanitize_text(batch_id))
+        self._notify_deleted(unreferenced)
+        return is_deleted
+
     def delete(self, operation_id: str) -> int:
         """Delete the finished runs of an operation, and return their number.
 
@@ -300,6 +351,7 @@ class RedisJournal:
         """
         superseded = self._writer.superseded
         return dict(superseded.popitem() for _ in range(len(superseded)))
+
     def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
         """Return the stored contributions to runs, parents before their children."""
         return contributions.read_contributions(self._open(), [sanitize_text(run) for run in runs])

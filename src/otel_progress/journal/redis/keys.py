@@ -131,6 +131,7 @@ class JournalKeys:
     def claim_lease(self, operation_id: str) -> str:
         """Lease of the process that continues a run of an operation."""
         return f"{self._base}{{{self.name}}}:lease:claim:{digest(operation_id)}"
+
     def contributions(self, run: str) -> str:
         """Hash of a run: writer and path to the contribution of another process."""
         return self._of_run(run, "contributions")

@@ -295,8 +295,10 @@ local function drop_entry(run, stored)
   local place = string.sub(stored, 17, 32)
   redis.call('ZREM', KEYS[6], entry.id .. place .. run)
   redis.call('ZREM', KEYS[5], run)
+  entry.is_member = false
   if entry.batch then
-    redis.call('ZREM', KEYS[9], entry.batch .. entry.status .. (entry['end'] or place) .. run)
+    local member = entry.batch .. entry.status .. (entry['end'] or place) .. run
+    entry.is_member = redis.call('ZREM', KEYS[9], member) == 1
   end
   if entry['end'] then
     redis.call('ZREM', KEYS[7], entry['end'] .. run)
@@ -337,8 +339,9 @@ for i = 6, last, 3 do
       place = string.format('%016d', redis.call('INCR', order))
     end
     if not stored or string.sub(stored, 49) ~= text then
-      if stored then drop_entry(run, stored) end
-      local entry = cjson.decode(text)
+      local entry, old = cjson.decode(text), nil
+      if stored then old = drop_entry(run, stored) end
+      local is_detached = old and old.batch and old.batch == entry.batch and not old.is_member
       redis.call('ZADD', ids, 0, entry.id .. place .. run)
       if entry['end'] then
         redis.call('ZADD', ended, 0, entry['end'] .. run)
@@ -347,7 +350,7 @@ for i = 6, last, 3 do
       else
         redis.call('ZADD', active, place, run)
       end
-      if entry.batch then
+      if entry.batch and not is_detached then
         redis.call('ZADD', members, 0, entry.batch .. entry.status .. (entry['end'] or place) .. run)
       end
     end
@@ -385,7 +388,7 @@ local stored = redis.call('HGET', runs, run)
 if not stored then return {'missing'} end
 local entry = drop_entry(run, stored)
 redis.call('HDEL', runs, run)
-if entry['end'] and entry.batch then
+if entry['end'] and entry.is_member then
   redis.call('HINCRBY', KEYS[11], entry.batch .. entry.status, 1)
   redis.call('ZADD', KEYS[12], 0, entry.batch .. entry['end'] .. run)
   local low, high = '[' .. entry.batch, '[' .. entry.batch .. '\\255'

@@ -11,6 +11,7 @@ from itertools import chain
 from math import isfinite
 from typing import Any, Final, TypeVar
 
+from otel_progress.batches import BatchDeclaration
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.journal import rows
@@ -29,6 +30,7 @@ from otel_progress.journal.redis.limits import (
     MIN_TTL_S,
     RedisLimits,
 )
+from otel_progress.journal.redis.queries import Queries
 from otel_progress.journal.redis.records import (
     RECORD_ID_CHARS,
     decode_heartbeat,
@@ -106,7 +108,9 @@ class Writer:
         *,
         read_clock: Callable[[], float],
         read_server_time: Callable[[], str],
+        queries: Queries,
     ) -> None:
+        self._queries = queries
         self._client = client
         self._keys = keys
         self._limits = limits
@@ -161,6 +165,28 @@ class Writer:
             # Why only now: sanitizing all values takes time.
             self._write(sanitize_change_set(change_set), is_sanitized=True)
 
+    def write_ends(self, change_set: ChangeSet) -> None:
+        """Write ended operations that a dead process left in a file.
+
+        Its heartbeat does not change, and neither does an operation that was stored before. Raises
+        JournalError.
+        """
+        calls, entries = [], []
+        for snapshot in sanitize_change_set(change_set).snapshots:
+            run = snapshot.info.run
+            text, info_digest = encode_info(snapshot.info)
+            values = (snapshot.path, encode_state(snapshot, info_digest), text)
+            # Why another writer: the number of a call is that of its process.
+            head = (secrets.token_hex(8), "0" * 16, "", self.ttl_ms, 0)
+            calls.append(call(scripts.WRITE_RUN, self._keys.list_run_keys(run), *head, *values))
+            entries.append(encode_root_entry(snapshot))
+        self._client.execute(calls)
+        now = self._read_server_time()
+        for start in range(0, len(entries), scripts.MAX_CALL_RUNS):
+            part = entries[start : start + scripts.MAX_CALL_RUNS]
+            self._client.execute([build_feed_call(self._keys, part, [entry[0] for entry in part], now)])
+        self._write_batches(change_set)
+
     # --- one change set --------------------------------------------------------------------------
 
     def _write(self, change_set: ChangeSet, *, is_sanitized: bool) -> None:
@@ -168,6 +194,9 @@ class Writer:
         # Why first: no level may be counted in the journal without its key.
         self._write_keys(change_set)
         runs = _group_by_run(change_set)
+        # Why before the operations: a declaration may start a new run of its batch.
+        if change_set.batches:
+            batches.merge_declarations(self._queries, change_set.batches, change_set.at)
         self._encoded.clear()
         self._entries.clear()
         first = [self._build_heartbeat(change_set)]
@@ -583,8 +612,8 @@ class Writer:
     # --- batches ---------------------------------------------------------------------------------
 
     def _write_batches(self, change_set: ChangeSet) -> None:
-        """Store declarations, and placeholders of batches that new operations name."""
-        declarations = list(change_set.batches)
+        """Store placeholders of batches that new operations name."""
+        declarations: list[BatchDeclaration] = []
         for snapshot in change_set.snapshots:
             batch = snapshot.info.batch
             if snapshot.info.path or batch is None:
@@ -593,7 +622,7 @@ class Writer:
             started_at = snapshot.observed_at if started is None else started
             if started_at < self._batches.get(batch, float("inf")):
                 declarations.append(rows.create_placeholder(batch, started_at))
-        batches.merge_declarations(self._client, self._keys, declarations, change_set.at)
+        batches.merge_declarations(self._queries, declarations, change_set.at)
         if len(self._batches) > MAX_CACHED_LEVELS:
             self._batches.clear()
         for declaration in declarations:

@@ -15,6 +15,7 @@ from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.protocol import JournalFinding
 from otel_progress.journal.sanitize import sanitize_text
+from otel_progress.journal.spilled_ends import SpilledEnds
 from otel_progress.journal.sqlite import batches
 from otel_progress.journal.sqlite.abandonment import fail_abandoned_run
 from otel_progress.journal.sqlite.cancel_requests import (
@@ -42,10 +43,10 @@ from otel_progress.journal.sqlite.reader import (
 from otel_progress.journal.sqlite.resumption import claim_run
 from otel_progress.journal.sqlite.retention import (
     Retention,
+    delete_batch_rows,
     delete_finished_runs,
     vacuum_free_pages,
 )
-from otel_progress.journal.sqlite.spilled_ends import SpilledEnds
 from otel_progress.journal.sqlite.trajectories import load_trajectories
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
@@ -93,10 +94,6 @@ The write-ahead log needs up to 8 MiB more.
 
 SMALL_DISK_BYTES: Final = 32 * 1024 * 1024
 """Free space below which large change sets are written in several transactions."""
-
-
-_RECOVERY_AT_CLOSE_S: Final = 1.0
-"""Maximum time that a close stores ended operations of dead processes, in seconds."""
 
 
 _MAX_SNAPSHOTS_ON_SMALL_DISK: Final = 50
@@ -161,6 +158,11 @@ class SqliteJournal:
         """File of the journal. Folders that belong to the journal are created next to it."""
         return self.path
 
+    @property
+    def spill_base(self) -> Path | None:
+        """The file of the journal."""
+        return self.path
+
     @repeat_after_fork
     def check(self) -> None:
         """Open the file for reading. Raises JournalError if that is not possible."""
@@ -193,7 +195,7 @@ class SqliteJournal:
         except DiskFullError:
             self._write_essentials(change_set)
             raise
-        self._recover_ends()
+        self._spilled_ends.recover_if_due_safely(self._get_read_time())
         self._notify_deleted(self._delete_expired())
 
     def _split_for_small_disk(self, change_set: ChangeSet) -> Sequence[ChangeSet]:
@@ -238,24 +240,6 @@ class SqliteJournal:
                 essentials = ChangeSet(change_set.instance, change_set.at, change_set.clock, roots)
                 self._notify_deleted(self._write(essentials))
 
-    def _recover_ends(self) -> None:
-        """Store ended operations that dead processes left in files, if due.
-
-        Errors are only reported, because the write has succeeded.
-        """
-        try:
-            self._spilled_ends.recover_if_due(self._get_read_time())
-        except JournalError as error:
-            msg = f"Ended operations of another process could not be stored yet: {error}"
-            report_internal_error("journal", msg, error=error)
-
-    def _recover_at_close(self) -> None:
-        """Store the ended operations that children of this process left in files."""
-        deadline = self._clock() + _RECOVERY_AT_CLOSE_S
-        with suppress(JournalError, OSError):
-            while self._clock() < deadline and self._spilled_ends.recover(self._get_read_time()):
-                pass
-
     def _store_recovered(self, change_set: ChangeSet) -> None:
         self._write(change_set, is_heartbeat=False)
 
@@ -295,7 +279,7 @@ class SqliteJournal:
         Before that, store the ended operations that dead processes left in files.
         """
         if not self._read_only:
-            self._recover_at_close()
+            self._spilled_ends.recover_at_close(self._get_read_time)
         self._writing.close()
         self._reading.close()
 
@@ -416,6 +400,45 @@ class SqliteJournal:
                 connection, sanitize_text(operation_id), truncate(reason), self._get_read_time()
             )
 
+    @repeat_after_fork
+    def close_batch(self, batch_id: str) -> bool:
+        """Declare that a batch gets no more operations.
+
+        Return False if it is unknown or was closed before.
+        """
+        self._check_writable()
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return batches.close_batch(connection, sanitize_text(batch_id), self._get_read_time())
+
+    @repeat_after_fork
+    def cancel_batch(self, batch_id: str, reason: str) -> int:
+        """Request that all active operations of a batch stop. Return their number."""
+        self._check_writable()
+        with self._reading.transaction("IMMEDIATE") as connection:
+            ids = batches.list_running_ids(connection, sanitize_text(batch_id))
+            at = self._now()
+            return sum(insert_request(connection, id_, truncate(reason), at) for id_ in ids)
+
+    def delete_batch(self, batch_id: str) -> bool:
+        """Delete a batch with its operations.
+
+        Return False, and delete nothing, if the batch is unknown or may have a running operation.
+        """
+        self._check_writable()
+        identity, result = sanitize_text(batch_id), None
+        while result is None:
+            result, unreferenced = self._delete_batch_rows(identity)
+            self._notify_deleted(unreferenced)
+        if result:
+            self._vacuum()
+        return result
+
+    @repeat_after_fork
+    def _delete_batch_rows(self, identity: str) -> tuple[bool | None, Sequence[str]]:
+        """Delete some operations of a batch, then the batch. Return None if some are left."""
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return delete_batch_rows(connection, identity, self._get_read_time(), self._limits.rows_per_pass)
+
     def delete(self, operation_id: str) -> int:
         """Delete the finished runs of an operation, and return their number.
 
@@ -479,6 +502,7 @@ class SqliteJournal:
         """
         superseded = self._writer.superseded
         return dict(superseded.popitem() for _ in range(len(superseded)))
+
     def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
         """Return the stored contributions to runs, parents before their children."""
         return self._read(lambda db: read_contributions(db, [sanitize_text(run) for run in runs]), ())

@@ -135,6 +135,27 @@ def delete_finished_runs(
     return count, count == len(keys) and len(ended) < rows, deleter.finish()
 
 
+def delete_batch_rows(
+    connection: sqlite3.Connection, batch_id: str, moment: ReadTime, rows: int
+) -> tuple[bool | None, list[str]]:
+    """Delete at most ``rows`` rows of a batch's operations, and at last the batch.
+
+    Return True if the batch is deleted, None if operations are left, and False if the batch is
+    unknown or may have a running operation. The second value is as in ``delete_finished_runs``.
+    """
+    if batches.may_have_running(connection, batch_id, moment):
+        return False, []
+    deleter, found = OperationDeleter(connection, rows), batches.list_keys(connection, batch_id, rows)
+    if not found:
+        return batches.delete_declaration(connection, batch_id), []
+    for key, operation_id in found:
+        if deleter.left <= 0 or not deleter.delete_operation(key):
+            break
+        delete_trajectories(connection, operation_id)
+    # Another pass finds further operations, and deletes the batch.
+    return None, deleter.finish()
+
+
 def _find_orphans(connection: sqlite3.Connection, operation_id: str, moment: ReadTime) -> list[int]:
     """Return the active runs whose processes have certainly ended."""
     runs = query_all(connection, _OPEN_RUNS, (operation_id,))

@@ -45,6 +45,8 @@ class Watcher:
         self._version: tuple[int, int] | None = None
         self._journal: str | None = None
         self._revision = -1
+        self._was_missing = False
+        """True if there was no journal at the first poll, so that each later operation is new."""
         self._seen: dict[str, OperationSnapshot] = {}
         self._heartbeats: dict[str, Heartbeat] = {}
         self._heartbeats_version: tuple[int, int] | None = None
@@ -63,6 +65,7 @@ class Watcher:
                 except NothingRecordedError:
                     if not self._missing_ok and (is_first or not is_missing(self._path)):
                         raise
+                    self._was_missing = self._journal is None
                     changed = []
                 except JournalError:
                     # A file that was moved away is created again by the next write of a process.
@@ -121,7 +124,8 @@ class Watcher:
                 return []
             # A replaced file has another journal id.
             if self._handle.journal != self._journal:
-                self._journal, self._revision = self._handle.journal, -1
+                self._revision = 0 if self._was_missing else -1
+                self._journal, self._was_missing = self._handle.journal, False
                 self._seen.clear()
             connection.execute("BEGIN")
             revision, found = self._read_changed(connection, moment) if is_new else (self._revision, [])

@@ -15,6 +15,7 @@ from otel_progress.batches import BatchDeclaration
 from otel_progress.journal import rows
 from otel_progress.journal.decoding import SAMPLE
 from otel_progress.journal.fencing import leave_out_runs, list_runs
+from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.snapshots import get_end
@@ -285,8 +286,8 @@ class _WritePlan:
         path = self._encode_path(operation, info.path)
         return path, rows.encode_info_column(info if path == info.path else replace(info, path=path))
 
-    def run(self, connection: sqlite3.Connection, revision: int, at: float) -> bool:
-        """Execute the plan at ``at`` (Unix seconds).
+    def run(self, connection: sqlite3.Connection, revision: int, moment: ReadTime) -> bool:
+        """Execute the plan.
 
         Return False if a row to update was missing or newer.
         """
@@ -298,7 +299,7 @@ class _WritePlan:
         connection.executemany(_UPDATE_INFO, self._infos)
         connection.executemany(_UPDATE_OWNER, self._owners)
         connection.executemany(_FINISH, self._finished)
-        batches.upsert_declarations(connection, self._batches.values(), at)
+        batches.upsert_declarations(connection, self._batches.values(), moment)
         connection.executemany(_TOUCH, [(revision, operation) for operation in self._touched])
         return updated == len(self._changed) + len(self._moved)
 
@@ -399,6 +400,10 @@ class Writer:
         identity = (process.id, process.pid, process.host, process.service, process.started_at, process.start)
         statement = _HEARTBEAT if is_heartbeat else _ADD_INSTANCE
         connection.execute(statement, (*identity, change_set.at, change_set.clock))
+        # Why before the operations: a declaration may start a new run of its batch.
+        if change_set.batches:
+            moment = ReadTime(change_set.at, change_set.clock)
+            batches.upsert_declarations(connection, change_set.batches, moment)
         if change_set.snapshots or change_set.evicted:
             connection.execute(_REVISE)
             (self._revision,) = connection.execute(_REVISION).fetchone()
@@ -468,7 +473,7 @@ class Writer:
                 self._cached_count += 1
             if snapshot.sequence > written.sequence:
                 plan.change(operation, written, snapshot)
-        return plan.run(connection, self._revision, change_set.at)
+        return plan.run(connection, self._revision, ReadTime(change_set.at, change_set.clock))
 
     def _insert_operations(
         self, connection: sqlite3.Connection, change_set: ChangeSet
@@ -570,8 +575,6 @@ class Writer:
         if change_set.resources:
             keyed_uses = ((self._find_key(connection, run), use) for run, use in change_set.resources.items())
             upsert_resource_use(connection, [(key, use) for key, use in keyed_uses if key is not None])
-        if change_set.batches:
-            batches.upsert_declarations(connection, change_set.batches, change_set.at)
         if change_set.trajectories:
             insert_trajectories(connection, change_set.trajectories, self._limits.trajectories)
         if change_set.cancel_requests:

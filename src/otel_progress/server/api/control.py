@@ -1,4 +1,4 @@
-"""Endpoints that change state: cancel an operation, delete an ended one."""
+"""Endpoints that change state: cancel, close, delete, and mark as failed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from otel_progress.codec import SCHEMA
 from otel_progress.exports import encode_json_line
+from otel_progress.operations import BatchSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
-from otel_progress.protocols import Controller
-from otel_progress.server.api.parameters import OperationId
+from otel_progress.protocols import BatchController, Controller
+from otel_progress.server.api.parameters import BatchId, OperationId
 from otel_progress.server.problems import Problem, quote_text
 from otel_progress.server.schemas import CancelReason, FailReason
 from otel_progress.server.state import AppState, AppStateDep
@@ -55,6 +56,75 @@ async def fail_operation(
     """
     document = await services.reader_pool.run(_fail, services, operation_id, body.reason)
     return Response(encode_json_line(document).encode(), media_type="application/json")
+
+
+async def cancel_batch(
+    services: AppStateDep,
+    batch_id: BatchId,
+    body: Annotated[CancelReason, Body(description="Reason of the request.")] = CancelReason(),  # noqa: B008 - never changed
+) -> Response:
+    """Request all active operations of a batch to stop."""
+    document = await services.reader_pool.run(_cancel_batch, services, batch_id, body.reason)
+    return Response(encode_json_line(document).encode(), HTTPStatus.ACCEPTED, media_type="application/json")
+
+
+async def close_batch(services: AppStateDep, batch_id: BatchId) -> Response:
+    """Declare that a batch gets no more operations.
+
+    Use it if the program that declared the batch exited without closing it.
+    """
+    document = await services.reader_pool.run(_close_batch, services, batch_id)
+    return Response(encode_json_line(document).encode(), media_type="application/json")
+
+
+async def delete_batch(services: AppStateDep, batch_id: BatchId) -> Response:
+    """Delete a batch with its operations.
+
+    No operation of it may be active. For abandoned operations, the rules of the deletion of an
+    operation apply.
+    """
+    runs = await services.reader_pool.run(_delete_batch, services, batch_id)
+    for operation_id, run in runs:
+        services.hub.report_deleted(operation_id, run)
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+def _cancel_batch(services: AppState, batch_id: str, reason: str) -> dict[str, object]:
+    controller, _ = _get_batch_controller(services, batch_id)
+    count = controller.cancel_batch(batch_id, reason)
+    if not count:
+        raise Problem(409, f"The batch {quote_text(batch_id)!r} has no active operation.")
+    return {"schema": SCHEMA, "batch_id": batch_id, "operations": count, "reason": reason}
+
+
+def _close_batch(services: AppState, batch_id: str) -> dict[str, object]:
+    controller, _ = _get_batch_controller(services, batch_id)
+    if not controller.close_batch(batch_id):
+        raise Problem(409, f"The batch {quote_text(batch_id)!r} was closed before.")
+    return {"schema": SCHEMA, "batch_id": batch_id}
+
+
+def _delete_batch(services: AppState, batch_id: str) -> list[tuple[str, str]]:
+    """Delete a batch. Return id and run of its listed operations."""
+    controller, batch = _get_batch_controller(services, batch_id)
+    if not controller.delete_batch(batch_id):
+        msg = (
+            f"An operation of the batch {quote_text(batch_id)!r} is active, or its process cannot be "
+            "checked. Cancel the batch, or try again "
+            f"{UNVERIFIED_TIMEOUT_S / 60:.0f} minutes after the last heartbeat."
+        )
+        raise Problem(409, msg)
+    return [(operation.operation_id, operation.run) for operation in (*batch.active, *batch.failed)]
+
+
+def _get_batch_controller(services: AppState, batch_id: str) -> tuple[BatchController, BatchSnapshot]:
+    controller = _get_controller(services)
+    if not isinstance(controller, BatchController):
+        raise Problem(501, "The controller of this server cannot change batches.")
+    batch = services.reader.batch(batch_id)
+    if batch is None:
+        raise Problem(404, f"Unknown batch {quote_text(batch_id)!r}.")
+    return controller, batch
 
 
 def _cancel(services: AppState, operation_id: str, reason: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ from otel_progress.server.api.operations import export_operation, get_levels, ge
 from otel_progress.server.api.parameters import describe_common_problems
 from otel_progress.server.problems import describe
 from otel_progress.server.schemas import (
+    BatchCancelAcceptedDocument,
+    BatchClosedDocument,
     BatchesDocument,
     CancelAcceptedDocument,
     EventsDocument,
@@ -111,6 +113,9 @@ _V1: Final = "/api/v1"
 _OPERATION: Final = f"{_V1}/operations/{{operation_id}}"
 
 
+_BATCH: Final = f"{_V1}/batches/{{batch_id}}"
+
+
 ENDPOINTS: Final = (
     Endpoint(f"{_V1}/operations", operations.list_operations, "operations", OperationsDocument),
     Endpoint(f"{_V1}/history", operations.list_history, "operations", OperationsDocument),
@@ -175,11 +180,36 @@ ENDPOINTS: Final = (
     ),
     Endpoint(f"{_V1}/batches", list_batches, "batches", BatchesDocument),
     Endpoint(
-        f"{_V1}/batches/{{batch_id}}",
+        _BATCH,
         get_batch,
         "batches",
         BatchDocument,
         responses=describe(404, "Unknown batch."),
+    ),
+    Endpoint(
+        f"{_BATCH}/cancel",
+        control.cancel_batch,
+        "control",
+        BatchCancelAcceptedDocument,
+        method="POST",
+        status=202,
+        responses={**describe(404, "Unknown batch."), **_CONTROL, **describe(400, "The body is not JSON.")},
+    ),
+    Endpoint(
+        f"{_BATCH}/close",
+        control.close_batch,
+        "control",
+        BatchClosedDocument,
+        method="POST",
+        responses={**describe(404, "Unknown batch."), **_CONTROL},
+    ),
+    Endpoint(
+        _BATCH,
+        control.delete_batch,
+        "control",
+        method="DELETE",
+        status=204,
+        responses={**describe(404, "Unknown batch."), **_CONTROL},
     ),
     Endpoint(f"{_V1}/stages", list_stages, "stages", StageCategoriesDocument),
     Endpoint("/metrics", health.metrics, "server", responses=_METRICS),

@@ -1,12 +1,13 @@
 /** Batches: one card per batch, and one batch in full with its failed operations. */
 
+import { ask, askReason } from "./ask.js";
 import { bindBar, makeBar } from "./bar.js";
 import { clean, h, keyed, setAttribute, setText, show } from "./dom.js";
 import { count, moment, passed, percent, rate } from "./format.js";
 import { hasEnded } from "./progress-shared.js";
 import { bindSign, KINDS, makeSign } from "./states.js";
 
-const PARTS = ["completed", "running", "pending", "failed", "cancelled", "skipped"];
+const PARTS = ["completed", "running", "pending", "failed", "abandoned", "cancelled", "skipped"];
 const EVERY_MS = 1500;
 
 export class BatchesView {
@@ -23,6 +24,11 @@ export class BatchesView {
     h("p", {}, "A batch groups operations that belong together, in one process or many."),
   );
   #one = createBatch({ whole: true });
+  #cancel = h("button", { type: "button" }, "Cancel…");
+  #close = h("button", { type: "button" }, "Close");
+  #remove = h("button", { type: "button" }, "Delete…");
+  #answer = h("p", { class: "answer", role: "status" });
+  #actions = h("div", { class: "actions", hidden: true }, this.#cancel, this.#close, this.#remove);
   #failed = h("ul", { class: "links" });
   #active = h("ul", { class: "links" });
   #back = h("p", {}, h("a", { href: "#/batches" }, "← All batches"));
@@ -34,11 +40,16 @@ export class BatchesView {
     this.#empty,
     this.#cards,
     this.#one,
+    this.#actions,
+    this.#answer,
     ...this.#lists,
   );
 
   constructor(context) {
     this.#context = context;
+    this.#cancel.addEventListener("click", () => this.#askCancel());
+    this.#close.addEventListener("click", () => this.#send("POST", "/close", undefined, "Closed."));
+    this.#remove.addEventListener("click", () => this.#askDelete());
   }
 
   /** Shows all batches, or one in full. */
@@ -46,7 +57,10 @@ export class BatchesView {
     const visible = id !== undefined;
     show(this.element, visible);
     clearTimeout(this.#timer);
-    if (id !== this.#id) [this.#id, this.#whole, this.#why] = [id ?? null, null, ""];
+    if (id !== this.#id) {
+      [this.#id, this.#whole, this.#why] = [id ?? null, null, ""];
+      setText(this.#answer, "");
+    }
     if (visible) this.#load();
   }
 
@@ -55,7 +69,9 @@ export class BatchesView {
     try {
       if (id === null) {
         const { batches } = await this.#context.client.request("batches", { query: { limit: 100 } });
-        for (const batch of batches.toReversed()) this.#context.store.foldBatch(batch, performance.now());
+        const { store } = this.#context;
+        for (const batch of batches.toReversed()) store.foldBatch(batch, performance.now());
+        if (batches.length < 100) store.keepBatches(new Set(batches.map((batch) => batch.id)));
       } else {
         const whole = await this.#context.client.request(`batches/${encodeURIComponent(id)}`);
         if (id === this.#id) this.#whole = { doc: whole, at: performance.now() };
@@ -90,8 +106,52 @@ export class BatchesView {
     setText(this.#empty.firstChild, one ? this.#why || "Loading…" : "No batches.");
     show(this.#empty.lastChild, !one);
     if (this.#whole) bindBatch(this.#one, this.#whole, now);
+    show(this.#actions, one && this.#whole !== null);
+    if (this.#whole) this.#drawActions(this.#whole.doc);
     this.#bindLinks(0, this.#failed, this.#whole?.doc.failed ?? []);
     this.#bindLinks(1, this.#active, this.#whole?.doc.active ?? []);
+  }
+
+  /** A batch without an active operation cannot be cancelled, and a finished one is closed. */
+  #drawActions(doc) {
+    const active = doc.counts.running + doc.counts.pending - doc.abandoned;
+    show(this.#cancel, active > 0);
+    show(this.#close, !hasEnded(doc.status));
+    show(this.#remove, active <= 0);
+  }
+
+  async #askCancel() {
+    const text = "Its operations are asked to stop and do so at their next safe point.";
+    const options = { title: "Cancel all operations of this batch?", text, yes: "Request cancel", danger: true };
+    const reason = await askReason(options);
+    if (reason === null) return;
+    await this.#send("POST", "/cancel", { reason: reason || "Cancelled on the live page." }, "Cancel requested.");
+  }
+
+  async #askDelete() {
+    const id = this.#id;
+    const text = "Deletes the batch and its operations with their events and logs. This cannot be undone.";
+    if (!(await ask({ title: "Delete this batch?", text, yes: "Delete", danger: true }))) return;
+    if (!(await this.#send("DELETE", "", undefined, "Deleted."))) return;
+    this.#context.store.batches.delete(id);
+    if (this.#id === id) this.#context.go("#/batches");
+  }
+
+  /** Sends a request about the batch. Shows the answer unless another one is open. */
+  async #send(method, action, body, done) {
+    const id = this.#id;
+    const say = (text) => this.#id === id && setText(this.#answer, text);
+    say("");
+    try {
+      await this.#context.client.request(`batches/${encodeURIComponent(id)}${action}`, { method, body });
+      say(done);
+      if (method !== "DELETE" && this.#id === id) this.#load();
+      return true;
+    } catch (error) {
+      const isRefused = error.status === 401;
+      say(isRefused ? "Not allowed: the session has ended. Reload the page to log in." : clean(error.message));
+      return false;
+    }
   }
 
   #bindLinks(place, list, operations) {
@@ -154,7 +214,9 @@ function bindBatch(node, { doc, at }, now) {
   bindBar(parts.bar, doc.percentage, doc.status, { label: "Progress of the batch" });
   show(parts.bar, doc.percentage === null);
   show(parts.stack, doc.percentage !== null);
-  const shares = PARTS.map((status) => [status, doc.counts[status] ?? 0]);
+  const numbers = { ...doc.counts, abandoned: doc.abandoned };
+  numbers.running = Math.max(0, doc.counts.running - doc.abandoned);
+  const shares = PARTS.map((status) => [status, numbers[status] ?? 0]);
   [...parts.stack.children].forEach((share, i) => {
     const width = `${whole ? (100 * shares[i][1]) / whole : 0}%`;
     if (share.style.width !== width) share.style.width = width;

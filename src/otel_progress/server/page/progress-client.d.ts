@@ -157,6 +157,7 @@ export interface Batch {
   ended_at: number | null;
   elapsed_seconds: number;
   remaining_seconds: number | null;
+  abandoned: number;
   active?: Operation[];
   failed?: Operation[];
 }

@@ -79,6 +79,11 @@ export class Store {
     this.ended.delete(this.#leastWanted().doc.run);
   }
 
+  /** Removes batches that the server does not list any more. */
+  keepBatches(ids) {
+    for (const id of [...this.batches.keys()]) if (!ids.has(id)) this.batches.delete(id);
+  }
+
   /** Evicts the earliest end; or, if batches fill more than half, one that its batch also lists. */
   #leastWanted() {
     const all = [...this.ended.values()];

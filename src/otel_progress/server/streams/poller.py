@@ -241,19 +241,21 @@ class TreePoller:
         ]
         # A run that changes now may not be in the journal yet.
         await asyncio.sleep(self._intervals.settle_s)
-        runs = await self._run_in_thread(self._read_runs)
+        active_runs, all_runs = await self._run_in_thread(self._read_runs)
         numbers = {message.key[1]: message.number for message in hub.known_runs()}
         for operation_id, run, ended, number in remembered:
-            if run in runs or numbers.get(run) != number:
+            # Why not each ended one: the end of a run that is still known as active was missed.
+            if run in (all_runs if ended else active_runs) or numbers.get(run) != number:
                 continue
             operation = await self._run_in_thread(lambda id_=operation_id: self._reader.get(id_))  # type: ignore[misc]
             if not ended or operation is None:
                 hub.resolve_missing(operation, operation_id, run)
 
-    def _read_runs(self) -> set[str]:
-        active = self._reader.active(levels=False)
+    def _read_runs(self) -> tuple[set[str], set[str]]:
+        """Return the active runs, and these together with recently ended ones."""
+        active = {operation.run for operation in self._reader.active(levels=False)}
         ended = self._reader.history(HistoryQuery(limit=2 * self._hub.limits.max_ended))
-        return {operation.run for operation in (*active, *ended)}
+        return active, active | {operation.run for operation in ended}
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)

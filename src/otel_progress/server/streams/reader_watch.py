@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
+from otel_progress.missed_ends import MissedEnds
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import Reader
 from otel_progress.server.settings import WATCH_RETRY_S
@@ -33,6 +34,7 @@ class ReaderWatch:
         self._interval = interval
         self._notify = notify
         self._retry_s = retry_s
+        self._missed = MissedEnds(reader)
         self._lock = threading.Lock()
         self._pending: dict[str, OperationSnapshot] = {}
         self._error: str | None = None
@@ -72,6 +74,7 @@ class ReaderWatch:
             self._stopping.wait(self._retry_s)
 
     def _watch_reader(self) -> None:
+        self._missed.start()
         watch = cast(
             "Generator[Sequence[OperationSnapshot], Any, Any]",
             self._reader.watch(self._interval, levels=False),
@@ -80,7 +83,11 @@ class ReaderWatch:
             for number, changes in enumerate(watch):
                 if self._stopping.is_set():
                     return
+                self._missed.add(changes)
                 if number == 0:
+                    if self._start_count:
+                        # Why in front: the newest change comes first.
+                        changes = [*changes, *self._missed.find()]
                     self._start_count += 1
                 if number == 0 or changes or self._error is not None:
                     self._store(changes, None)

@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.ends import DECODE_ERRORS, decode_end
+from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.spill import is_left_by_this_process, list_segments, open_segment, read_records
 from otel_progress.model import Instance, LevelSnapshot
@@ -17,6 +18,10 @@ from otel_progress.protocols import ChangeSet
 
 RECOVERY_INTERVAL_S: Final = 60.0
 """Time between two searches for files of dead processes, in seconds."""
+
+
+RECOVERY_AT_CLOSE_S: Final = 1.0
+"""Maximum time that a close stores ended operations of dead processes, in seconds."""
 
 
 MAX_ENDS_PER_TRANSACTION: Final = 1_000
@@ -51,6 +56,21 @@ class SpilledEnds:
             return 0
         self._next_clock = moment.clock + RECOVERY_INTERVAL_S
         return self.recover(moment)
+
+    def recover_if_due_safely(self, moment: ReadTime) -> None:
+        """Like ``recover_if_due``, after a write. Its errors are only reported."""
+        try:
+            self.recover_if_due(moment)
+        except JournalError as error:
+            msg = f"Ended operations of another process could not be stored yet: {error}"
+            report_internal_error("journal", msg, error=error)
+
+    def recover_at_close(self, read_time: Callable[[], ReadTime]) -> None:
+        """Store the ended operations that children of this process left in files."""
+        deadline = read_time().clock + RECOVERY_AT_CLOSE_S
+        with contextlib.suppress(JournalError, OSError):
+            while (moment := read_time()).clock < deadline and self.recover(moment):
+                pass
 
     def recover(self, moment: ReadTime) -> int:
         """Store the ended operations of at most one file. Return their number."""
