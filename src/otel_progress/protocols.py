@@ -27,6 +27,8 @@ from otel_progress.records import (
     Preview,
     ResourceSample,
     ResourceUse,
+    TotalsTable,
+    TotalsUpdate,
     Trajectory,
     TrajectoryEntry,
     TrajectoryKey,
@@ -56,6 +58,7 @@ class ChangeSet:
     - ``trajectories``: history entries of operations that completed.
     - ``previews``: previews that were stored or expired.
     - ``cancel_requests``: requests made in this process, for readers in other processes.
+    - ``totals``: changed totals of the process, if it shares an address of ``/metrics``.
     """
 
     instance: Instance
@@ -72,6 +75,7 @@ class ChangeSet:
     trajectories: Sequence[TrajectoryEntry] = ()
     previews: Sequence[Preview] = ()
     cancel_requests: Sequence[CancelRequest] = ()
+    totals: TotalsUpdate | None = None
 
 
 class _Query:
@@ -284,4 +288,24 @@ class TrajectorySource(Protocol):
         """Return the newest ``limit`` trajectories with this key, oldest first.
 
         If fewer than three are from this class of host, trajectories of other classes come first.
+        """
+
+
+@runtime_checkable
+class TotalsStorage(Protocol):
+    """Storage of the totals of processes that share an address of ``/metrics``.
+
+    Several threads may call the methods at once. They raise JournalError.
+    """
+
+    def read_totals(self, group: str) -> TotalsTable:
+        """Return the totals of all processes of a group."""
+
+    def merge_totals(
+        self, group: str, processes: Sequence[str], merged: Mapping[str, str], version: str
+    ) -> bool:
+        """Replace processes that have ended by the new sums ``merged``.
+
+        Return False, and change nothing, if the stored version of the sums is not ``version`` or if
+        a process is missing. Without processes, the group only expires later.
         """

@@ -13,6 +13,7 @@ from otel_progress.protocols import (
     Reader,
     Sink,
     SizedStorage,
+    TotalsStorage,
     TrajectorySource,
 )
 
@@ -29,7 +30,16 @@ class JournalFinding:
 
 
 @runtime_checkable
-class Journal(Sink, Reader, Controller, CancelRequestSource, TrajectorySource, SizedStorage, Protocol):
+class Journal(
+    Sink,
+    Reader,
+    Controller,
+    CancelRequestSource,
+    TrajectorySource,
+    SizedStorage,
+    TotalsStorage,
+    Protocol,
+):
     """Stores the progress of processes beyond their end, and requests to them.
 
     ``write`` raises JournalError if it cannot store a change set. A journal queues nothing: the

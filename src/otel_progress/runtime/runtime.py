@@ -104,8 +104,12 @@ class Runtime:
 
     @property
     def metrics_url(self) -> str | None:
-        """URL of ``/metrics`` of this process, or None when it is not served."""
-        return self._components.metrics_url
+        """URL of ``/metrics`` with the metrics of this process, or None when it is not served.
+
+        Another process may serve it, if several processes share the port.
+        """
+        port = self._components.metrics_port
+        return None if port is None else port.url
 
     @property
     def server_url(self) -> str | None:
@@ -392,6 +396,11 @@ class Runtime:
             self._previews.restart()
         # Why: the server runs in the parent only.
         self._components.server_url = None
+        self._totals.restart()
+        if self._components.totals_publisher is not None:
+            self._components.totals_publisher.restart(self._store.instance)
+        if self._components.metrics_port is not None:
+            self._components.metrics_port.restart()
         self._recording.warnings = CallSiteWarnings()
         self._ticker.restart()
         self._components.ends.restart()

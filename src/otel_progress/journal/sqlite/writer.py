@@ -21,6 +21,7 @@ from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
+from otel_progress.journal.sqlite.totals import store_totals
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
@@ -552,6 +553,8 @@ class Writer:
                 (self._find_key(connection, request.run), request) for request in change_set.cancel_requests
             )
             store_requests(connection, [(key, each) for key, each in keyed_requests if key is not None])
+        if change_set.totals is not None:
+            store_totals(connection, change_set.totals, change_set.at)
         if change_set.previews:
             keyed = self._with_operation_keys(connection, change_set, change_set.previews)
             self.unreferenced = previews.store_previews(
