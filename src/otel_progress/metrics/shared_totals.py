@@ -339,16 +339,11 @@ def _limit(values: Mapping[_Key, _Value]) -> Mapping[_Key, _Value]:
     """Combine the series beyond ``MAX_MERGED_SERIES`` under the operation type ``other``."""
     if len(values) <= MAX_MERGED_SERIES:
         return values
-    limited: dict[_Key, _Value] = {}
-    for number, ((metric, labels), value) in enumerate(values.items()):
-        names = metric.labels
-        is_combined = number >= MAX_MERGED_SERIES
-        fitted = (
-            tuple(
-                OTHER if name.endswith("_type") else label for name, label in zip(names, labels, strict=True)
-            )
-            if is_combined
-            else labels
+    limited = dict(list(values.items())[:MAX_MERGED_SERIES])
+    for (metric, labels), value in list(values.items())[MAX_MERGED_SERIES:]:
+        fitted = tuple(
+            OTHER if name.endswith("_type") else label
+            for name, label in zip(metric.labels, labels, strict=True)
         )
         known = limited.get((metric, fitted))
         limited[metric, fitted] = value if known is None else _add(known, value)

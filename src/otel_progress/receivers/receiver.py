@@ -268,7 +268,11 @@ class Receiver:
             operation_id = event.attributes.get(semconv.OPERATION_ID)
             found = self._reader.get(normalize_id(operation_id)) if isinstance(operation_id, str) else None
             instance = None if found is None else found.instance
-            is_same = instance is not None and instance.id == state.instance.id
+            # Why also the run: the application may choose the id in the resource.
+            is_same = instance is not None and (
+                instance.id == state.instance.id
+                or (found is not None and found.run == event.attributes.get(semconv.RUN))
+            )
             state.is_local = is_same and instance is not None and not is_otlp_host(instance.host)
         return bool(state.is_local)
 

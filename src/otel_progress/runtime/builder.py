@@ -304,6 +304,7 @@ class _RuntimeBuilder:
             OtlpEvents(log, address=self._get_preview_url),
             on_written=self._export_ended_operations,
         )
+        self._components.fork_callbacks.append(log.restart)
         self._components.flush_callbacks.append(log.force_flush)
 
     def _export_metrics(self) -> None:
@@ -321,12 +322,19 @@ class _RuntimeBuilder:
             public_url=self._components.read_public_url,
             journal_size=self._components.reader.size_bytes,
         )
+        self._components.fork_callbacks.append(metrics.restart)
         self._components.flush_callbacks.append(metrics.force_flush)
         # The shutdown budget limits how long this takes.
         self._components.close_callbacks.append(lambda timeout: metrics.close())
 
     def _build_resource(self) -> Resource:
-        return build_resource(self._settings.service_name, self._store.instance.id)
+        """Return the resource of events and metrics.
+
+        Its instance is that of the provider that creates the spans, if this process created it.
+        """
+        own, joined = self._store.instance.id, self._components.providers.read_instance_id()
+        is_chosen = joined is not None or self._components.providers.is_inherited
+        return build_resource(self._settings.service_name, joined or own, overrides_environment=is_chosen)
 
     def _connect_processes(self) -> None:
         """Read the parent of this process, and prepare the settings of children."""

@@ -16,6 +16,7 @@ from otel_progress.live.node import CallSite, Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
 from otel_progress.metrics.shared_totals import ProcessGroup
+from otel_progress.otlp.instance_id import get_process_instance_id
 from otel_progress.processes import current_instance, get_program_name
 from otel_progress.protocols import ChangeSet, TrajectorySource
 from otel_progress.runtime.callbacks import CallbackEvent, Callbacks
@@ -61,8 +62,8 @@ class RuntimeComponents:
     """Live store, its listener, and the components that write and read the store.
 
     The builder adds optional components before it creates the :class:`Runtime`, which closes
-    them. ``flush_callbacks`` return False after their timeout. ``close_callbacks`` are called
-    in their order.
+    them. ``fork_callbacks`` are called in a forked child with its id. ``flush_callbacks`` return
+    False after their timeout. ``close_callbacks`` are called in their order.
     """
 
     def __init__(self, settings: Settings, sources: ClockAndIds, journal: Journal | None = None) -> None:
@@ -78,6 +79,7 @@ class RuntimeComponents:
         self.close_callbacks: list[CloseCallback] = []
         self.on_tick: Callable[[], object] = lambda: None
         self.metrics_port: MetricsPort | None = None
+        self.fork_callbacks: list[Callable[[str], object]] = []
         self.totals_publisher: TotalsPublisher | None = None
         self.server_url: str | None = None
         self._history_scope: str | None = None
@@ -96,7 +98,7 @@ class RuntimeComponents:
         # Why: bound once, because the store calls it whenever a level starts.
         self.on_change = self.ticker.wake
         self.store = LiveStore(
-            current_instance(settings.service_name or _UNKNOWN_SERVICE),
+            current_instance(settings.service_name or _UNKNOWN_SERVICE, get_process_instance_id()),
             clock=sources.clock,
             now=sources.now,
             ids=sources.ids,

@@ -14,6 +14,7 @@ from otel_progress.instrument.backend import backend_slot
 from otel_progress.instrument.rejections import CallSiteWarnings
 from otel_progress.model import Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.otlp.instance_id import get_process_instance_id
 from otel_progress.processes import current_instance
 from otel_progress.records import LogRecord
 from otel_progress.runtime.callbacks import Callback, Callbacks
@@ -383,7 +384,11 @@ class Runtime:
             return
         self._pid = os.getpid()
         self._shutting_down = threading.Lock()
-        self._store.restart(current_instance(self._store.instance.service))
+        instance_id = get_process_instance_id()
+        self._store.restart(current_instance(self._store.instance.service, instance_id))
+        self._providers.restart(instance_id)
+        for restart in self._components.fork_callbacks:
+            restart(instance_id)
         for spill_file in self._components.spill_files:
             spill_file.restart(self._store.instance)
         self._dropped_ends = 0

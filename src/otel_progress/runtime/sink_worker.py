@@ -267,9 +267,9 @@ class SinkWorker:
 
     ``on_error(name)`` is called for each failed write, ``on_dropped(name, count)`` for dropped
     records, ``on_recovered()`` for the first successful write after failed ones, and
-    ``on_written(change_set)`` for each successful write. ``complete(change_set)`` returns the change
-    set to write, on the thread of the sink. Ended operations that do not fit into the
-    memory wait in the file ``overflow``, or are dropped and counted without one. ``on_lost()``
+    ``on_written(change_set)`` for each successful write. ``complete`` returns the change set to
+    write, on the thread of the sink. Ended operations that do not fit into the memory wait in the
+    file ``overflow``, or are dropped and counted without one. ``on_lost()``
     is called if the sink lost changes that it had stored before.
     """
 

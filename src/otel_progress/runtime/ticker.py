@@ -61,7 +61,8 @@ class Ticker:
 
     ``get_store`` returns the store. It may be created later than the ticker, because the
     store's listener wakes the ticker. ``before`` is called before each collection, ``collected``
-    with its change set before the sinks receive it, and ``after`` with it and the seconds it took. ``watching`` returns True when a level may
+    with its change set before the sinks receive it, and ``after`` with the change set and the
+    seconds it took. ``watching`` returns True when a level may
     start without a call of ``wake``.
     """
 
