@@ -86,6 +86,14 @@ RUN: Final = "progress.run"
 """Unique id of this execution of the operation, on events. string"""
 
 
+BATCH_ID: Final = "progress.batch.id"
+"""Batch of the operation, on its events. string"""
+
+
+PARENT: Final = "progress.parent"
+"""Level of another process that the operation is part of, on its events. string"""
+
+
 START_TIME: Final = "progress.start_time"
 """Start of the level in Unix seconds, on events. double"""
 
@@ -236,6 +244,8 @@ ATTRIBUTES: Final = (
     MESSAGE,
     SEQUENCE,
     RUN,
+    BATCH_ID,
+    PARENT,
     START_TIME,
     SKIPPED,
     ERROR_TYPE,
