@@ -86,13 +86,15 @@ class TotalsPublisher:
         self.process = f"{instance.id}:{secrets.token_hex(4)}"
         self._written: dict[_Key, _Value] = {}
         self._pending: dict[_Key, _Value] = {}
+        self._is_complete_due = False
         self._complete_clock = time.monotonic()
 
     def add_totals(self, change_set: ChangeSet) -> ChangeSet:
         """Return the change set with the totals that changed since the last confirmed write."""
         now = time.monotonic()
-        if now - self._complete_clock > COMPLETE_INTERVAL_S:
+        if self._is_complete_due or now - self._complete_clock > COMPLETE_INTERVAL_S:
             self._written = {}
+            self._is_complete_due = False
             self._complete_clock = now
         self._pending = dict(_list_values(self.totals.read()))
         written = self._written
@@ -115,7 +117,7 @@ class TotalsPublisher:
 
     def resend(self) -> None:
         """Publish all totals with the next change set."""
-        self._written = {}
+        self._is_complete_due = True
 
 
 class ProcessGroup:

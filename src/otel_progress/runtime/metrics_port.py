@@ -123,7 +123,7 @@ class MetricsPort:
             if self._is_peer is None:
                 raise UnavailableError(f"{error}\n{_MEMORY_HINT}") from error
             # Why only with strict: the other process may be busy, and configure() must not wait.
-            if self._is_strict and not self._is_peer():
+            if self._is_strict and not any(self._is_peer() for _ in range(_MAX_UNKNOWN_ANSWERS)):
                 raise
             self._start_thread()
 

@@ -123,7 +123,7 @@ def _marks(count: int) -> str:
 
 
 _HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
-    SET host = excluded.host, heartbeat_at = excluded.heartbeat_at,
+    SET host = excluded.host, service = excluded.service, heartbeat_at = excluded.heartbeat_at,
         heartbeat_clock = excluded.heartbeat_clock
     WHERE host = excluded.host OR host LIKE '%//otlp%'"""
 """Why the host: only the first heartbeat of a process that sends OTLP shows that it sends them. The
