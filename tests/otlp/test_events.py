@@ -271,6 +271,8 @@ def test_update_has_identity_progress_and_metadata() -> None:
         semconv.METADATA_PREFIX + "rate": 44100,
         semconv.OPERATION_ID: "friday-42",
         semconv.OPERATION_TYPE: "setlist",
+        semconv.RUN: "run-1",
+        semconv.START_TIME: WALL,
         semconv.LEVEL_ID: "1",
         semconv.LEVEL_TYPE: "song",
         semconv.LEVEL_NAME: "the 1",

@@ -36,7 +36,7 @@ def work(recorder: Recorder) -> None:
                     with setlist.level("song", id=str(number), total=4, unit="stem") as song:
                         recorder.tick()
                         for name in ITEMS:
-                            recorder.clock.advance(0.7)
+                            recorder.clock.advance(7.0)
                             song.item(name, outcome="failed" if name == ITEMS[number] else "completed")
                             song.update(message=f"mixing {name}")
                             recorder.tick()
