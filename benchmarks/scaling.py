@@ -39,8 +39,8 @@ from otel_progress.journal import open_journal
 from otel_progress.metrics.exposition import render_exposition
 
 PAGE: Final = Path("docs/scale.md")
-MARK: Final = "<!-- generated: scaling -->"
-END: Final = "<!-- end -->"
+MARK: Final = "<!-- measured: scaling -->"
+END: Final = "<!-- end of the measurement -->"
 
 SHORT_OPERATIONS: Final = 20_000
 LIVE_OPERATIONS: Final = 2_000

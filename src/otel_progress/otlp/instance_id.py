@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress import semconv
 
-IS_REFRESHED_BY_SDK: Final = hasattr(TracerProvider, "_handle_fork")
+_IS_REFRESHED_BY_SDK: Final = hasattr(TracerProvider, "_handle_fork")
 """True if the SDK changes the ids of its providers after a fork."""
 
 
@@ -32,7 +32,7 @@ _ids: dict[int, str] = {}
 def get_process_instance_id() -> str:
     """Return the id of this process. A forked child has another one."""
     detector: Any = getattr(resources, "ServiceInstanceIdResourceDetector", None)
-    if detector is not None and IS_REFRESHED_BY_SDK:
+    if detector is not None and _IS_REFRESHED_BY_SDK:
         return str(detector().detect().attributes[semconv.SERVICE_INSTANCE_ID])
     pid = os.getpid()
     if pid not in _ids:
@@ -59,7 +59,7 @@ def set_instance_id(provider: Any, users: Iterable[Any], instance_id: str) -> No
     It uses no lock, because a thread that does not exist in a forked child may hold it. With newer
     versions it does nothing.
     """
-    if IS_REFRESHED_BY_SDK:
+    if _IS_REFRESHED_BY_SDK:
         return
     resource = provider.resource.merge(Resource({semconv.SERVICE_INSTANCE_ID: instance_id}))
     provider._resource = resource
