@@ -1,4 +1,6 @@
-"""Capacity of each part, and a simulated day of a million operations: the figures of docs/scale.md.
+"""Capacity of each part, and a simulated day of a million operations.
+
+The figures are those of docs/scale.md.
 
     python -m benchmarks.scaling [--effort quick] [--write]
 
@@ -130,7 +132,7 @@ def build_tables(effort: Effort) -> str:
 
 
 def measure_journal(title: str, store: str, effort: Effort) -> Figures:
-    """Measure short and live operations of one process, and the reader of their journal."""
+    """Measure short and live operations of one process, and their reader."""
     figures = Figures(title)
     short, live = effort.count(SHORT_OPERATIONS), effort.count(LIVE_OPERATIONS)
     with configured(store=store, resources=False) as runtime:

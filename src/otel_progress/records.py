@@ -1,4 +1,4 @@
-"""Immutable records: logs, resource use, cancel requests, history, previews and totals."""
+"""Immutable records: logs, resource use, requests, history, previews and totals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services with several processes: one port for all metrics, and one tree per request or task."""
+"""Services with several processes: one port, and one tree per request."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def check_trees(journal: Journal, operation_type: str, count: int, level_paths: 
 
 
 def check_service(service: Service) -> set[int]:
-    """Send requests at the same time, and check metrics and trees. Return the processes."""
+    """Send requests at once, check metrics and trees, and return the processes."""
     with ThreadPoolExecutor(8) as threads:
         pids = set(threads.map(lambda number: service.request(f"/{number}"), range(REQUESTS)))
     first = 1 + REQUESTS  # with the request that found the service ready

@@ -1,4 +1,4 @@
-"""Totals of several processes: publication, sums, and the merge of ended processes."""
+"""Totals of several processes: publication, sums, and merges."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_failed_write_is_published_again(journal: Journal) -> None:
 
 
 def test_counts_that_are_not_stored_are_not_served(journal: Journal) -> None:
-    """Otherwise they would disappear if this process were killed. Without storage they are."""
+    """They would disappear if this process were killed."""
     process = Process(journal)
     process.finish()
     process.publish()

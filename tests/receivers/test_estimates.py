@@ -130,7 +130,7 @@ def test_failed_and_ended_operations_have_no_estimate_and_leave_no_history(
 
 
 def test_estimates_are_limited_per_request_and_in_memory() -> None:
-    """Further operations keep their previous estimate, and the oldest ones are dropped."""
+    """Further operations keep their estimate, and the oldest ones are dropped."""
     found = ReceivedEstimates(None, max_runs=300)
     for at in (10.0, 20.0):
         found.start_request()

@@ -91,7 +91,7 @@ def test_all_signals_and_the_journal_have_one_id() -> None:
 
 
 def test_provider_of_the_application_defines_the_id() -> None:
-    """The journal has an id of its own, because several processes may have the same name."""
+    """The journal has another id, because several processes may have this one."""
     found = run('print(json.dumps(run(lambda: configure(tracer_provider=named("web-1")))))')
     assert get_id(found, "spans", "events", "metrics") == "web-1"
     assert found["journal"] != ["web-1"]

@@ -92,7 +92,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output.strip(), errors
 
 
-def test_port_is_taken_over_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_port_is_served_again_after_its_process_was_killed(tmp_path: Path) -> None:
     """The counts of the killed process stay, and no process warns."""
     group = Group(tmp_path)
     with ExitStack() as stack:
@@ -107,7 +107,7 @@ def test_port_is_taken_over_when_its_process_is_killed(tmp_path: Path) -> None:
         assert [log for _, log in results] == ["", ""]
 
 
-def test_port_is_taken_over_when_its_process_ends(tmp_path: Path) -> None:
+def test_port_is_served_by_a_later_process(tmp_path: Path) -> None:
     """A program that starts later continues the counts."""
     group = Group(tmp_path)
     for expected in (1, 2):
@@ -145,7 +145,7 @@ def test_port_of_another_program_is_reported_once(tmp_path: Path) -> None:
         taken.listen()
         with group.started() as process:
             assert process.stderr is not None
-            lines = [process.stderr.readline() for _ in range(3)]
+            lines = [process.stderr.readline() for _ in range(2)]
             taken.close()
             group.wait_for(1)
             url, rest = finish(process)
@@ -183,7 +183,7 @@ def test_groups_of_other_journals_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_busy_peer_is_not_taken_for_another_program() -> None:
-    """A process of the group may answer late. Only several missing answers are reported."""
+    """A process of the group may answer late. Several failures are reported."""
     answers = iter([False, False, True])
     with occupy_port() as port:
         error = OSError(98, "Address already in use")

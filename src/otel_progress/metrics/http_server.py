@@ -142,7 +142,7 @@ def serve_metrics(
 
 
 def build_url(host: str, port: int) -> str:
-    """Return the URL of the metrics at an address, as a client on this machine reaches it."""
+    """Return the URL of the metrics at an address, for clients on this machine."""
     host = _loopback_of_wildcard(host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 

@@ -36,10 +36,10 @@ class SharedCollector(ProgressCollector):
 
 
 class GroupReader:
-    """Reads the operations of this process, and those of other processes from the journal.
+    """Reads the operations of this process and of other ones, for one scrape.
 
-    It is for one scrape. If the journal cannot be read, the error is reported and counted, and only
-    the operations of this process are returned.
+    Those of other processes are in the journal. If it cannot be read, the error is reported and
+    counted, and only the operations of this process are returned.
     """
 
     def __init__(self, live: Reader, journal: Reader, others: frozenset[str]) -> None:
@@ -65,7 +65,7 @@ class GroupReader:
         return found[: query.limit]
 
     def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
-        """Return the batches of the operations that were read before, and those of this process."""
+        """Return the batches of the operations that were read, and of this process."""
         found = {batch.id: batch for batch in self._live.batches(query)}
         for batch in self._query(lambda: self._journal.batches(query)):
             known = found.get(batch.id)

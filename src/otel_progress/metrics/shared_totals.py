@@ -64,7 +64,7 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def can_share_totals() -> bool:
-    """Return True if this system can tell whether a process has ended."""
+    """Return True if this system shows whether a process has ended."""
     return sys.platform != "win32"
 
 
@@ -90,7 +90,7 @@ class TotalsPublisher:
         self._complete_clock = time.monotonic()
 
     def add_totals(self, change_set: ChangeSet) -> ChangeSet:
-        """Return the change set with the totals that changed since the last confirmed write."""
+        """Return the change set with the totals that are not stored yet."""
         now = time.monotonic()
         if self._is_complete_due or now - self._complete_clock > COMPLETE_INTERVAL_S:
             self._written = {}
@@ -163,7 +163,7 @@ class ProcessGroup:
         return GroupReading(self._publisher, table, is_stored=self._is_stored())
 
     def _maintain(self, table: TotalsTable) -> None:
-        """Merge the totals of processes that ended long ago, and extend the time to expiry."""
+        """Merge the totals of ended processes, and extend the time to expiry."""
         now = self._clock()
         due = self._find_due(table, now)
         if not due and now - self._extended_clock < COMPLETE_INTERVAL_S:
@@ -247,7 +247,7 @@ def encode_series(metric: Metric, labels: Sequence[str]) -> str:
 
 
 def decode_series(text: str) -> _Key | None:
-    """Return metric and labels of a series, or None if this version does not know them."""
+    """Return metric and labels of a series, or None if they are unknown."""
     try:
         name, *labels = json.loads(text)
     except ValueError:
@@ -338,7 +338,7 @@ def _add(first: _Value, second: _Value) -> _Value:
 
 
 def _limit(values: Mapping[_Key, _Value]) -> Mapping[_Key, _Value]:
-    """Combine the series beyond ``MAX_MERGED_SERIES`` under the operation type ``other``."""
+    """Combine the series beyond ``MAX_MERGED_SERIES`` as type ``other``."""
     if len(values) <= MAX_MERGED_SERIES:
         return values
     limited = dict(list(values.items())[:MAX_MERGED_SERIES])

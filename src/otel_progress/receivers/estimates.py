@@ -53,7 +53,10 @@ _MAX_POINTS: Final = 128
 
 @dataclass(slots=True)
 class _RunCurve:
-    """Progress of a running operation: pairs of elapsed seconds and ratio, and its estimate."""
+    """Progress of a running operation, and its estimate.
+
+    ``points`` are pairs of elapsed seconds and ratio.
+    """
 
     key: TrajectoryKey
     points: list[tuple[float, float]] = field(default_factory=list)
@@ -141,7 +144,7 @@ class ReceivedEstimates:
         return replace(eta, clock=at, counts_down_s=counts_down_s)
 
     def _load_history(self, key: TrajectoryKey, at: float) -> Sequence[Trajectory]:
-        """Return the history of a kind of runs, which is read at most once a minute."""
+        """Return the history of a kind of runs, at most one minute old."""
         known = self._history.get(key)
         if known is not None and abs(at - known[0]) < HISTORY_INTERVAL_S:
             self._history.move_to_end(key)

@@ -137,7 +137,10 @@ class MergedRun:
         return report.at if report is not None and report.status.finished else None
 
     def get_root(self) -> tuple[LevelReport, float] | None:
-        """Return the report of the operation and its start in Unix seconds, if it was reported."""
+        """Return the report of the operation and its start, if it was reported.
+
+        The start is in Unix seconds.
+        """
         root = self._levels.get("")
         return None if root is None or root.report is None else (root.report, root.started_at)
 

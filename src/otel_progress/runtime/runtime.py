@@ -105,7 +105,7 @@ class Runtime:
 
     @property
     def metrics_url(self) -> str | None:
-        """URL of ``/metrics`` with the metrics of this process, or None when it is not served.
+        """URL of ``/metrics`` of this process, or None when it is not served.
 
         Another process may serve it, if several processes share the port.
         """

@@ -34,7 +34,7 @@ def test_totals_of_several_processes_are_read_by_group(open_another: Opener) -> 
 
 
 def test_merge_replaces_ended_processes_by_sums(journal: Journal) -> None:
-    """The other processes are unchanged, and the next merge needs the new version."""
+    """Other processes are unchanged. The next merge needs the new version."""
     for process in ("p1", "p2", "p3"):
         publish(journal, process, a="1")
     assert journal.merge_totals(GROUP, ["p1", "p2"], {IDENTITY_SERIES: "1", "a": "2"}, "")
@@ -57,7 +57,7 @@ def test_merge_of_a_missing_process_changes_nothing(journal: Journal) -> None:
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_unused_groups_expire_and_extended_ones_stay(open_another: Opener, fake_time: FakeTime) -> None:
-    """A group is deleted a day after its last change. Redis has a time to live instead."""
+    """A group expires a day after its last change. Redis has a time to live."""
     journal = open_another(retention_s=3_600.0)
     publish(journal, "p1", group="unused", a="1")
     publish(journal, "p1", group="extended", a="1")

@@ -1,4 +1,4 @@
-"""Celery application in which each task is an operation, and the program that sends tasks.
+"""Celery application in which each task is an operation, and its sender.
 
     python -m tests.support.programs.task_service COUNT
 

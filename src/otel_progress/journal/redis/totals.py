@@ -50,7 +50,10 @@ def merge_totals(
     version: str,
     ttl_ms: int,
 ) -> bool:
-    """Replace processes by the new sums, see :class:`otel_progress.protocols.TotalsStorage`."""
+    """Replace processes by the new sums.
+
+    See :class:`otel_progress.protocols.TotalsStorage`.
+    """
     answer = client.run_script(
         scripts.MERGE_TOTALS,
         (keys.totals(sanitize_text(group)),),

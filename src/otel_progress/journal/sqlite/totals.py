@@ -52,7 +52,10 @@ def replace_totals(
     version: str,
     at: float,
 ) -> bool:
-    """Replace processes by the new sums, see :class:`otel_progress.protocols.TotalsStorage`."""
+    """Replace processes by the new sums.
+
+    See :class:`otel_progress.protocols.TotalsStorage`.
+    """
     stored = _read_value(connection, group, MERGED_PROCESS) or ""
     if stored != version or any(_read_value(connection, group, each) is None for each in processes):
         return False
