@@ -115,7 +115,10 @@ def service(tmp_path: Path) -> Service:
 
 def check_trees(journal: Journal, operation_type: str, count: int, level_paths: set[str]) -> None:
     """Check that each operation has exactly its own levels, all completed."""
-    found = journal.history(HistoryQuery(operation_type=operation_type, limit=count + 10))
+    query = HistoryQuery(operation_type=operation_type, limit=count + 10)
+    # Why: the counts of a process may be stored one tick before the end of an operation.
+    poll(lambda: len(journal.history(query)) >= count, PATIENCE_S, f"{count} ended operations")
+    found = journal.history(query)
     assert len(found) == count
     assert len({each.operation_id for each in found}) == count
     for each in found:

@@ -59,6 +59,7 @@ def work(path: str, query: str) -> None:
         if path == "/hold":
             while not Path(query).exists():
                 time.sleep(0.02)
-        for number in op.track(range(3)):
+        for number in range(3):
             with op.level("part", id=str(number), total=2) as part:
                 part.increment(2)
+            op.increment()
