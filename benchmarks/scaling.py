@@ -16,6 +16,7 @@ import gc
 import heapq
 import http.server
 import math
+import os
 import random
 import shutil
 import socket
@@ -113,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_tables(effort: Effort) -> str:
-    """Return all tables, with the date and the machine."""
+    """Return all tables, with the date, the machine and its load."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         sqlite = measure_journal("One process with SQLite", f"sqlite:///{folder}/progress.db", effort)
         size = (Path(folder) / "progress.db").stat().st_size
@@ -124,7 +126,7 @@ def build_tables(effort: Effort) -> str:
         prometheus = measure_prometheus(Path(folder), effort)
     day = simulate_day(random.Random(7), effort)
     plan = compute_plan(sqlite, redis, prometheus, day)
-    head = f"Measured on {today()}: {shape()}."
+    head = f"Measured on {today()}: {shape()}. Load average before: {load:.1f}."
     return "\n\n".join([head, *(part.markdown() for part in (sqlite, redis, prometheus, day, plan))])
 
 
@@ -136,6 +138,18 @@ def measure_journal(title: str, store: str, effort: Effort) -> Figures:
     figures = Figures(title)
     short, live = effort.count(SHORT_OPERATIONS), effort.count(LIVE_OPERATIONS)
     with configured(store=store, resources=False) as runtime:
+        # Why first: the memory of ended operations would be used again.
+        with ExitStack() as stack:
+            operations, kib = _start_live(stack, live)
+            figures.add("memory per live operation", kib, f"{kib:.1f} KiB")
+            runtime.force_flush(FLUSH_S)
+            share = _measure_updates(operations, effort.seconds(UPDATE_SECONDS))
+            per_update = share / live * 1e6
+            text = f"{per_update:,.0f} µs"
+            figures.add("processor per update of a live operation, once per second", per_update, text)
+            _add_reader(figures, store, live)
+            _add_scrape(figures, runtime, live)
+        runtime.force_flush(FLUSH_S)
         used, started = time.process_time(), time.monotonic()
         for _ in range(short):
             with progress.operation("short", total=1) as op:
@@ -145,21 +159,13 @@ def measure_journal(title: str, store: str, effort: Effort) -> Figures:
         cpu_us = (time.process_time() - used) / short * 1e6
         figures.add("processor per operation from start to end", cpu_us, f"{cpu_us:,.0f} µs")
         figures.add("operations per second, one after the other", short / wall, f"{short / wall:,.0f}")
-        with ExitStack() as stack:
-            operations, kib = _start_live(stack, live)
-            figures.add("memory per live operation", kib, f"{kib:.1f} KiB")
-            runtime.force_flush(FLUSH_S)
-            share = _measure_updates(operations, effort.seconds(UPDATE_SECONDS))
-            per_update = share / live * 1e6
-            text = f"{per_update:,.1f} µs"
-            figures.add("processor per update of a live operation, once per second", per_update, text)
-            _add_reader(figures, store, live)
-            _add_scrape(figures, runtime, live)
     return figures
 
 
 def _start_live(stack: ExitStack, count: int) -> tuple[list[Level], float]:
     """Start operations. Return them and the memory of each in KiB."""
+    with progress.operation("warm", total=1) as op:
+        op.increment()
     gc.collect()
     before = _read_rss_kib()
     operations = [

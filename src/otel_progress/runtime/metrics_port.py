@@ -80,7 +80,10 @@ class MetricsPort:
         attempt_interval_s: float = ATTEMPT_INTERVAL_S,
     ) -> None:
         self.url: str | None = None
-        """URL of the metrics of this process, or None while they are not served."""
+        """URL of the metrics of this process, or None while they are not served.
+
+        If the port is in use, a process of the group is assumed until the answers are missing.
+        """
         self._serve = serve
         self._shared_url = shared_url
         self._is_peer = is_peer
@@ -88,6 +91,7 @@ class MetricsPort:
         self._attempt_interval_s = attempt_interval_s
         self._server: MetricsServer | None = None
         self._is_warned = False
+        self._is_peer_known = False
         self._unknown_answers = 0
         self._reset()
 
@@ -125,6 +129,7 @@ class MetricsPort:
             # Why only with strict: the other process may be busy, and configure() must not wait.
             if self._is_strict and not any(self._is_peer() for _ in range(_MAX_UNKNOWN_ANSWERS)):
                 raise
+            self.url = self._shared_url
             self._start_thread()
 
     def continue_inherited(self) -> None:
@@ -175,9 +180,10 @@ class MetricsPort:
 
     def _check_peer(self, error: Exception) -> None:
         """Warn once if another program has the port."""
-        if self.url is not None or self._is_warned or self._is_peer is None:
+        if self._is_peer_known or self._is_warned or self._is_peer is None:
             return
         if self._is_peer():
+            self._is_peer_known = True
             self.url = self._shared_url
             return
         self._unknown_answers += 1
@@ -188,6 +194,7 @@ class MetricsPort:
         if self._is_warned:
             return
         self._is_warned = True
+        self.url = None
         text = "The metrics are not served until the port is free, and the work continues"
         if isinstance(error, ConfigurationError):
             report_unavailable("metrics", text, error)
