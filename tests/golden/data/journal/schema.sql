@@ -1,4 +1,4 @@
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 PRAGMA application_id = 1869901938;
 PRAGMA journal_mode = wal;
 PRAGMA auto_vacuum = 2;
@@ -69,6 +69,10 @@ CREATE TABLE states (
             longest_gap_s REAL NOT NULL, status TEXT NOT NULL, total, failed INTEGER NOT NULL, skipped INTEGER NOT NULL,
             metadata TEXT, error TEXT, stage TEXT, eta TEXT, ended_at REAL, duration_s REAL
         , stall_after_s REAL, extra TEXT);
+CREATE TABLE totals (
+            metrics_group TEXT NOT NULL, process TEXT NOT NULL, series TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
+            PRIMARY KEY (metrics_group, process, series)
+        ) WITHOUT ROWID;
 CREATE TABLE trajectories (
             key INTEGER PRIMARY KEY, operation_type TEXT NOT NULL, level TEXT NOT NULL, eta_key TEXT NOT NULL,
             host_class TEXT NOT NULL, run TEXT NOT NULL, number INTEGER NOT NULL, operation_id TEXT, at REAL NOT NULL,
