@@ -281,13 +281,14 @@ def measure_prometheus(folder: Path, effort: Effort) -> Figures:
     """Measure the memory of Prometheus per series, with two numbers of series."""
     figures = Figures("Prometheus")
     few, many = 1_000, max(2_000, effort.count(60_000))
-    sizes = {count: _run_prometheus(folder / f"prometheus-{count}", count) for count in (few, many)}
+    settle_s = effort.seconds(5.0)
+    sizes = {count: _run_prometheus(folder / f"prometheus-{count}", count, settle_s) for count in (few, many)}
     per_series = (sizes[many] - sizes[few]) / (many - few)
     figures.add("memory per series", per_series, f"{per_series / 1024:.1f} KiB")
     return figures
 
 
-def _run_prometheus(folder: Path, count: int) -> float:
+def _run_prometheus(folder: Path, count: int, settle_s: float) -> float:
     """Let Prometheus scrape series. Return its memory in bytes."""
     folder.mkdir()
     lines = "".join(
@@ -309,7 +310,7 @@ def _run_prometheus(folder: Path, count: int) -> float:
         ) as process:  # fmt: skip
             try:
                 _wait_for_series(port, count)
-                time.sleep(5.0)
+                time.sleep(settle_s)
                 status = Path(f"/proc/{process.pid}/status").read_text("ascii")
                 (kib,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
                 return float(kib) * 1024
