@@ -55,14 +55,14 @@ _START_FIELD: Final = 22 - 3
 _DEAD_STATES: Final = frozenset("ZXx")
 
 
-def current_instance(service: str) -> Instance:
-    """Return the record of this process, with a new unique id.
+def current_instance(service: str, instance_id: str | None = None) -> Instance:
+    """Return the record of this process, by default with a new unique id.
 
     A forked child needs its own record.
     """
     pid = os.getpid()
     return Instance(
-        id=str(uuid.uuid4()),
+        id=instance_id or str(uuid.uuid4()),
         pid=pid,
         host=this_host(),
         service=service,

@@ -28,6 +28,8 @@ from otel_progress.records import (
     Preview,
     ResourceSample,
     ResourceUse,
+    TotalsTable,
+    TotalsUpdate,
     Trajectory,
     TrajectoryEntry,
     TrajectoryKey,
@@ -66,6 +68,7 @@ class ChangeSet:
     - ``checkpoints``: new checkpoints of operations as JSON, by run.
     - ``contributions``: work on operations of other processes, for their owners. Parents are before
       their children. Only journals read them.
+    - ``totals``: changed totals of the process, if it shares an address of ``/metrics``.
     """
 
     instance: Instance
@@ -85,6 +88,7 @@ class ChangeSet:
     completed_keys: Sequence[CompletedKey] = ()
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     contributions: Sequence[Contribution] = ()
+    totals: TotalsUpdate | None = None
 
 
 class _Query:
@@ -345,4 +349,24 @@ class TrajectorySource(Protocol):
         """Return the newest ``limit`` trajectories with this key, oldest first.
 
         If fewer than three are from this class of host, trajectories of other classes come first.
+        """
+
+
+@runtime_checkable
+class TotalsStorage(Protocol):
+    """Storage of the totals of processes that share an address of ``/metrics``.
+
+    Several threads may call the methods at once. They raise JournalError.
+    """
+
+    def read_totals(self, group: str) -> TotalsTable:
+        """Return the totals of all processes of a group."""
+
+    def merge_totals(
+        self, group: str, processes: Sequence[str], merged: Mapping[str, str], version: str
+    ) -> bool:
+        """Replace processes that have ended by the new sums ``merged``.
+
+        Return False, and change nothing, if the stored version of the sums is not ``version`` or if
+        a process is missing. Without processes, the group only expires later.
         """

@@ -1,4 +1,4 @@
-"""Immutable records: logs, resource use, cancel requests, history and previews."""
+"""Immutable records: logs, resource use, requests, history, previews and totals."""
 
 from __future__ import annotations
 
@@ -197,3 +197,26 @@ class Contribution:
     def instance(self) -> str:
         """Id of the process."""
         return self.writer.rpartition("/")[0]
+TotalsTable: TypeAlias = "Mapping[str, Mapping[str, str]]"
+"""Totals of a group: process to series to value, as texts. See :class:`TotalsUpdate`."""
+
+
+MERGED_PROCESS: Final = ""
+"""Process of a :data:`TotalsTable` with the sums of processes that have ended."""
+
+
+IDENTITY_SERIES: Final = ""
+"""Series of a :data:`TotalsTable` with the identity of the process. Of the sums it is a version."""
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsUpdate:
+    """Changed totals of one process.
+
+    ``group`` are the processes whose metrics are served at one address. ``process`` is unique in
+    the group. ``series`` maps names to values, both as text that the journal does not interpret.
+    """
+
+    group: str
+    process: str
+    series: Mapping[str, str]

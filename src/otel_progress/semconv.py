@@ -92,6 +92,14 @@ links, the number of the linked span. int
 """
 
 
+BATCH_ID: Final = "progress.batch.id"
+"""Batch of the operation, on its events. string"""
+
+
+PARENT: Final = "progress.parent"
+"""Level of another process that the operation is part of, on its events. string"""
+
+
 START_TIME: Final = "progress.start_time"
 """Start of the level in Unix seconds, on events. double"""
 
@@ -243,6 +251,8 @@ ATTRIBUTES: Final = (
     SEQUENCE,
     RUN,
     SEGMENT,
+    BATCH_ID,
+    PARENT,
     START_TIME,
     SKIPPED,
     ERROR_TYPE,

@@ -180,3 +180,20 @@ def test_benchmark_of_a_shared_journal_prints_its_table() -> None:
     assert lines[0].split() == list(HEADINGS)
     assert lines[1].startswith("20 operations of 2 processes: p99 from tick to reader")
     assert len(lines) == 10
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.process
+def test_benchmark_of_scale_prints_its_tables() -> None:
+    """Speed is not asserted. The mean number of live operations follows from the rates."""
+    for program in ("redis-server", "prometheus"):
+        require(program)
+    command = [sys.executable, "-m", "benchmarks.scaling", "--effort", "tiny"]
+    ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    cells = [line.strip("| ").split(" | ") for line in ran.stdout.splitlines() if line.startswith("| ")]
+    found = {row[0]: row[1] for row in cells}
+    assert [name for name in found if name.startswith("Simulated day")]
+    assert 90_000 < float(found["live operations, mean"].replace(",", "")) < 110_000
+    assert float(found["live operations, peak"].replace(",", "")) > 100_000

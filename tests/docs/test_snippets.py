@@ -23,7 +23,7 @@ pytestmark = pytest.mark.docs
 
 RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
-PORTS = ("9464", "7764", "8000")
+PORTS = ("9464", "7764", "8000", "6379", "4318")
 """Ports in the documents. They are replaced by free ports, because another process may use them."""
 
 SLEEP_FACTOR = 4
@@ -56,6 +56,8 @@ def test_program_blocks_run_and_print_expected_output(
     """Blocks run in order without an error and print the text block after them."""
     if any("curl " in block.text for block in program.blocks):
         require("curl")
+    if any("redis-server " in block.text for block in program.blocks):
+        require("redis-server")
     _compile(program)
     if any(importlib.util.find_spec(module) is None for module in program.needs):
         return  # Without the library, compiling is all that can be checked.

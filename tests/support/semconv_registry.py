@@ -52,6 +52,8 @@ _LEVEL: Final = (
     semconv.STATUS,
     semconv.MESSAGE,
     semconv.SEQUENCE,
+    semconv.BATCH_ID,
+    semconv.PARENT,
     semconv.START_TIME,
     semconv.ESTIMATED,
 )

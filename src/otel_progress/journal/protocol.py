@@ -15,6 +15,7 @@ from otel_progress.protocols import (
     Reader,
     Sink,
     SizedStorage,
+    TotalsStorage,
     TrajectorySource,
 )
 
@@ -40,6 +41,7 @@ class Journal(
     ContributionSource,
     TrajectorySource,
     SizedStorage,
+    TotalsStorage,
     Protocol,
 ):
     """Stores the progress of processes beyond their end, and requests to them.

@@ -19,8 +19,8 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from otel_progress.metrics.counters import Distribution, Totals
-from otel_progress.metrics.series import TRACE_ID, Caps, read_rows, to_finite_float
+from otel_progress.metrics.counters import Distribution, Totals, TotalsReading
+from otel_progress.metrics.series import TRACE_ID, Caps, SeriesReader, read_rows, to_finite_float
 from otel_progress.metrics.sources import JournalSize, MetricSources, PublicUrl
 from otel_progress.model import Number
 from otel_progress.semconv import METRICS, Metric
@@ -96,9 +96,12 @@ class ProgressCollector(Collector):
 
     def read(self) -> Scrape:
         """Read the Reader once. Never raises."""
+        return self._read(self._reader, self._totals.read)
+
+    def _read(self, reader: SeriesReader, read_totals: Callable[[], TotalsReading]) -> Scrape:
         scrape = Scrape()
         try:
-            for metric, labels, value in read_rows(self._reader, self._caps, self._totals, self._sources):
+            for metric, labels, value in read_rows(reader, self._caps, self._totals, self._sources):
                 scrape.values[metric].append((labels, value))
         except Exception:  # an error would hide the metrics of all collectors in a shared registry
             scrape = Scrape()
@@ -113,7 +116,7 @@ class ProgressCollector(Collector):
             self._failing = False
         # Why before the totals: they count the failure of this call.
         scrape.add_counters(self._read_extra())
-        totals = self._totals.read()
+        totals = read_totals()
         scrape.add_counters(totals.counters)
         scrape.distributions.update(totals.distributions)
         return scrape

@@ -108,6 +108,11 @@ class Totals:
     """
 
     def __init__(self) -> None:
+        self.restart()
+        on_fork(phase=ForkPhase.LOCKS, owner=self, after_in_child=Totals._renew_lock)
+
+    def restart(self) -> None:
+        """Start again at 0, as a forked child does."""
         self._lock = CallerLock()
         self._initial_errors = internal_error_counts.copy()
         self._end_tracker = EndTracker()
@@ -117,7 +122,6 @@ class Totals:
         self._item_types = BoundedLabels(MAX_ITEM_TYPES)
         self._started_types: set[str] = set()
         self._reasons: dict[Metric, BoundedLabels] = {}
-        on_fork(phase=ForkPhase.LOCKS, owner=self, after_in_child=Totals._renew_lock)
 
     def write(self, change_set: ChangeSet) -> None:
         """Count the finished operations and the items of a change set."""

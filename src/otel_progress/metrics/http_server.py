@@ -8,6 +8,7 @@ The child can start a server on another port.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import logging
 import os
@@ -15,7 +16,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -38,6 +39,14 @@ REQUEST_TIMEOUT_S: Final = 10.0
 
 MAX_CONNECTIONS: Final = 32
 """Maximum number of connections. One more is closed at once, which bounds the number of threads."""
+
+
+PROBE_TIMEOUT_S: Final = 2.0
+"""Maximum time to wait for the process that serves an address, in seconds."""
+
+
+GROUP_HEADER: Final = "X-Otel-Progress-Group"
+"""Header of ``/healthz`` that names the processes whose metrics are served."""
 
 
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -67,8 +76,7 @@ class MetricsServer:
     @property
     def url(self) -> str:
         """URL of the metrics, as a client on this machine reaches it."""
-        host = _loopback_of_wildcard(self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/metrics"
+        return build_url(self.host, self.port)
 
     def close(self) -> None:
         """Stop the server and free the port. Safe to call twice.
@@ -111,10 +119,12 @@ def serve_metrics(
     host: str = DEFAULT_HOST,
     *,
     timeout_s: float = REQUEST_TIMEOUT_S,
+    group: str = "",
 ) -> MetricsServer:
     """Serve ``collector`` at ``http://host:port/metrics``. Return the server.
 
     Port 0 selects a free port. ``timeout_s`` is the maximum silence of a client in seconds.
+    ``group`` are the processes whose metrics are served, see :func:`is_served_by_group`.
     ``/healthz`` answers ``ok``, every other path 404. Raises ConfigurationError if the address is
     invalid. Raises UnavailableError if it cannot be bound, or if no thread can be started.
     """
@@ -125,10 +135,28 @@ def serve_metrics(
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        server = _Server(family, address, _build_app(build_metrics_app(collector)), timeout_s)
+        server = _Server(family, address, _build_app(build_metrics_app(collector), group), timeout_s)
     except (OSError, UnicodeError) as exc:
         raise build_bind_error(exc, host, port, "metrics") from exc
     return MetricsServer(server)
+
+
+def build_url(host: str, port: int) -> str:
+    """Return the URL of the metrics at an address, for clients on this machine."""
+    host = _loopback_of_wildcard(host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+
+def is_served_by_group(port: int, host: str, group: str) -> bool:
+    """Return True if a process of ``group`` serves the metrics at an address."""
+    connection = http.client.HTTPConnection(_loopback_of_wildcard(host), port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().getheader(GROUP_HEADER) == group
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 class _Handler(WSGIRequestHandler):
@@ -203,7 +231,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         logger.debug("A request for metrics failed.", exc_info=True)
 
 
-def _build_app(metrics: _Application) -> _Application:
+def _build_app(metrics: _Application, group: str) -> _Application:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
@@ -217,17 +245,18 @@ def _build_app(metrics: _Application) -> _Application:
                     "The metrics could not be rendered; see the log.\n",
                 )
         if path == "/healthz":
-            return _respond(start_response, "200 OK", "ok\n")
+            return _respond(start_response, "200 OK", "ok\n", [(GROUP_HEADER, group)] if group else [])
         text = "There is nothing here. The metrics are at /metrics.\n"
         return _respond(start_response, "404 Not Found", text)
 
     return application
 
 
-def _respond(start_response: Callable[..., Any], status: str, text: str) -> Iterable[bytes]:
-    start_response(
-        status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
-    )
+def _respond(
+    start_response: Callable[..., Any], status: str, text: str, headers: Sequence[tuple[str, str]] = ()
+) -> Iterable[bytes]:
+    common = [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
+    start_response(status, [*common, *headers])
     return [text.encode()]
 
 

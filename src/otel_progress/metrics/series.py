@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from otel_progress import semconv
 from otel_progress.metrics.counters import MAX_OPERATION_TYPES, Totals
@@ -24,10 +24,6 @@ from otel_progress.previews.media import build_preview_url
 from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.semconv import Metric
 from otel_progress.settings.defaults import DEFAULT_METRICS_RETENTION_S
-
-if TYPE_CHECKING:
-    from otel_progress.protocols import Reader
-
 
 Row: TypeAlias = tuple[Metric, tuple[str, ...], float]
 """Metric, label values in the order of the labels, and a finite value."""
@@ -69,8 +65,21 @@ class Caps:
     batches: int = 100
 
 
+class SeriesReader(Protocol):
+    """The part of a Reader that metrics use."""
+
+    def active(self, *, levels: bool = True) -> Sequence[OperationSnapshot]:
+        """Return all operations that have not ended."""
+
+    def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
+        """Return ended operations without their levels, the last one first."""
+
+    def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
+        """Return batches."""
+
+
 def read_rows(
-    reader: Reader, caps: Caps, totals: Totals, sources: MetricSources | None = None
+    reader: SeriesReader, caps: Caps, totals: Totals, sources: MetricSources | None = None
 ) -> Iterator[Row]:
     """Read once and yield all gauges.
 
@@ -86,7 +95,7 @@ def read_rows(
     yield from _finite_rows(iter([(semconv.JOURNAL_SIZE, (), sources.read_journal_size())]))
 
 
-def read_operations(reader: Reader, caps: Caps) -> list[OperationSnapshot]:
+def read_operations(reader: SeriesReader, caps: Caps) -> list[OperationSnapshot]:
     """Return each run once: active runs, then runs finished within the retention.
 
     Both are sorted by time, newest first.

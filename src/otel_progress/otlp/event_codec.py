@@ -10,6 +10,7 @@ from otel_progress import semconv, text
 from otel_progress.model import Failure, LevelInfo, LevelSnapshot, MetadataValue, Number, Outcome, Status
 from otel_progress.operations import Event
 from otel_progress.otlp.sdk_compat import INT64_LIMIT, MAX_PATH, LogEvent
+from otel_progress.propagation.parent_link import format_parent_link
 from otel_progress.protocols import ChangeSet
 from otel_progress.records import Preview
 
@@ -128,6 +129,10 @@ def _build_identity(info: LevelInfo) -> dict[str, MetadataValue]:
         attributes[semconv.LEVEL_NAME] = text.truncate(info.name, text.MAX_NAME)
     else:
         attributes[semconv.OPERATION_NAME] = text.truncate(info.name, text.MAX_NAME)
+        if info.batch is not None:
+            attributes[semconv.BATCH_ID] = text.normalize_id(info.batch)
+        if info.parent is not None:
+            attributes[semconv.PARENT] = format_parent_link(info.parent)
     attributes[semconv.PATH] = text.truncate(info.path, MAX_PATH)
     attributes[semconv.DEPTH] = info.depth
     if info.attempt > 1:

@@ -64,17 +64,20 @@ def build_tracer_provider(
     return provider
 
 
-def build_resource(service_name: str | None, instance_id: str) -> Resource:
+def build_resource(
+    service_name: str | None, instance_id: str, *, overrides_environment: bool = False
+) -> Resource:
     """Return the resource: the attributes of the environment, service and instance.
 
     ``service_name`` overrides ``OTEL_SERVICE_NAME``. ``instance_id`` becomes
-    ``service.instance.id`` unless ``OTEL_RESOURCE_ATTRIBUTES`` defines one.
+    ``service.instance.id`` unless ``OTEL_RESOURCE_ATTRIBUTES`` defines one, or always with
+    ``overrides_environment``.
     """
     attributes: dict[str, AttributeValue] = {}
     if service_name:
         attributes[semconv.SERVICE_NAME] = service_name
     resource = _detect_resource(attributes)
-    if _has_instance_id(os.environ):
+    if _has_instance_id(os.environ) and not overrides_environment:
         return resource
     return resource.merge(Resource({semconv.SERVICE_INSTANCE_ID: instance_id}))
 

@@ -40,7 +40,7 @@ from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget
 from otel_progress.otlp.environment import Protocol
 from otel_progress.otlp.exporters import configuration_errors, make_exporter
 from otel_progress.protocols import Reader
-from otel_progress.semconv import Metric
+from otel_progress.semconv import SERVICE_INSTANCE_ID, Metric
 
 CAPS: Final = Caps(operations=300, levels=1900)
 """Caps that keep each metric below 2,000 points, where collectors and backends start to drop."""
@@ -101,6 +101,12 @@ class OtlpMetrics:
         self._periodic = PeriodicExportingMetricReader(exporter, export_interval_millis=interval_ms)
         # A MeterProvider uses the same private method for its readers.
         self._periodic._set_collect_callback(self._collect)  # type: ignore[arg-type]
+
+    def restart(self, instance_id: str) -> None:
+        """Continue as another process, as a forked child does."""
+        self._resource = self._resource.merge(Resource({SERVICE_INSTANCE_ID: instance_id}))
+        self._since_ns = time.time_ns()
+        self._exported = {}
 
     def force_flush(self, timeout_s: float) -> bool:
         """Export now.

@@ -29,6 +29,7 @@ from otel_progress.model import MetadataValue
 from otel_progress.otlp.bounded import ExportMonitor, ShutdownBudget, report_unsent_records
 from otel_progress.otlp.environment import Protocol
 from otel_progress.otlp.exporters import configuration_errors, make_exporter
+from otel_progress.otlp.instance_id import set_instance_id
 from otel_progress.otlp.unconfirmed_ends import UnconfirmedEnds
 
 _SCOPE: Final = "otel_progress"
@@ -115,6 +116,10 @@ class EventLog:
                 return self._logger
             logger = self._loggers[scope] = self._provider.get_logger(scope)
         return logger
+
+    def restart(self, instance_id: str) -> None:
+        """Continue as another process, as a forked child does."""
+        set_instance_id(self._provider, [self._logger, *self._loggers.values()], instance_id)
 
     @property
     def is_failing(self) -> bool:

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from otel_progress import semconv
-from otel_progress.model import NO_METADATA, Failure, LevelInfo, LevelSnapshot, Number, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Failure,
+    LevelInfo,
+    LevelSnapshot,
+    Number,
+    ParentLink,
+    Status,
+)
 from otel_progress.receivers.reports import LevelReport, Rank, RunOrigin, split_last_segment
 from otel_progress.receivers.spans import SpanKey, read_end_status, states_end
 from otel_progress.receivers.telemetry import ReceivedSpan
@@ -115,6 +123,8 @@ class MergedRun:
         self._trace_id = origin.trace_id
         self._instance = instance
         self._max_levels = max_levels
+        self._batch: str | None = None
+        self._parent: ParentLink | None = None
         self._levels: dict[str, _Level] = {}
         self.spans: dict[str, SpanKey] = {}
         """Latest span of each level by its path."""
@@ -125,6 +135,14 @@ class MergedRun:
         root = self._levels.get("")
         report = None if root is None else root.report
         return report.at if report is not None and report.status.finished else None
+
+    def get_root(self) -> tuple[LevelReport, float] | None:
+        """Return the report of the operation and its start, if it was reported.
+
+        The start is in Unix seconds.
+        """
+        root = self._levels.get("")
+        return None if root is None or root.report is None else (root.report, root.started_at)
 
     def is_started_again(self, report: LevelReport) -> bool:
         """Return True if a report starts the operation after its end.
@@ -161,6 +179,7 @@ class MergedRun:
         """
         level = self._levels.get(report.path)
         key = _build_key(report)
+        is_linked = self._add_links(report)
         if level is None:
             yield from self._add_parents(report)
             self._check_limit()
@@ -172,9 +191,15 @@ class MergedRun:
             if level.is_ended_by_span and _is_before_end(report, level.report):
                 return
             self._replace(level, report, key)
-        elif not self._complete(level, report):
+        elif not self._complete(level, report, is_changed=is_linked):
             return
         yield report.path
+
+    def _add_links(self, report: LevelReport) -> bool:
+        """Add the batch and the parent of the operation. Return True if one was unknown."""
+        before = self._batch, self._parent
+        self._batch, self._parent = self._batch or report.batch, self._parent or report.parent
+        return (self._batch, self._parent) != before
 
     def end_by_span(self, path: str, span: ReceivedSpan) -> bool:
         """End a running level whose span has ended, because its event may be lost.
@@ -298,15 +323,17 @@ class MergedRun:
         level.sequence = max(level.sequence + 1, _to_sequence(report))
         level.identity = None
 
-    def _complete(self, level: _Level, report: LevelReport) -> bool:
+    def _complete(self, level: _Level, report: LevelReport, *, is_changed: bool) -> bool:
         """Update the start and the last advance from a late report of the same attempt.
 
-        Return False if it changes nothing.
+        Return False if it changes nothing. ``is_changed`` is True if the report changed the run.
         """
         known = level.report
         if known is None or report.attempt != known.attempt:
             return False
-        changed = level.update_start(report)
+        changed = level.update_start(report) or is_changed
+        if changed:
+            level.identity = None
         if report.current == known.current and report.at < level.advanced_at:
             level.advanced_at, changed = report.at, True
         if (level.sequence + 1) % _CHANGES_PER_REPORT:
@@ -348,7 +375,9 @@ class MergedRun:
             trace_id=trace_id,
             span_id=span_id,
             instance=self._instance,
+            batch=None if path else self._batch,
             unit_plural=None if unit is None else pluralize(unit),
+            parent=None if path else self._parent,
         )
 
 

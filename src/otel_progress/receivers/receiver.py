@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from otel_progress import semconv
@@ -17,8 +17,9 @@ from otel_progress.errors import JournalError
 from otel_progress.model import Instance, LevelSnapshot, MetadataValue
 from otel_progress.operations import Event
 from otel_progress.processes import build_otlp_host, get_heartbeat_timeout_s, is_otlp_host
-from otel_progress.protocols import ChangeSet, Reader, Sink
+from otel_progress.protocols import ChangeSet, Reader, Sink, TrajectorySource
 from otel_progress.receivers import json_encoding, protobuf
+from otel_progress.receivers.estimates import ReceivedEstimates
 from otel_progress.receivers.merge import (
     MAX_ENDED_RUNS_PER_SENDER,
     MAX_LEVELS_PER_RUN,
@@ -42,6 +43,7 @@ from otel_progress.receivers.spans import (
     normalize_span,
 )
 from otel_progress.receivers.telemetry import Decoded, Encoding, ReceivedEvent, ReceivedSpan, Signal
+from otel_progress.records import TrajectoryEntry
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import MAX_NAME, normalize_id, truncate
 
@@ -103,6 +105,7 @@ class _SenderState:
     is_local: bool | None = None
     changed: dict[tuple[str, str], MergedRun] = field(default_factory=dict)
     items: list[Event] = field(default_factory=list)
+    trajectories: list[TrajectoryEntry] = field(default_factory=list)
     last_item: int = 0
 
 
@@ -129,6 +132,7 @@ class Receiver:
         self._wall = wall
         self._senders: OrderedDict[str, _SenderState] = OrderedDict()
         self._level_count = 0
+        self._estimates = ReceivedEstimates(sink if isinstance(sink, TrajectorySource) else None)
         self._known_items: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -169,6 +173,7 @@ class Receiver:
         rejected, reasons = decoded.rejected, [decoded.reason] if decoded.reason else []
         accepted = 0
         with self._lock:
+            self._estimates.start_request()
             touched: dict[str, _SenderState] = {}
             for record in records:
                 try:
@@ -214,6 +219,22 @@ class Receiver:
         finally:
             self._level_count += state.sender.level_count - count
         state.changed.update(((run.run, path), run) for path in paths)
+        if "" in paths:
+            self._estimate(state, run)
+
+    def _estimate(self, state: _SenderState, run: MergedRun) -> None:
+        """Estimate the end of a running operation, or add the ended one to the history."""
+        root = run.get_root()
+        if root is None:
+            return
+        report, started_at = root
+        if report.status.finished:
+            entry = self._estimates.finish(run.run, report.status, started_at, report.at)
+            if entry is not None:
+                state.trajectories.append(entry)
+            return
+        service = state.instance.service
+        self._estimates.update(run.run, run.operation_type, service, started_at, report.at, report.ratio)
 
     def _drop_ended_runs(self) -> None:
         for state in self._senders.values():
@@ -231,6 +252,8 @@ class Receiver:
                 run, paths = ended
                 state.clock = max(state.clock, span.ended_at or 0.0)
                 state.changed.update(((run.run, path), run) for path in paths)
+                if "" in paths:
+                    self._estimate(state, run)
         elif (report := state.spans.read(span, self._wall())) is not None:
             try:
                 self._apply_report(state, report)
@@ -268,7 +291,11 @@ class Receiver:
             operation_id = event.attributes.get(semconv.OPERATION_ID)
             found = self._reader.get(normalize_id(operation_id)) if isinstance(operation_id, str) else None
             instance = None if found is None else found.instance
-            is_same = instance is not None and instance.id == state.instance.id
+            # Why also the run: the application may choose the id in the resource.
+            is_same = instance is not None and (
+                instance.id == state.instance.id
+                or (found is not None and found.run == event.attributes.get(semconv.RUN))
+            )
             state.is_local = is_same and instance is not None and not is_otlp_host(instance.host)
         return bool(state.is_local)
 
@@ -307,17 +334,28 @@ class Receiver:
                 continue  # a sender of ended spans without progress
             self._sink.write(
                 ChangeSet(
-                    state.instance, at=now, clock=state.clock, snapshots=snapshots, events=tuple(state.items)
+                    state.instance,
+                    at=now,
+                    clock=state.clock,
+                    snapshots=snapshots,
+                    events=tuple(state.items),
+                    trajectories=tuple(state.trajectories),
                 )
             )
             state.changed.clear()
             state.items.clear()
+            state.trajectories.clear()
 
     def _build_snapshots(self, changed: Mapping[tuple[str, str], MergedRun]) -> Sequence[LevelSnapshot]:
         """Return the snapshots of changed levels, parents before children."""
         # Why sorted: a late parent changes after its children.
         order = sorted(changed, key=lambda key: (key[0], key[1].count("/") if key[1] else -1))
-        return [changed[key].build_snapshot(key[1], self._stall_after_s) for key in order]
+        return [self._build_snapshot(changed[key], key[1]) for key in order]
+
+    def _build_snapshot(self, run: MergedRun, path: str) -> LevelSnapshot:
+        snapshot = run.build_snapshot(path, self._stall_after_s)
+        eta = None if path or snapshot.status.finished else self._estimates.get(run.run)
+        return snapshot if eta is None else replace(snapshot, eta=eta)
 
 
 def _sends_heartbeats(state: _SenderState) -> bool:

@@ -10,7 +10,16 @@ from typing import Final
 from urllib.parse import unquote
 
 from otel_progress import semconv
-from otel_progress.model import NO_METADATA, Failure, MetadataValue, Number, Outcome, Status
+from otel_progress.model import (
+    NO_METADATA,
+    Failure,
+    MetadataValue,
+    Number,
+    Outcome,
+    ParentLink,
+    Status,
+)
+from otel_progress.propagation.parent_link import parse_parent_link
 from otel_progress.receivers.telemetry import ReceivedEvent
 from otel_progress.text import MAX_ID, MAX_NAME, MAX_TEXT, normalize_id, truncate
 
@@ -73,8 +82,8 @@ class LevelReport:
     """Values of one level at the time of one event.
 
     ``started_at`` is None if the sender does not state it. ``sequence`` is None if the sender does
-    not count its reports. ``span_id`` is of the span of the level. Times are Unix seconds on the
-    clock of the sender.
+    not count its reports. ``span_id`` is of the span of the level. Only an operation has ``batch``
+    and ``parent``. Times are Unix seconds on the clock of the sender.
     """
 
     origin: RunOrigin
@@ -99,6 +108,8 @@ class LevelReport:
     error: Failure | None
     metadata: Mapping[str, MetadataValue]
     span_id: str | None
+    batch: str | None = None
+    parent: ParentLink | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +178,8 @@ def read_report(event: ReceivedEvent) -> LevelReport | None:
         error=_read_failure(values, status),
         metadata=_read_metadata(values),
         span_id=event.span_id,
+        batch=None if path else _read_batch(values),
+        parent=None if path else parse_parent_link(values.get(semconv.PARENT)),
     )
 
 
@@ -212,6 +225,11 @@ def _read_start(values: Mapping[str, MetadataValue], event: ReceivedEvent, rank:
     if started_at is not None:
         return min(float(started_at), event.at)
     return event.at if rank is Rank.STARTED else None
+
+
+def _read_batch(values: Mapping[str, MetadataValue]) -> str | None:
+    text = _get_text(values, semconv.BATCH_ID)
+    return normalize_id(text) if text else None
 
 
 def _read_status(values: Mapping[str, MetadataValue], rank: Rank) -> Status:

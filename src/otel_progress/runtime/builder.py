@@ -21,6 +21,7 @@ from otel_progress.journal import Journal, open_journal
 from otel_progress.journal.spill import SpillFile
 from otel_progress.live.ends import EndOverflow
 from otel_progress.live.store import LiveStore
+from otel_progress.metrics.shared_totals import TotalsPublisher
 from otel_progress.otlp.bounded import ShutdownBudget
 from otel_progress.otlp.environment import select_signals
 from otel_progress.otlp.exporters import build_resource
@@ -37,6 +38,7 @@ from otel_progress.resumption import ResumableStorage
 from otel_progress.runtime.components import ClockAndIds, RuntimeComponents
 from otel_progress.runtime.contribution_poller import ContributionPoller
 from otel_progress.runtime.export_trigger import ExportTrigger
+from otel_progress.runtime.metrics_port import MetricsPort, find_group
 from otel_progress.runtime.resumption import JournalResumer
 from otel_progress.runtime.runtime import Runtime
 from otel_progress.runtime.sink_worker import SinkWorker
@@ -117,6 +119,11 @@ class _RuntimeBuilder:
             )
         self._store = self._components.store
         self._totals = self._components.totals
+        self._group = find_group(settings, self._journal)
+        if self._group is not None:
+            self._components.totals_publisher = TotalsPublisher(
+                self._totals, self._group, self._store.instance
+            )
 
     def build(self, provider: TracerProvider | None) -> Runtime:
         """Build all components and the runtime, and start to record."""
@@ -178,7 +185,13 @@ class _RuntimeBuilder:
     def _add_journal(self, journal: Journal) -> None:
         """Add the sink of the journal, and the files of ended operations next to it."""
         overflow = self._create_spill_file(journal, "journal")
-        self._add_sink("journal", journal, on_written=self._read_journal_requests, overflow=overflow)
+        self._add_sink(
+            "journal",
+            journal,
+            on_written=self._read_journal_requests,
+            overflow=overflow,
+            publisher=self._components.totals_publisher,
+        )
         worker = self._components.sink_workers[-1]
         self._components.ends.store_end = lambda root: worker.store_end(self._store.encode_end(root))
         waiting = self._create_spill_file(journal, "tick")
@@ -200,7 +213,9 @@ class _RuntimeBuilder:
 
         Called after each successful write.
         """
-        journal = self._journal
+        publisher, journal = self._components.totals_publisher, self._journal
+        if publisher is not None:
+            publisher.confirm()
         if isinstance(journal, TrajectorySource):
             self._store.load_trajectories(journal.trajectories, written.trajectories)
         if isinstance(journal, ResumableStorage):
@@ -237,16 +252,23 @@ class _RuntimeBuilder:
         every_tick: bool = False,
         on_written: Callable[[ChangeSet], None] = lambda change_set: None,
         overflow: EndOverflow | None = None,
+        publisher: TotalsPublisher | None = None,
     ) -> None:
+        def resend(*, ended: bool = False) -> None:
+            if publisher is not None:
+                publisher.resend()
+            self._store.resend(ended=ended)
+
         worker = SinkWorker(
             name,
             sink,
             every_tick=every_tick,
             on_error=self._totals.count_sink_error,
             on_dropped=self._totals.count_dropped,
-            on_recovered=self._store.resend,
-            on_lost=lambda: self._store.resend(ended=True),
+            on_recovered=resend,
+            on_lost=lambda: resend(ended=True),
             on_written=on_written,
+            complete=(lambda change_set: change_set) if publisher is None else publisher.add_totals,
             overflow=overflow,
         )
         self._components.sink_workers.append(worker)
@@ -320,6 +342,7 @@ class _RuntimeBuilder:
             OtlpEvents(log, address=self._get_preview_url),
             on_written=self._export_ended_operations,
         )
+        self._components.fork_callbacks.append(log.restart)
         self._components.flush_callbacks.append(log.force_flush)
 
     def _export_metrics(self) -> None:
@@ -337,12 +360,19 @@ class _RuntimeBuilder:
             public_url=self._components.read_public_url,
             journal_size=self._components.reader.size_bytes,
         )
+        self._components.fork_callbacks.append(metrics.restart)
         self._components.flush_callbacks.append(metrics.force_flush)
         # The shutdown budget limits how long this takes.
         self._components.close_callbacks.append(lambda timeout: metrics.close())
 
     def _build_resource(self) -> Resource:
-        return build_resource(self._settings.service_name, self._store.instance.id)
+        """Return the resource of events and metrics.
+
+        Its instance is that of the provider that creates the spans, if this process created it.
+        """
+        own, joined = self._store.instance.id, self._components.providers.read_instance_id()
+        is_chosen = joined is not None or self._components.providers.is_inherited
+        return build_resource(self._settings.service_name, joined or own, overrides_environment=is_chosen)
 
     def _connect_processes(self) -> None:
         """Read the parent of this process, and prepare the settings of children."""
@@ -377,14 +407,21 @@ class _RuntimeBuilder:
     # --- servers ---------------------------------------------------------------------------------
 
     def _serve_metrics(self) -> None:
-        if self._settings.prometheus_port is None or "prometheus_port" in self._withheld:
+        port, host, group = self._settings.prometheus_port, self._settings.prometheus_host, self._group
+        if port is None or "prometheus_port" in self._withheld:
             return
-        from otel_progress.metrics.http_server import serve_metrics
+        from otel_progress.metrics import http_server
 
         collector = self._components.build_metrics_collector()
-        server = serve_metrics(collector, self._settings.prometheus_port, self._settings.prometheus_host)
-        self._components.metrics_url = server.url
-        self._components.close_callbacks.append(lambda timeout: server.close())
+        metrics_port = MetricsPort(
+            lambda: http_server.serve_metrics(collector, port, host, group=group or ""),
+            http_server.build_url(host, port),
+            None if group is None else lambda: http_server.is_served_by_group(port, host, group),
+            is_strict=self._settings.strict,
+        )
+        metrics_port.start()
+        self._components.metrics_port = metrics_port
+        self._components.close_callbacks.append(lambda timeout: metrics_port.close())
 
     def _serve_api(self) -> None:
         """Serve the API and the page from this process. Raises MissingExtraError."""

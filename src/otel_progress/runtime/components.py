@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument import spans
@@ -16,6 +16,8 @@ from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import CallSite, Node
 from otel_progress.live.store import LiveStore
 from otel_progress.metrics.counters import Totals
+from otel_progress.metrics.shared_totals import ProcessGroup
+from otel_progress.otlp.instance_id import get_process_instance_id
 from otel_progress.processes import current_instance, get_program_name
 from otel_progress.protocols import ChangeSet, TrajectorySource
 from otel_progress.resumption import MAX_COMPLETED_KEYS
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from otel_progress.journal import Journal
     from otel_progress.journal.spill import SpillFile
     from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.metrics.shared_totals import TotalsPublisher
     from otel_progress.previews.service import PreviewService
     from otel_progress.runtime.contribution_poller import ContributionPoller
+    from otel_progress.runtime.metrics_port import MetricsPort
     from otel_progress.runtime.resource_sampler import ResourceSampler
     from otel_progress.runtime.sink_worker import SinkWorker
     from otel_progress.runtime.terminate_signals import TerminateSignals
@@ -61,8 +65,8 @@ class RuntimeComponents:
     """Live store, its listener, and the components that write and read the store.
 
     The builder adds optional components before it creates the :class:`Runtime`, which closes
-    them. ``flush_callbacks`` return False after their timeout. ``close_callbacks`` are called
-    in their order.
+    them. ``fork_callbacks`` are called in a forked child with its id. ``flush_callbacks`` return
+    False after their timeout. ``close_callbacks`` are called in their order.
     """
 
     def __init__(self, settings: Settings, sources: ClockAndIds, journal: Journal | None = None) -> None:
@@ -78,7 +82,9 @@ class RuntimeComponents:
         self.flush_callbacks: list[Callable[[float], bool]] = []
         self.close_callbacks: list[CloseCallback] = []
         self.on_tick: Callable[[], object] = lambda: None
-        self.metrics_url: str | None = None
+        self.metrics_port: MetricsPort | None = None
+        self.fork_callbacks: list[Callable[[str], object]] = []
+        self.totals_publisher: TotalsPublisher | None = None
         self.server_url: str | None = None
         self._history_scope: str | None = None
         self.callbacks = self._build_callbacks()
@@ -87,6 +93,8 @@ class RuntimeComponents:
             self.sink_workers,
             interval=settings.tick,
             before=self._before_tick,
+            # Why before the sinks: the journal stores these totals with the change set.
+            collected=self.totals.write,
             after=self._after_tick,
             watching=lambda: self.providers.processor.is_watching,
         )
@@ -94,7 +102,7 @@ class RuntimeComponents:
         # Why: bound once, because the store calls it whenever a level starts.
         self.on_change = self.ticker.wake
         self.store = LiveStore(
-            current_instance(settings.service_name or _UNKNOWN_SERVICE),
+            current_instance(settings.service_name or _UNKNOWN_SERVICE, get_process_instance_id()),
             clock=sources.clock,
             now=sources.now,
             ids=sources.ids,
@@ -126,17 +134,29 @@ class RuntimeComponents:
         return self.settings.public_url or self.server_url
 
     def build_metrics_collector(self) -> ProgressCollector:
-        """Return a Prometheus collector of the live operations and totals."""
-        # Why here: the module is slow to import.
+        """Return a Prometheus collector of the live operations and totals.
+
+        If other processes share the address of ``/metrics``, theirs are included.
+        """
+        options: dict[str, Any] = {
+            "totals": self.totals,
+            "retention_s": self.settings.metrics_retention,
+            "public_url": self.read_public_url,
+            "journal_size": self.reader.size_bytes,
+        }
+        # Why here: the modules are slow to import.
+        if self.totals_publisher is not None and self.journal is not None:
+            from otel_progress.metrics.shared_collector import SharedCollector
+
+            group = ProcessGroup(self.totals_publisher, self.journal, self._stores_totals)
+            return SharedCollector(self.store.reader, group, self.journal, **options)
         from otel_progress.metrics.collector import ProgressCollector
 
-        return ProgressCollector(
-            self.store.reader,
-            totals=self.totals,
-            retention_s=self.settings.metrics_retention,
-            public_url=self.read_public_url,
-            journal_size=self.reader.size_bytes,
-        )
+        return ProgressCollector(self.store.reader, **options)
+
+    def _stores_totals(self) -> bool:
+        """Return False while the journal rejects changes."""
+        return not any(worker.has_failed for worker in self.sink_workers if worker.name == "journal")
 
     def restart_callbacks(self) -> None:
         """Remove all callbacks, as a forked child does."""
@@ -150,6 +170,8 @@ class RuntimeComponents:
 
     def _before_tick(self) -> None:
         self.on_tick()
+        if self.metrics_port is not None:
+            self.metrics_port.continue_inherited()
         self.providers.processor.read_spans()
         self._segmenter.continue_due()
         if self.sampler is not None:
@@ -161,7 +183,6 @@ class RuntimeComponents:
         return [root.operation.run for root in self.store.reader.get_active_roots()]
 
     def _after_tick(self, change_set: ChangeSet, seconds: float) -> None:
-        self.totals.write(change_set)
         self.totals.observe_tick(seconds)
         if self.callbacks:
             for operation in self.store.reader.get_running(

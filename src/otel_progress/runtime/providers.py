@@ -11,8 +11,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress import semconv
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.otlp.bounded import ShutdownBudget, run_with_timeout
 from otel_progress.otlp.exporters import BoundedSpanProcessor, build_span_processor, build_tracer_provider
+from otel_progress.otlp.instance_id import read_instance_id, set_instance_id
 from otel_progress.processor import ProgressSpanProcessor
 from otel_progress.runtime.global_provider import (
     GlobalProviderPatch,
@@ -42,6 +44,19 @@ _exporting_providers: list[TracerProvider] = []
 
 _own_processors: list[BoundedSpanProcessor] = []
 """The processor of that exporter."""
+
+
+_inherited_providers: list[Any] = []
+"""Providers that a parent process created, as far as this process knows them."""
+
+
+def _add_inherited(provider: Any) -> None:
+    if provider is not None and not any(each is provider for each in _inherited_providers):
+        _inherited_providers.append(provider)
+
+
+# Why: the application may have set it, and configure() is called only in the child.
+on_fork(phase=ForkPhase.CACHES, after_in_child=lambda: _add_inherited(find_global_provider()))
 
 
 def discard_own_provider() -> None:
@@ -95,6 +110,25 @@ class TracerProviders:
         attributes = getattr(getattr(self._source.provider, "resource", None), "attributes", None) or {}
         service = str(attributes.get(semconv.SERVICE_NAME) or "")
         return None if not service or service.startswith(_UNKNOWN_SERVICE) else service
+
+    @property
+    def is_inherited(self) -> bool:
+        """True if a parent process created the provider that creates the spans of levels."""
+        return any(each is self._source.provider for each in _inherited_providers)
+
+    def read_instance_id(self) -> str | None:
+        """Return ``service.instance.id`` of that provider, or None if it has none.
+
+        Return None for a provider of a parent process.
+        """
+        return None if self.is_inherited else read_instance_id(self._source.provider)
+
+    def restart(self, instance_id: str) -> None:
+        """Continue in a forked child with the given id."""
+        for _, provider in self._joined.values():
+            _add_inherited(provider)
+        for own in _own_providers:
+            set_instance_id(own, self._source.tracers.values(), instance_id)
 
     def add(self, provider: Any, *, is_explicit: bool) -> None:
         """Follow the spans of a provider.

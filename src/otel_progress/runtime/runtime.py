@@ -14,6 +14,7 @@ from otel_progress.instrument.backend import backend_slot
 from otel_progress.instrument.rejections import CallSiteWarnings
 from otel_progress.model import Outcome, Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.otlp.instance_id import get_process_instance_id
 from otel_progress.processes import current_instance
 from otel_progress.records import LogRecord
 from otel_progress.runtime.callbacks import Callback, Callbacks
@@ -109,8 +110,12 @@ class Runtime:
 
     @property
     def metrics_url(self) -> str | None:
-        """URL of ``/metrics`` of this process, or None when it is not served."""
-        return self._components.metrics_url
+        """URL of ``/metrics`` of this process, or None when it is not served.
+
+        Another process may serve it, if several processes share the port.
+        """
+        port = self._components.metrics_port
+        return None if port is None else port.url
 
     @property
     def server_url(self) -> str | None:
@@ -402,7 +407,11 @@ class Runtime:
             return
         self._pid = os.getpid()
         self._shutting_down = threading.Lock()
-        self._store.restart(current_instance(self._store.instance.service))
+        instance_id = get_process_instance_id()
+        self._store.restart(current_instance(self._store.instance.service, instance_id))
+        self._providers.restart(instance_id)
+        for restart in self._components.fork_callbacks:
+            restart(instance_id)
         for spill_file in self._components.spill_files:
             spill_file.restart(self._store.instance)
         self._dropped_ends = 0
@@ -415,6 +424,11 @@ class Runtime:
             self._previews.restart()
         # Why: the server runs in the parent only.
         self._components.server_url = None
+        self._totals.restart()
+        if self._components.totals_publisher is not None:
+            self._components.totals_publisher.restart(self._store.instance)
+        if self._components.metrics_port is not None:
+            self._components.metrics_port.restart()
         self._recording.warnings = CallSiteWarnings()
         self._ticker.restart()
         self._components.ends.restart()

@@ -300,8 +300,9 @@ class SinkWorker:
 
     ``on_error(name)`` is called for each failed write, ``on_dropped(name, count)`` for dropped
     records, ``on_recovered()`` for the first successful write after failed ones, and
-    ``on_written(change_set)`` for each successful write. Ended operations that do not fit into the
-    memory wait in the file ``overflow``, or are dropped and counted without one. ``on_lost()``
+    ``on_written(change_set)`` for each successful write. ``complete`` returns the change set to
+    write, on the thread of the sink. Ended operations that do not fit into the memory wait in the
+    file ``overflow``, or are dropped and counted without one. ``on_lost()``
     is called if the sink lost changes that it had stored before.
     """
 
@@ -316,6 +317,7 @@ class SinkWorker:
         on_recovered: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
         on_written: Callable[[ChangeSet], None] = lambda change_set: None,
+        complete: Callable[[ChangeSet], ChangeSet] = lambda change_set: change_set,
         limits: PendingLimits | None = None,
         retry_s: float = RETRY_S,
         overflow: EndOverflow | None = None,
@@ -333,6 +335,7 @@ class SinkWorker:
         self._on_lost = on_lost
         self._outages = OutageLog(get_sink_place(name))
         self._on_written = on_written
+        self._complete = complete
         self._limits = limits or PendingLimits()
         self._overflow = overflow
         self._retry_s = retry_s
@@ -631,7 +634,7 @@ class SinkWorker:
     def _write(self, change_set: ChangeSet) -> bool:
         started = time.thread_time()
         try:
-            self.sink.write(change_set)
+            self.sink.write(self._complete(change_set))
             self._report_drops()
         except Exception as error:
             self._is_error_temporary = getattr(error, "is_temporary", False) is True

@@ -60,8 +60,9 @@ class Ticker:
     """Ticks every ``interval`` seconds while the store has an active level.
 
     ``get_store`` returns the store. It may be created later than the ticker, because the
-    store's listener wakes the ticker. ``before`` is called before each collection, ``after``
-    with its change set and the seconds it took. ``watching`` returns True when a level may
+    store's listener wakes the ticker. ``before`` is called before each collection, ``collected``
+    with its change set before the sinks receive it, and ``after`` with the change set and the
+    seconds it took. ``watching`` returns True when a level may
     start without a call of ``wake``.
     """
 
@@ -73,6 +74,7 @@ class Ticker:
         interval: float = DEFAULT_TICK_S,
         before: Callable[[], None] = lambda: None,
         watching: Callable[[], bool] = lambda: False,
+        collected: Callable[[ChangeSet], None] = lambda change_set: None,
         after: Callable[[ChangeSet, float], None] = lambda change_set, seconds: None,
     ) -> None:
         self._get_store = get_store
@@ -80,6 +82,7 @@ class Ticker:
         self._interval = interval
         self._before = before
         self._watching = watching
+        self._collected = collected
         self._after = after
         self._in_background = True
         self.restart()
@@ -189,6 +192,7 @@ class Ticker:
             self._is_end_due = self._is_awaited = False
             self._before()
             change_set = self._get_store().collect()
+            self._collected(change_set)
             is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
             if is_due:
                 self._heartbeat_at = change_set.clock

@@ -12,7 +12,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.protocol import JournalFinding
-from otel_progress.journal.redis import batches, contributions, control, reader
+from otel_progress.journal.redis import batches, contributions, control, reader, totals
 from otel_progress.journal.redis.address import RedisAddress
 from otel_progress.journal.redis.client import Command, RedisClient
 from otel_progress.journal.redis.diagnosis import diagnose_server
@@ -46,6 +46,7 @@ from otel_progress.records import (
     LogRecord,
     Preview,
     ResourceSample,
+    TotalsTable,
     Trajectory,
     TrajectoryKey,
 )
@@ -246,6 +247,23 @@ class RedisJournal:
         texts = (key.operation_type, key.level, key.host_class, key.eta_key)
         known = TrajectoryKey(*map(sanitize_text, texts))
         return reader.read_trajectories(self._open(), known, max(0, min(limit, MAX_RECORD_NUMBER)))
+
+    def read_totals(self, group: str) -> TotalsTable:
+        """Return the totals of all processes of a group."""
+        self.check()
+        return totals.read_totals(self._client, self._keys, group)
+
+    def merge_totals(
+        self, group: str, processes: Sequence[str], merged: Mapping[str, str], version: str
+    ) -> bool:
+        """Replace processes that have ended by the new sums ``merged``.
+
+        Return False if another process has changed them.
+        """
+        self._check_writable()
+        self.check()
+        ttl_ms = self._writer.ttl_ms
+        return totals.merge_totals(self._client, self._keys, group, processes, merged, version, ttl_ms)
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the current state of a batch, or None."""

@@ -143,6 +143,10 @@ class JournalKeys:
             self.log_levels(run), self.previews(run), self.contributions(run),
         )  # fmt: skip
 
+    def totals(self, group: str) -> str:
+        """Hash of a group of processes: process and series to value."""
+        return f"{self._base}{{{group.translate(_TAG)}}}:totals"
+
     def heartbeat(self, instance: str) -> str:
         """Last heartbeat of a process."""
         return self._of_instance(instance, "heartbeat")

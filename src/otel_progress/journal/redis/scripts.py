@@ -529,6 +529,32 @@ return 0
 """Deletes the trajectories of an operation. Argument: digest of its id."""
 
 
+MERGE_TOTALS: Final = _script("""
+local group, version, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local marker = ARGV[3]
+if (redis.call('HGET', group, marker) or '') ~= version then return 0 end
+local count = tonumber(ARGV[4])
+local removed = {}
+for i = 5, 4 + count do
+  if redis.call('HEXISTS', group, ARGV[i] .. marker) == 0 then return 0 end
+  removed[ARGV[i]] = true
+end
+if count > 0 then
+  for _, field in ipairs(redis.call('HKEYS', group)) do
+    local at = string.find(field, marker, 1, true)
+    if at and removed[string.sub(field, 1, at - 1)] then redis.call('HDEL', group, field) end
+  end
+end
+for i = 5 + count, #ARGV, 2 do redis.call('HSET', group, marker .. ARGV[i], ARGV[i + 1]) end
+if ttl > 0 then redis.call('PEXPIRE', group, ttl) end
+return 1
+""")
+"""Replaces processes of a group by sums, if the version of the sums is the expected one.
+
+A field is the process, the marker and the series. The process of the sums is empty.
+"""
+
+
 SWAP: Final = _script("""
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 if (stored or '') ~= ARGV[2] then return {'0', stored or ''} end
@@ -581,6 +607,6 @@ return 0
 ALL: Final = (
     WRITE_RUN, SUPERSEDE_RUN, ADD_KEYS, DELETE_KEYS, ADD_RECORDS, ADD_LOGS, ADD_CONTRIBUTIONS,
     DROP_CONTRIBUTIONS, SET_RUN_VALUES, FEED, DELETE_RUN, CHANGE_REFERENCES, BEAT, ADD_TRAJECTORIES,
-    DELETE_TRAJECTORIES, SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
+    DELETE_TRAJECTORIES, MERGE_TOTALS, SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
 )  # fmt: skip
 """All scripts."""

@@ -44,6 +44,7 @@ from otel_progress.journal.redis.records import (
     encode_state,
 )
 from otel_progress.journal.redis.schema import SCHEMA_VERSION, check_version, create_journal_id
+from otel_progress.journal.redis.totals import build_totals_calls
 from otel_progress.journal.rows import PREVIEW
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.trajectory_codec import encode_trajectory
@@ -230,6 +231,8 @@ class Writer:
         contributions_end = len(first)
         first += self._build_log_calls(change_set, is_sanitized)
         first += self._build_value_calls(change_set)
+        if change_set.totals is not None:
+            first += build_totals_calls(self._keys, change_set.totals, self.ttl_ms)
         feed = self._build_feed(change_set, runs)
         last = [*feed, *self._build_trajectory_calls(change_set)]
         last += self._build_reference_calls(change_set, is_sanitized)

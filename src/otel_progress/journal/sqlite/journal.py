@@ -47,6 +47,7 @@ from otel_progress.journal.sqlite.retention import (
     delete_finished_runs,
     vacuum_free_pages,
 )
+from otel_progress.journal.sqlite.totals import load_totals, replace_totals
 from otel_progress.journal.sqlite.trajectories import load_trajectories
 from otel_progress.journal.sqlite.watcher import Watcher
 from otel_progress.journal.sqlite.writer import Writer
@@ -70,6 +71,7 @@ from otel_progress.records import (
     LogRecord,
     Preview,
     ResourceSample,
+    TotalsTable,
     Trajectory,
     TrajectoryKey,
 )
@@ -335,6 +337,22 @@ class SqliteJournal:
         """
         limit = max(0, min(limit, MAX_RECORD_NUMBER))
         return self._read(lambda db: load_trajectories(db, key, limit), ())
+
+    def read_totals(self, group: str) -> TotalsTable:
+        """Return the totals of all processes of a group."""
+        return self._read(lambda db: load_totals(db, group), {})
+
+    @repeat_after_fork
+    def merge_totals(
+        self, group: str, processes: Sequence[str], merged: Mapping[str, str], version: str
+    ) -> bool:
+        """Replace processes that have ended by the new sums ``merged``.
+
+        Return False if another process has changed them.
+        """
+        self._check_writable()
+        with self._reading.transaction("IMMEDIATE") as connection:
+            return replace_totals(connection, group, processes, merged, version, self._now())
 
     def batch(self, batch_id: str) -> BatchSnapshot | None:
         """Return the current state of a batch, or None."""

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from otel_progress.journal.liveness import ReadTime
-from otel_progress.journal.sqlite import batches, previews
+from otel_progress.journal.sqlite import batches, previews, totals
 from otel_progress.journal.sqlite.completed_keys import delete_keys
 from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.reader import read_heartbeats
@@ -199,6 +199,10 @@ TARGET_RATIO: Final = 0.9
 """
 
 
+MIN_TOTALS_RETENTION_S: Final = 86_400.0
+"""Minimum time that totals of processes are stored after their last change, in seconds."""
+
+
 _LastSeen: TypeAlias = "tuple[float, str | None, float | None]"
 """Unix seconds, host and monotonic seconds of the last sign of a process."""
 
@@ -291,6 +295,7 @@ class Retention:
         _delete_operations(deleter, [key for key, last in abandoned if ages.is_older(retention_s, *last)])
         _delete_unused_instances(deleter, connection, ages, horizon, retention_s)
         batches.delete_expired(connection, ages.earliest_now - retention_s)
+        totals.delete_expired(connection, ages.earliest_now - max(retention_s, MIN_TOTALS_RETENTION_S))
         limit_trajectories(connection, self._max_bytes // BYTES_PER_TRAJECTORY)
         if _get_used_bytes(connection) > self._max_bytes:
             self._shrink(deleter, connection, [key for key, _ in abandoned], ages)

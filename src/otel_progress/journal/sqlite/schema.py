@@ -140,6 +140,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             sequence INTEGER NOT NULL, contribution TEXT NOT NULL, UNIQUE (operation, writer, path)
         )""",
         "CREATE INDEX contributions_by_operation ON contributions (operation)",
+        # Counters of processes that share an address of /metrics. See totals.py.
+        """CREATE TABLE totals (
+            metrics_group TEXT NOT NULL, process TEXT NOT NULL, series TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
+            PRIMARY KEY (metrics_group, process, series)
+        ) WITHOUT ROWID""",
     ),
 )
 """Step n migrates version n to version n + 1 (``PRAGMA user_version``). Only append steps."""

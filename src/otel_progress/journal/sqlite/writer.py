@@ -25,6 +25,7 @@ from otel_progress.journal.sqlite.completed_keys import insert_keys, store_check
 from otel_progress.journal.sqlite.contributions import store_contributions
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
+from otel_progress.journal.sqlite.totals import store_totals
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
@@ -126,7 +127,7 @@ def _marks(count: int) -> str:
 
 
 _HEARTBEAT: Final = f"""INSERT INTO instances VALUES ({_marks(8)}) ON CONFLICT (id) DO UPDATE
-    SET host = excluded.host, heartbeat_at = excluded.heartbeat_at,
+    SET host = excluded.host, service = excluded.service, heartbeat_at = excluded.heartbeat_at,
         heartbeat_clock = excluded.heartbeat_clock
     WHERE host = excluded.host OR host LIKE '%//otlp%'"""
 """Why the host: only the first heartbeat of a process that sends OTLP shows that it sends them. The
@@ -596,6 +597,8 @@ class Writer:
             self.dropped_contributions += store_contributions(
                 connection, self._key_contributions(connection, change_set)
             )
+        if change_set.totals is not None:
+            store_totals(connection, change_set.totals, change_set.at)
         if change_set.previews:
             keyed = self._with_operation_keys(connection, change_set, change_set.previews)
             self.unreferenced = previews.store_previews(

@@ -75,6 +75,10 @@ CREATE TABLE states (
             longest_gap_s REAL NOT NULL, status TEXT NOT NULL, total, failed INTEGER NOT NULL, skipped INTEGER NOT NULL,
             metadata TEXT, error TEXT, stage TEXT, eta TEXT, ended_at REAL, duration_s REAL
         , stall_after_s REAL, extra TEXT);
+CREATE TABLE totals (
+            metrics_group TEXT NOT NULL, process TEXT NOT NULL, series TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
+            PRIMARY KEY (metrics_group, process, series)
+        ) WITHOUT ROWID;
 CREATE TABLE trajectories (
             key INTEGER PRIMARY KEY, operation_type TEXT NOT NULL, level TEXT NOT NULL, eta_key TEXT NOT NULL,
             host_class TEXT NOT NULL, run TEXT NOT NULL, number INTEGER NOT NULL, operation_id TEXT, at REAL NOT NULL,
