@@ -505,7 +505,7 @@ class SqliteJournal:
         """
         self._check_writable()
         # Why first: the end of the newest run may wait in a file of its process.
-        self._recover_at_close()
+        self._spilled_ends.recover_at_close(self._get_read_time)
         return self._claim_run(claim)
 
     @repeat_after_fork
