@@ -2,6 +2,7 @@ PRAGMA user_version = 5;
 PRAGMA application_id = 1869901938;
 PRAGMA journal_mode = wal;
 PRAGMA auto_vacuum = 2;
+CREATE INDEX contributions_by_operation ON contributions (operation);
 CREATE INDEX logs_by_level ON logs (operation, path, number);
 CREATE INDEX operations_active ON operations (key) WHERE finished_at IS NULL;
 CREATE INDEX operations_by_batch ON operations (batch, status, finished_at) WHERE batch IS NOT NULL;
@@ -13,6 +14,7 @@ CREATE INDEX operations_finished_by_type ON operations (operation_type, finished
             WHERE finished_at IS NOT NULL;
 CREATE INDEX operations_superseded ON operations (instance) WHERE superseded_by IS NOT NULL;
 CREATE INDEX previews_by_location ON previews (location);
+-- index sqlite_autoindex_contributions_1;
 -- index sqlite_autoindex_levels_1;
 -- index sqlite_autoindex_logs_1;
 -- index sqlite_autoindex_operations_1;
@@ -29,6 +31,10 @@ CREATE TABLE checkpoints (operation INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE completed_keys (
             lineage INTEGER NOT NULL, scope BLOB NOT NULL, key BLOB NOT NULL, weight NOT NULL, PRIMARY KEY (lineage, scope, key)
         ) WITHOUT ROWID;
+CREATE TABLE contributions (
+            key INTEGER PRIMARY KEY AUTOINCREMENT, operation INTEGER NOT NULL, writer TEXT NOT NULL, path TEXT NOT NULL,
+            sequence INTEGER NOT NULL, contribution TEXT NOT NULL, UNIQUE (operation, writer, path)
+        );
 CREATE TABLE counters (
             id INTEGER PRIMARY KEY CHECK (id = 1), journal TEXT NOT NULL, revision INTEGER NOT NULL, level_key INTEGER NOT NULL
         );
