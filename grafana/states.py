@@ -41,7 +41,7 @@ _STATES: Final[tuple[tuple[Status | Condition | str, str], ...]] = (
     (Condition.PAUSED, "light-blue"),
     (Status.FAILED, RED),
     (Condition.STALLED, YELLOW),
-    (Condition.NOT_REPORTING, "dark-yellow"),
+    (Condition.NOT_REPORTING, "dark-orange"),
     (Condition.OVERDUE, ORANGE),
     (Condition.ABANDONED, "dark-red"),
 )

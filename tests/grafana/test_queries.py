@@ -36,6 +36,10 @@ EMPTY = {
     ("Processor and GPU", "B"): "this machine has no GPU",
     ("Memory", "B"): "this machine has no GPU",
     ("Running operations", "A"): "nothing waits in a queue here: an operation is there from its start",
+    ("Running operations", "G"): "no operation is received over OTLP here",
+    ("Running operations", "H"): "no operation is resumed here",
+    ("Stuck or late", "D"): "no operation is received over OTLP here",
+    ("Received over OTLP", "A"): "no operation is received over OTLP here",
 }
 """Queries without a result in this scenario, with the reason."""
 ZERO = {

@@ -466,12 +466,16 @@ def test_document_has_exactly_the_fields_of_its_model(
         return
     assert set(document) == {"schema", key, "next"}
     (first, *_) = document[key]
-    # The level of the operation itself has its batch, too.
+    # The level of the operation itself has its batch and its parent, too.
     assert (
         list(
             _models(
                 model,
-                {name: value for name, value in first.items() if name != "batch" or key == "operations"},
+                {
+                    name: value
+                    for name, value in first.items()
+                    if name not in {"batch", "parent"} or key == "operations"
+                },
             )
         )
         == []
