@@ -197,6 +197,8 @@ class Contribution:
     def instance(self) -> str:
         """Id of the process."""
         return self.writer.rpartition("/")[0]
+
+
 TotalsTable: TypeAlias = "Mapping[str, Mapping[str, str]]"
 """Totals of a group: process to series to value, as texts. See :class:`TotalsUpdate`."""
 

@@ -16,7 +16,7 @@ import otel_progress as progress
 from otel_progress import config, semconv, testing
 from otel_progress.cli import cli
 from otel_progress.cli.app import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_UNREADABLE, EXIT_USAGE
-from otel_progress.cli.output import EXIT_ABANDONED
+from otel_progress.cli.output import EXIT_ABANDONED, EXIT_NOT_REPORTING
 from otel_progress.codec import (
     encode_batch,
     encode_event,
@@ -195,7 +195,15 @@ def test_command_sections_have_every_option() -> None:
 def test_exit_code_table_has_every_code() -> None:
     """The table has the exit codes of the command line."""
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)}
-    assert codes == {0, EXIT_PROBLEM, EXIT_USAGE, EXIT_UNREADABLE, EXIT_ABANDONED, EXIT_INTERRUPTED}
+    assert codes == {
+        0,
+        EXIT_PROBLEM,
+        EXIT_USAGE,
+        EXIT_UNREADABLE,
+        EXIT_ABANDONED,
+        EXIT_NOT_REPORTING,
+        EXIT_INTERRUPTED,
+    }
 
 
 def test_json_fields_of_full_operation_are_documented(recorder: Recorder) -> None:
