@@ -341,7 +341,8 @@ def _serving(body: bytes) -> Iterator[int]:
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Log nothing."""
