@@ -225,6 +225,7 @@ def test_survey_with_deleted_file_examines_other_files(
     assert kept(store).status is Status.COMPLETED
 
 
+@pytest.mark.server
 def test_quick_survey_without_path_examines_part_of_interpreter(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

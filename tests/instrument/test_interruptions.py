@@ -20,6 +20,7 @@ from otel_progress import semconv
 from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY
 from otel_progress.instrument.context import get_current_batch, get_current_level
 from otel_progress.testing import Recorder, recording
+from tests.support.examples import scale_examples
 from tests.support.interruptions import Interrupter, Raiser, fail_on_deadlock
 
 CORE = frozenset({"state.py", "tree.py", "store.py", "lifecycle.py", "level.py", "context.py"})
@@ -28,7 +29,7 @@ CORE = frozenset({"state.py", "tree.py", "store.py", "lifecycle.py", "level.py",
 BLOCK_FILES = CORE | {"blocks.py", "batch.py", "batches.py", "interruptions.py", "pauses.py", "opaque.py"}
 """The same for blocks of batches, pauses and opaque steps."""
 
-MAX_POINTS_PER_TEST = 150
+MAX_POINTS_PER_TEST = scale_examples(150)
 """Exceptions of one test, evenly spread over all places. The offset depends on the scenario."""
 
 
