@@ -12,6 +12,7 @@ from otel_progress.journal.redis import scripts
 from otel_progress.journal.redis.journal import RedisJournal
 from otel_progress.journal.redis.limits import MAX_EVENTS_PER_RUN
 from otel_progress.protocols import EventQuery
+from otel_progress.records import Contribution
 from tests.support.factories import ended, event, instance, log, make_change_set, preview, snapshot
 from tests.support.fake_time import FakeTime
 from tests.support.redis_servers import RedisServer
@@ -187,7 +188,9 @@ def test_keys_of_runs_expire_after_the_retention(
     """If no process deletes them, the server does. Active runs are renewed."""
     journal = open_another(retention_s=3600.0)
     root = snapshot()
-    journal.write(make_change_set(root, events=[event(1)], logs=[log(1)], previews=[preview(1)]))
+    share = Contribution(root, "child/0", is_share=True, is_counted=True)
+    records = {"events": [event(1)], "logs": [log(1)], "previews": [preview(1)], "contributions": [share]}
+    journal.write(make_change_set(root, **records))
     client, keys = redis_server.connect(), journal._keys
     ttls = [client.pttl(key) for key in keys.list_run_keys("run-1")]
     assert all(3600_000 < ttl <= 25 * 3600_000 for ttl in ttls)
