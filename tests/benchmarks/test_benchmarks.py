@@ -186,7 +186,7 @@ def test_benchmark_of_a_shared_journal_prints_its_table() -> None:
 @pytest.mark.slow
 @pytest.mark.process
 def test_benchmark_of_scale_prints_its_tables() -> None:
-    """Speed is not asserted. The mean number of live operations follows from the rates."""
+    """Speed is not asserted. The number of live operations follows from the rates."""
     for program in ("redis-server", "prometheus"):
         require(program)
     command = [sys.executable, "-m", "benchmarks.scaling", "--effort", "tiny"]
