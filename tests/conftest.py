@@ -19,12 +19,15 @@ from otel_progress import config, diagnostics
 from otel_progress.testing import Recorder, recording
 from tests.support.server_threads import SERVING
 
-# Why: with `nohup scripts/test &` and in some CI runners the parent process ignores SIGINT, and
+# Why: with `nohup scripts/test &` and in some CI runners the parent process ignores signals, and
 # every child inherits that. Tests that interrupt a child would wait until their timeout. A handler,
-# in contrast to an ignored signal, is reset to the default in the child. SIGHUP stays ignored,
-# because the run must survive the end of its terminal. `subprocess` itself resets SIGPIPE.
+# in contrast to an ignored signal, is reset to the default in the child. That of SIGHUP does
+# nothing, because the run must survive the end of its terminal. `subprocess` itself resets SIGPIPE.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGHUP", "SIGQUIT"):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), lambda *_: None)
 
 # The duration of a Hypothesis example depends on the load of the machine.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

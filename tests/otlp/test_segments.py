@@ -81,7 +81,7 @@ def test_ended_segment_does_not_end_the_received_operation(
         export_to(server.url.rstrip("/"), monkeypatch)
         # Why: a provider of the runtime itself has the same process.
         resource = build_resource("nightly", "worker-1")
-        monkeypatch.setattr("otel_progress.runtime.builder.build_resource", lambda *_: resource)
+        monkeypatch.setattr("otel_progress.runtime.builder.build_resource", lambda *_, **__: resource)
         provider = build_tracer_provider("nightly", otlp=True, instance_id="worker-1")
         with recording(otlp=True, segment_after=LIMIT_S, provider=provider) as recorder:
             op = progress.operation("backup", id="b", total=3).start()

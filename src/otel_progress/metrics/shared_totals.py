@@ -142,7 +142,7 @@ class ProcessGroup:
         self._known: TotalsTable = {}
         self._ended_clocks: dict[str, float] = {}
         self._extended_clock = clock()
-        self._maintenance = threading.Lock()
+        self._maintenance_lock = threading.Lock()
 
     def read(self) -> GroupReading:
         """Return the current state. If the journal cannot be read, the last known one."""
@@ -152,14 +152,14 @@ class ProcessGroup:
         except Exception as error:
             report_internal_error("metrics", "The totals of other processes cannot be read", error=error)
             return GroupReading(self._publisher, self._known, is_stored=False)
-        if self._maintenance.acquire(blocking=False):
+        if self._maintenance_lock.acquire(blocking=False):
             try:
                 self._maintain(table)
             except Exception as error:
                 text = "The totals of processes that have ended cannot be merged"
                 report_internal_error("metrics", text, error=error)
             finally:
-                self._maintenance.release()
+                self._maintenance_lock.release()
         return GroupReading(self._publisher, table, is_stored=self._is_stored())
 
     def _maintain(self, table: TotalsTable) -> None:
