@@ -32,6 +32,10 @@ MAX_LATEST_BYTES: Final = 4096
 """Bytes at the end of a chunk that are read if only the latest progress is needed."""
 
 
+MAX_OPEN_LINE_BYTES: Final = 4096
+"""Bytes of a line without progress so far that wait for its end. A longer line is read in parts."""
+
+
 _MAY_HAVE_PROGRESS: Final = re.compile(rb"\d[kKMGTiB]{0,3}\s?[%/]|=|\{\"|objects|Duration: ")
 """Bytes without which a chunk cannot contain progress in any format."""
 
@@ -138,16 +142,26 @@ class StreamObserver:
         self._recorder = recorder
         self._has_errors = has_errors
         self._splitter = LineSplitter()
+        self._open_line = b""
+        """Start of a line that has no progress so far. Programs write lines in several parts."""
+        self._is_line_open = False
+        """True if the splitter has the start of a line that may have progress."""
 
     def observe(self, chunk: bytes) -> None:
         """Read the progress and the tail of a chunk."""
         try:
-            may_have_progress = self._recorder.may_have_progress(chunk)
-            if may_have_progress:
+            chunk = self._open_line + chunk
+            self._open_line = b""
+            if self._recorder.may_have_progress(chunk) or self._is_line_open:
                 if len(chunk) > MAX_LATEST_BYTES and not self._recorder.needs_all_lines:
                     chunk = _cut_lines(chunk, MAX_LATEST_BYTES)
+                self._is_line_open = not chunk.endswith((b"\n", b"\r"))
                 self._read(self._splitter.feed(chunk), True)
-            elif self._has_errors:
+                return
+            end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) + 1
+            if len(chunk) - end <= MAX_OPEN_LINE_BYTES:
+                chunk, self._open_line = chunk[:end], chunk[end:]
+            if self._has_errors and chunk:
                 self._read(self._splitter.feed(chunk[-MAX_TAIL_BYTES:]), False)
         except Exception as error:
             report_internal_error("processor", "The output of a command could not be read", error=error)
@@ -155,7 +169,9 @@ class StreamObserver:
     def finish(self) -> None:
         """Read the last line."""
         try:
-            self._read(self._splitter.finish(), True)
+            lines = [*self._splitter.feed(self._open_line), *self._splitter.finish()]
+            self._open_line = b""
+            self._read(lines, True)
         except Exception as error:
             report_internal_error("processor", "The output of a command could not be read", error=error)
 
