@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -85,7 +87,8 @@ def _kill_at_random_moments(store: str, log: Path, kills: int, items: int) -> No
     """Kill sessions at random moments, and let the last one complete."""
     chance = random.Random(12)
     for _ in range(kills):
-        with _running(str(WORKER), store, str(log), str(items)) as process:
+        # Why unending: a fast machine would complete the operation before its SIGKILL.
+        with _running(str(WORKER), store, str(log), str(items), "unending") as process:
             # Why after the line: the time of the imports is most of a short session.
             assert _read_line(process) == "ready"
             time.sleep(chance.uniform(0.0, SESSION_S * min(1.0, 20 / kills)))
@@ -194,6 +197,35 @@ def test_checkpoint_and_counts_are_committed_before_the_call_returns(store: str)
     assert seen == ["None 0", "{'unit': 9} 10", "{'unit': 19} 20"]
 
 
+def _stop_between_writes(process: subprocess.Popen[str], store: str) -> None:
+    """Stop a process while it does not write.
+
+    Within a write it has the lock of the SQLite journal. A second process cannot use the journal
+    then, and starts under another id.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        process.send_signal(signal.SIGSTOP)
+        # Why: its threads stop a moment after the signal was sent.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if not _is_locked(store):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+    pytest.fail("The process always writes.")
+
+
+def _is_locked(store: str) -> bool:
+    if not store.startswith("sqlite:"):
+        return False
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"), timeout=0.0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
 def test_second_process_is_rejected_while_the_first_is_alive(store: str, tmp_path: Path) -> None:
     """A stopped process is alive, too."""
     log = tmp_path / "log"
@@ -201,10 +233,10 @@ def test_second_process_is_rejected_while_the_first_is_alive(store: str, tmp_pat
         assert _read_line(first) == "ready"
         for is_stopped in (False, True):
             if is_stopped:
-                first.send_signal(signal.SIGSTOP)
+                _stop_between_writes(first, store)
             with _running(str(WORKER), store, str(log), "10") as second:
                 _, errors = second.communicate(timeout=PATIENCE_S)
-            assert second.returncode == 1
+            assert second.returncode == 1, errors
             assert "OperationRunningError: Invalid start of operation 'nightly'" in errors
             assert f"process {first.pid} on " in errors
         first.send_signal(signal.SIGCONT)

@@ -15,6 +15,7 @@ pytest.importorskip("fastapi", reason="the extra 'server' is not installed")
 
 import otel_progress as progress
 from otel_progress.journal import SqliteJournal
+from otel_progress.processes import current_instance
 from otel_progress.server.pagination import PageCursor, encode_cursor, write_cursor
 from otel_progress.testing import FakeClock, recording
 from otel_progress.text import MAX_ID
@@ -100,7 +101,8 @@ def test_live_process_and_journal_are_one_list(tmp_path: Path, serve: Callable[.
                 ended_at=None,
                 duration_s=None,
             )
-            other.write(make_change_set(more, batches=theirs))
+            # Why: a batch does not wait for the operation of a dead process.
+            other.write(make_change_set(more, batches=theirs, instance=current_instance("other")))
         client = serve(recorder.runtime.reader)
         expected = ["mine-0", "mine-1", "mine-3", "theirs-0", "theirs-1", "theirs-2", "mine-2"]
         for limit in (1, 2, 3, 500):
