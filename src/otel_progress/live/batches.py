@@ -143,12 +143,21 @@ class BatchRegistry:
 
     def delete_locked(self, id_: str) -> bool:
         """Delete a batch. Return False if it is unknown or has an active operation."""
-        batch = self._batches.get(id_)
-        if batch is None or batch.active:
+        if not self.is_idle(id_):
             return False
         del self._batches[id_]
         self._unsent.pop(id_, None)
         return True
+
+    def is_open(self, id_: str) -> bool:
+        """Return True for a known batch that was not closed. Takes no lock."""
+        batch = self._batches.get(id_)
+        return batch is not None and batch.info.ended_at is None
+
+    def is_idle(self, id_: str) -> bool:
+        """Return True for a known batch without an active operation. Takes no lock."""
+        batch = self._batches.get(id_)
+        return batch is not None and not batch.active
 
     def add_operation_locked(self, id_: str, node: Node) -> None:
         """Add a started operation. An undeclared batch gets its id as its name."""

@@ -393,9 +393,8 @@ class LiveStore:
 
         Return False if it is unknown or was closed before.
         """
-        with self._state.lock:
-            batch = self._state.batches.get_batch_locked(batch_id)
-            is_open = batch is not None and batch.info.ended_at is None
+        # Why no lock: an exception may interrupt the exit of the block that closes its batch.
+        is_open = self._state.batches.is_open(batch_id)
         self._state.guard.run(self._state.batches.close_locked, batch_id)
         self.notify_change()
         return is_open
@@ -416,6 +415,9 @@ class LiveStore:
         Return False, and delete nothing, if it is unknown or has an active operation.
         """
         state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.delete_batch, batch_id)
+            return state.batches.is_idle(batch_id)
         with state.lock:
             is_deleted = state.batches.delete_locked(batch_id)
             ids = {
