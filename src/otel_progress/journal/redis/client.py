@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from otel_progress.errors import JournalError, MissingExtraError
-from otel_progress.fork import ForkPhase, on_fork
+from otel_progress.fork import ForkPhase, defer_fork, on_fork
 from otel_progress.journal.redis.address import RedisAddress
 from otel_progress.journal.redis.failures import (
     NotWritableError,
@@ -288,9 +288,11 @@ class RedisClient:
 
     def _build(self, timeout_s: float, *, is_cluster: bool) -> Any:
         try:
-            import redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
+            # Why: a thread of the runtime connects, and a forked child would wait for its import.
+            with defer_fork():
+                import redis
+                from redis.backoff import NoBackoff
+                from redis.retry import Retry
         except ImportError as error:
             raise MissingExtraError("A Redis journal", "redis") from error
         address = self.address
@@ -324,9 +326,10 @@ class RedisClient:
         return self._build_sentinel(options)
 
     def _build_sentinel(self, options: dict[str, Any]) -> Any:
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-        from redis.sentinel import Sentinel
+        with defer_fork():
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+            from redis.sentinel import Sentinel
 
         address = self.address
         known = ("protocol", "socket_connect_timeout", "socket_keepalive")
