@@ -22,6 +22,7 @@ from otel_progress import semconv
 from tests.support import servers
 from tests.support.listen_address import ANY, find_port, is_ready
 from tests.support.otlp_receiver import receiving
+from tests.support.redis_servers import running_redis
 from tests.support.stack.files import DEPLOY, load, services
 
 pytestmark = pytest.mark.stack
@@ -102,16 +103,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     serving = [sys.executable, "-m", "otel_progress", *command, "--port", str(server)]
     shared = environment(XDG_STATE_HOME=str(state))
     working = [sys.executable, str(WORKER), "--pause", "0.1"]
-    given = services()["worker"]["environment"]
-    mine = {name: given[name] for name in given if name.startswith("OTEL_PROGRESS_")}
-    mine["OTEL_PROGRESS_PROMETHEUS_PORT"] = str(worker)
-    with (
-        servers.running(serving, ready=lambda: healthy(server), log=folder / "server.log", env=shared),
-        servers.running(
-            working, ready=lambda: healthy(worker), log=folder / "worker.log", env={**shared, **mine}
-        ) as process,
-    ):
-        yield Stack(server, worker, process, token.read_text(encoding="ascii"), folder)
+    with running_redis(folder / "redis") as redis:
+        local = {"OTEL_PROGRESS_STORE": redis.url, "OTEL_PROGRESS_PREVIEWS": str(state / "previews")}
+        one = {**shared, **read_settings("server"), **local}
+        other = {**shared, **read_settings("worker"), **local, "OTEL_PROGRESS_PROMETHEUS_PORT": str(worker)}
+        with (
+            servers.running(serving, ready=lambda: healthy(server), log=folder / "server.log", env=one),
+            servers.running(
+                working, ready=lambda: healthy(worker), log=folder / "worker.log", env=other
+            ) as process,
+        ):
+            yield Stack(server, worker, process, token.read_text(encoding="ascii"), folder)
+
+
+def read_settings(name: str) -> dict[str, str]:
+    """Return the settings of otel-progress of a service."""
+    given = services()[name]["environment"]
+    return {each: given[each] for each in given if each.startswith("OTEL_PROGRESS_")}
 
 
 def healthy(port: int) -> bool:

@@ -53,8 +53,8 @@ _MARK: Final = "-ends-"
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-_open_queues: Final[dict[str, int]] = {}
-"""Number of queues of this process that are not closed, by the id of their owner."""
+_open_segments: Final[set[Path]] = set()
+"""Files of the queues of this process that are not closed."""
 
 
 @dataclass(slots=True)
@@ -88,17 +88,16 @@ class SpillFile:
         self._kind = kind
         self._max_bytes = max_bytes
         self._max_segment_bytes = max_segment_bytes
-        self._owner_id: str | None = None
+        self._segments: deque[_Segment] = deque()
         self.restart(owner)
 
     def restart(self, owner: Instance) -> None:
         """Continue as another process with an empty queue, as a forked child does."""
         self.close()
         self._owner = owner
-        self._owner_id = owner.id
-        _open_queues[owner.id] = _open_queues.get(owner.id, 0) + 1
+        self._is_closed = False
         self._lock = threading.Lock()
-        self._segments: deque[_Segment] = deque()
+        self._segments = deque()
         self._number = 0
         self._read: tuple[_Segment, int, int] | None = None
         self.lost = 0
@@ -106,13 +105,9 @@ class SpillFile:
 
     def close(self) -> None:
         """Leave the records to the next process that finds them, or to this one later."""
-        owner_id, self._owner_id = self._owner_id, None
-        if owner_id is not None:
-            count = _open_queues.get(owner_id, 0) - 1
-            if count > 0:
-                _open_queues[owner_id] = count
-            else:
-                _open_queues.pop(owner_id, None)
+        self._is_closed = True
+        for segment in list(self._segments):
+            _open_segments.discard(segment.path)
 
     def __len__(self) -> int:
         """Return the number of records that were not removed."""
@@ -145,6 +140,7 @@ class SpillFile:
                 except OSError:
                     self.lost += segment.count
                     self._segments.popleft()
+                    _open_segments.discard(segment.path)
                     continue
                 self.lost += damaged
                 if records or damaged:
@@ -179,6 +175,7 @@ class SpillFile:
         with contextlib.suppress(OSError):
             if _get_inode(os.stat(segment.path, follow_symlinks=False)) == segment.inode:  # noqa: PTH116
                 segment.path.unlink()
+        _open_segments.discard(segment.path)
 
     def _append_to_segment(self, records: Sequence[bytes], start: int) -> int:
         """Append records from ``start`` to the newest file. Return their number."""
@@ -207,20 +204,18 @@ class SpillFile:
             # Another program removed the file. The records continue in a new one.
             self.lost += segment.count
             self._segments.remove(segment)
+            _open_segments.discard(segment.path)
             return self._append_to_segment(records, start)
         segment.size_bytes += size_bytes
         segment.count += len(lines)
         return len(lines)
 
     def _create_segment(self) -> _Segment:
-        self._number += 1
-        name = f"{self._journal.name}{_MARK}{self._owner.id}-{self._kind}-{self._number}"
-        path = self._journal.with_name(name)
-        for parent in (*reversed(path.parent.parents), path.parent):
+        for parent in (*reversed(self._journal.parent.parents), self._journal.parent):
             if not parent.exists():
                 parent.mkdir(mode=0o700, exist_ok=True)
         header = f"{_FORMAT}{json.dumps(asdict(self._owner))}\n".encode()
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FLAGS, 0o600)
+        path, descriptor = self._create_file()
         try:
             _write_fully(descriptor, header)
             inode = _get_inode(os.fstat(descriptor))
@@ -230,10 +225,30 @@ class SpillFile:
         self._segments.append(segment)
         return segment
 
+    def _create_file(self) -> tuple[Path, int]:
+        """Create the next file. Return its path and its descriptor."""
+        while True:
+            self._number += 1
+            name = f"{self._journal.name}{_MARK}{self._owner.id}-{self._kind}-{self._number}"
+            path = self._journal.with_name(name)
+            if path in _open_segments:
+                continue
+            # Why first: another thread may search for files that no queue uses.
+            if not self._is_closed:
+                _open_segments.add(path)
+            try:
+                return path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FLAGS, 0o600)
+            except FileExistsError:
+                # An earlier queue of this process left a file of this name.
+                _open_segments.discard(path)
+            except OSError:
+                _open_segments.discard(path)
+                raise
 
-def is_left_by_this_process(owner: Instance) -> bool:
-    """Return True if an owner was this process, which has closed its queues."""
-    return owner.pid == os.getpid() and owner.host == this_host() and owner.id not in _open_queues
+
+def is_left_by_this_process(path: Path, owner: Instance) -> bool:
+    """Return True if the owner is this process, and none of its queues uses the file."""
+    return owner.pid == os.getpid() and owner.host == this_host() and path not in _open_segments
 
 
 def list_segments(journal: Path) -> list[Path]:

@@ -94,7 +94,7 @@ class SpilledEnds:
         with open_segment(path) as (owner, changed_at, file):
             if owner is None:
                 is_recovered = moment.now - changed_at > UNVERIFIED_TIMEOUT_S
-            elif self._is_gone(owner, changed_at, moment):
+            elif self._is_gone(path, owner, changed_at, moment):
                 is_recovered = True
                 for snapshots in _read_snapshots(file, path):
                     self._store(ChangeSet(owner, changed_at, 0.0, snapshots=snapshots))
@@ -106,8 +106,8 @@ class SpilledEnds:
             path.unlink()
         return count if is_recovered else None
 
-    def _is_gone(self, owner: Instance, changed_at: float, moment: ReadTime) -> bool:
-        if is_left_by_this_process(owner):
+    def _is_gone(self, path: Path, owner: Instance, changed_at: float, moment: ReadTime) -> bool:
+        if is_left_by_this_process(path, owner):
             return True
         clock = moment.clock - max(0.0, moment.now - changed_at)
         found = self._find_heartbeat(owner) or Heartbeat(owner, changed_at, clock)

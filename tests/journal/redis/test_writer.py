@@ -65,6 +65,22 @@ def test_late_call_of_a_writer_changes_nothing(open_another: Opener, redis_serve
     assert [level.info.attempt for level in found.levels] == [2]
 
 
+def test_constant_values_of_a_refused_snapshot_are_stored_with_a_later_one(open_another: Opener) -> None:
+    """The writer does not take them for stored."""
+    journal = open_another()
+    first, refused = snapshot(), snapshot(order=7)
+    journal.write(make_change_set(first))
+    journal.write(make_change_set(refused))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert found.root == first
+    later = replace(refused, sequence=2)
+    journal.write(make_change_set(later))
+    found = journal.get("friday-42")
+    assert found is not None
+    assert found.root == later
+
+
 def test_snapshot_with_equal_sequence_is_refused(open_another: Opener) -> None:
     """The stored one stays."""
     journal = open_another()

@@ -170,6 +170,20 @@ def test_journal_leaves_the_files_of_a_living_process(
     assert find_stored(journal) == {"o1"}
 
 
+def test_second_queue_of_a_process_keeps_the_files_of_the_first(open_another: Opener, path: Path) -> None:
+    """A journal stores what the closed one left. Both have the id of the process."""
+    owner = current_instance("job")
+    first, second = SpillFile(path, owner, "tick"), SpillFile(path, owner, "tick")
+    first.append(records(1))
+    first.close()
+    assert second.append(records(2)) == 1
+    journal = open_another()
+    journal.write(make_change_set())
+    journal.write(make_change_set())
+    assert find_stored(journal) == {"o1"}
+    assert read_all(second) == records(2)
+
+
 def test_journal_leaves_the_files_of_another_host_until_its_heartbeat_is_old(
     open_another: Opener, path: Path, fake_time: FakeTime
 ) -> None:

@@ -83,7 +83,7 @@ if evicted > 0 then
   end
 end
 index = index + evicted + 1
-local states, texts = {}, {}
+local states, texts, kept = {}, {}, false
 for i = index, #ARGV, 3 do
   local path, state = ARGV[i], ARGV[i + 1]
   local stored, sequence = redis.call('HGET', levels, path), string.sub(state, 1, 16)
@@ -92,9 +92,15 @@ for i = index, #ARGV, 3 do
     states[#states + 1] = path
     states[#states + 1] = state
   end
-  if stored_sequence <= sequence and ARGV[i + 2] ~= '' then
-    texts[#texts + 1] = path
-    texts[#texts + 1] = ARGV[i + 2]
+  if ARGV[i + 2] ~= '' then
+    -- Both start with the sequence and the digest of the constant values.
+    local same = stored and string.sub(stored, 1, 24) == string.sub(state, 1, 24)
+    if stored_sequence < sequence or same then
+      texts[#texts + 1] = path
+      texts[#texts + 1] = ARGV[i + 2]
+    else
+      kept = true
+    end
   end
 end
 if #states > 0 then redis.call('HSET', levels, unpack(states)) end
@@ -103,7 +109,7 @@ if ttl > 0 then
   for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ttl) end
 end
 if redis.call('HLEN', levels) ~= redis.call('HLEN', infos) then return {'incomplete'} end
-return {'ok'}
+return {kept and 'kept' or 'ok'}
 """)
 """Writes levels of a run, and evicts others.
 
@@ -114,8 +120,8 @@ they are stored).
 
 Answers 'superseded' and the successor without a change if another process has continued the run.
 Only the successor itself writes its last state. Answers 'lost' without a change if the run was
-lost, 'late' without a change if a later call of the writer ran already, and 'incomplete' if
-constant values are missing.
+lost, 'late' without a change if a later call of the writer ran already, 'incomplete' if constant
+values are missing, and 'kept' if given ones were not stored, because the stored level is not older.
 """
 
 

@@ -254,6 +254,10 @@ class Writer:
             self._check_feed(_to_texts(answer))
         self._check_heartbeat(change_set.instance.id, answers[0], is_lost="lost" in states.values())
         self._acknowledge(runs)
+        for run, index in written:
+            if _to_texts(answers[index])[0] == "kept":
+                # Why: the stored constant values are others than those in the cache.
+                self._drop_run(run)
         for dropped in answers[records_start:previews_start]:
             self.dropped_events += len(dropped[1])
         for count in answers[contributions_start:contributions_end]:
