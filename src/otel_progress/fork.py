@@ -7,6 +7,9 @@ for a fork registers its hooks with :func:`on_fork`.
 
 from __future__ import annotations
 
+# Why logging: its hook locks logging before a fork. Hooks that are registered later run earlier, so
+# it must be imported first. Otherwise an import that the fork waits for can wait for that lock.
+import logging  # noqa: F401
 import os
 import weakref
 from collections.abc import Callable, Iterator
