@@ -70,6 +70,33 @@ def test_fork_during_an_import_waits_for_its_end() -> None:
     assert fork_and_import(8, guard.defer_fork) == 8
 
 
+def test_fork_during_an_import_that_registers_hooks_waits_for_its_end() -> None:
+    """The hooks of the imported module run at this fork, too."""
+    guard = ImportGuard(max_wait_s=PATIENCE_S)
+    owner = ImportGuard()
+    inside, forking, order = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        with guard.defer_fork():
+            inside.set()
+            forking.wait(PATIENCE_S)
+            on_fork(
+                phase=ForkPhase.CACHES,
+                owner=owner,
+                before=lambda _: order.append("before"),
+                after_in_parent=lambda _: order.append("after"),
+            )
+            order.append("imported")
+
+    on_fork(phase=ForkPhase.RUNTIME, owner=guard, before=lambda _: forking.set())
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    assert fork_and_import(7, guard.defer_fork) == 7
+    assert order == ["imported", "before", "after"]
+    thread.join(PATIENCE_S)
+
+
 def test_fork_during_an_endless_import_waits_a_limited_time() -> None:
     """The import may wait for the forking thread."""
     guard = ImportGuard(max_wait_s=0.01)

@@ -81,7 +81,7 @@ class _Hook:
 
 
 _guard: Final = RLock()
-"""Held during registrations and forks, so two threads cannot fork at once."""
+"""Held during forks, so two threads cannot fork at once."""
 
 
 _hooks: list[_Hook] = []
@@ -136,9 +136,13 @@ def on_fork(
     """
     reference = None if owner is None else weakref.ref(owner)
     hook = _Hook(phase, reference, before, after_in_parent, after_in_child)
-    with _guard:
-        _hooks[:] = [known for known in _hooks if known.is_alive]
-        _hooks.append(hook)
+    # Why without a lock: a fork can wait for the thread that imports the caller. Each change is one
+    # call of a C function.
+    for known in _hooks.copy():
+        if not known.is_alive:
+            with suppress(ValueError):  # another thread has removed it
+                _hooks.remove(known)
+    _hooks.append(hook)
 
 
 def report_hook_errors(reporter: Callable[[BaseException], object]) -> None:
@@ -220,13 +224,20 @@ def _run_before() -> None:
     _guard.acquire()
     running: list[tuple[_Hook, tuple[Any, ...]]] = []
     _forks.append(running)
-    for hook in sorted(_hooks, key=lambda hook: hook.phase):
-        if hook.owner is None:
-            running.append((hook, ()))
-        elif (owner := hook.owner()) is not None:
-            running.append((hook, (owner,)))
-    for hook, arguments in reversed(running):
-        _call_hook(hook.before, arguments)
+    known: set[_Hook] = set()
+    # Why a loop: a module that another thread imports in the meantime may register hooks.
+    while new := [hook for hook in _hooks.copy() if hook not in known]:
+        known.update(new)
+        found: list[tuple[_Hook, tuple[Any, ...]]] = []
+        for hook in sorted(new, key=lambda hook: hook.phase):
+            if hook.owner is None:
+                found.append((hook, ()))
+            elif (owner := hook.owner()) is not None:
+                found.append((hook, (owner,)))
+        running.extend(found)
+        for hook, arguments in reversed(found):
+            _call_hook(hook.before, arguments)
+    running.sort(key=lambda each: each[0].phase)
 
 
 def _run_after_in_parent() -> None:
