@@ -10,6 +10,7 @@ export class Following {
   #onChange;
   #onOperation;
   #ids = new Set();
+  #awaited = new Set(); // ids whose first tree has not arrived in the stream
   #end = null;
   levels = new Map(); // operation id → {run, levels, evicted, sequence}
   items = new Map(); // operation id → item events, oldest first
@@ -30,6 +31,8 @@ export class Following {
     for (const kept of [this.levels, this.items, this.missing, this.previews])
       for (const id of kept.keys()) if (!wanted.has(id)) kept.delete(id);
     this.#ids = wanted;
+    for (const id of added) this.#awaited.add(id);
+    for (const id of this.#awaited) if (!wanted.has(id)) this.#awaited.delete(id);
     const end = this.#end;
     this.#end = wanted.size ? this.#subscribe([...wanted]) : null;
     end?.();
@@ -66,7 +69,13 @@ export class Following {
       onItem: (item) => this.#add(item.operation_id, [item]),
       onMessage: (kind, data) => this.#hear(kind, data),
     };
-    return this.#client.subscribe(ids, (operation) => this.#take(operation), options);
+    return this.#client.subscribe(ids, (operation) => this.#receive(operation), options);
+  }
+
+  #receive(operation) {
+    this.#take(operation);
+    // The stream sends only items that were stored after its first poll, which found this tree.
+    if (operation.levels && this.#awaited.delete(operation.operation_id)) this.#load(operation.operation_id);
   }
 
   #take(operation) {
