@@ -71,7 +71,7 @@ def test_fork_during_an_import_waits_for_its_end() -> None:
 
 
 def test_fork_during_an_import_that_registers_hooks_waits_for_its_end() -> None:
-    """The hooks of the imported module run at this fork, too."""
+    """The hooks of the imported module run at this fork, before it acquires locks."""
     guard = ImportGuard(max_wait_s=PATIENCE_S)
     owner = ImportGuard()
     inside, forking, order = threading.Event(), threading.Event(), []
@@ -89,11 +89,12 @@ def test_fork_during_an_import_that_registers_hooks_waits_for_its_end() -> None:
             order.append("imported")
 
     on_fork(phase=ForkPhase.RUNTIME, owner=guard, before=lambda _: forking.set())
+    on_fork(phase=ForkPhase.LOCKS, owner=guard, before=lambda _: order.append("locks"))
     thread = threading.Thread(target=work)
     thread.start()
     assert inside.wait(PATIENCE_S)
     assert fork_and_import(7, guard.defer_fork) == 7
-    assert order == ["imported", "before", "after"]
+    assert order == ["imported", "before", "locks", "after"]
     thread.join(PATIENCE_S)
 
 

@@ -224,20 +224,30 @@ def _run_before() -> None:
     _guard.acquire()
     running: list[tuple[_Hook, tuple[Any, ...]]] = []
     _forks.append(running)
-    known: set[_Hook] = set()
-    # Why a loop: a module that another thread imports in the meantime may register hooks.
-    while new := [hook for hook in _hooks.copy() if hook not in known]:
-        known.update(new)
-        found: list[tuple[_Hook, tuple[Any, ...]]] = []
-        for hook in sorted(new, key=lambda hook: hook.phase):
-            if hook.owner is None:
-                found.append((hook, ()))
-            elif (owner := hook.owner()) is not None:
-                found.append((hook, (owner,)))
-        running.extend(found)
-        for hook, arguments in reversed(found):
-            _call_hook(hook.before, arguments)
+    # Why the locks at the end: other hooks wait for threads, which may need them.
+    for first_phase in (ForkPhase.IMPORTS, ForkPhase.LOCKS):
+        # Why a loop: a module that another thread imports in the meantime may register hooks.
+        while found := _find_new_hooks(running, first_phase):
+            running.extend(found)
+            for hook, arguments in reversed(found):
+                _call_hook(hook.before, arguments)
     running.sort(key=lambda each: each[0].phase)
+
+
+def _find_new_hooks(
+    running: list[tuple[_Hook, tuple[Any, ...]]], first_phase: ForkPhase
+) -> list[tuple[_Hook, tuple[Any, ...]]]:
+    """Return the hooks from ``first_phase`` on that have not run, in order."""
+    known = {hook for hook, _ in running}
+    found: list[tuple[_Hook, tuple[Any, ...]]] = []
+    for hook in sorted(_hooks.copy(), key=lambda hook: hook.phase):
+        if hook in known or hook.phase < first_phase:
+            continue
+        if hook.owner is None:
+            found.append((hook, ()))
+        elif (owner := hook.owner()) is not None:
+            found.append((hook, (owner,)))
+    return found
 
 
 def _run_after_in_parent() -> None:

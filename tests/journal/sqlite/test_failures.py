@@ -18,6 +18,7 @@ from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.journal.sqlite.connection import ManagedConnection
 from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.model import Status
 from tests.support.factories import WALL, event, make_change_set, snapshot
 from tests.support.fake_time import FakeTime
 from tests.support.journal_processes import PATIENT, run
@@ -45,6 +46,28 @@ def test_locked_file_fails_writes_until_it_is_unlocked(path: Path) -> None:
     other.close()
     impatient.write(make_change_set(snapshot(sequence=4)))
     assert read_sequence(impatient) == 4
+    impatient.close()
+
+
+def test_delete_with_a_lock_before_its_clean_up_succeeds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The free pages are returned later."""
+    impatient = SqliteJournal(path, limits=JournalLimits(busy_timeout_s=0.05), now=lambda: WALL)
+    ended = snapshot(status=Status.COMPLETED, ended_at=WALL, duration_s=1.0)
+    levels = [snapshot(f"song:{number}", message="x" * 1000) for number in range(200)]
+    impatient.write(make_change_set(ended, *levels))
+    other = sqlite3.connect(path, isolation_level=None)
+    locked = []
+
+    def lock(_: object) -> None:
+        other.execute("BEGIN IMMEDIATE")
+        locked.extend(other.execute("PRAGMA freelist_count").fetchone())
+
+    monkeypatch.setattr(impatient, "_notify_deleted", lock)
+    assert impatient.delete("friday-42") == 1
+    assert locked[0] > 0
+    other.execute("ROLLBACK")
+    other.close()
+    assert impatient.get("friday-42") is None
     impatient.close()
 
 

@@ -147,7 +147,13 @@ def world(folder: Path, *, before: float, series: int = 1000) -> Iterator[World]
         journal = SqliteJournal(path, retention_s=60 * 86_400.0, now=clock.wall, clock=clock.monotonic)
         stack.callback(journal.close)
         server = stack.enter_context(
-            Server(journal, port=0, host="127.0.0.1", previews=open_store(str(folder / "previews"), None))
+            Server(
+                journal,
+                port=0,
+                host="127.0.0.1",
+                previews=open_store(str(folder / "previews"), None),
+                allowed_origins=("http://127.0.0.1:3000",),  # that of Grafana, which shows previews
+            )
         )
         url = f"http://127.0.0.1:{server.port}"
         totals, size = runtime._totals, journal.size_bytes

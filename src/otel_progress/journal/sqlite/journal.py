@@ -470,7 +470,12 @@ class SqliteJournal:
             count += deleted
             self._notify_deleted(unreferenced)
         if count:
-            self._vacuum()
+            try:
+                self._vacuum()
+            except JournalError as error:
+                # The rows are deleted, and the retention returns the pages later.
+                if not error.is_temporary:
+                    raise
         return count
 
     @repeat_after_fork
