@@ -19,11 +19,16 @@ from otel_progress.records import CancelRequest, Contribution
 from otel_progress.stages import to_stages
 from otel_progress.testing import CountingIds, FakeClock
 from tests.support.factories import instance
+from tests.support.interruptions import Interrupter
 
 
 def make_spec(type_: str, id_: str | None = None, total: int | None = None, weight: int = 1) -> Spec:
     """Return the arguments of a level."""
     return Spec(type_, id_, None, total, None, weight, None, None, NO_METADATA)
+
+
+class User:
+    """Call that uses a share."""
 
 
 class Owner:
@@ -369,13 +374,86 @@ def test_idle_share_is_closed_and_its_next_use_is_another_share(owner: Owner) ->
 
 def test_share_in_use_is_not_closed(owner: Owner) -> None:
     child = Child(owner)
-    share = child.open()
-    child.store.hold_share(share)
+    share, user = child.open(), User()
+    child.store.hold_share(share, user)
     for _ in range(3):
         owner.clock.advance(shares.IDLE_S)
         child.write()
     assert child.open() is share
-    child.store.release_share(share)
+    child.store.release_share(share, user)
+    owner.clock.advance(shares.IDLE_S)
+    child.write()
+    assert child.open() is not share
+
+
+def test_share_whose_user_was_collected_is_closed(owner: Owner) -> None:
+    """An exception can interrupt the end of a call before the release."""
+    child = Child(owner)
+    share, user = child.open(), User()
+    child.store.hold_share(share, user)
+    for _ in range(2):
+        child.write()
+    del user
+    owner.clock.advance(shares.IDLE_S)
+    child.write()
+    assert child.open() is not share
+
+
+def test_calls_at_every_line_open_one_share_and_release_it(owner: Owner) -> None:
+    """A signal handler may use the level of a pickled handle at any time."""
+    child = Child(owner)
+    levels = [start(owner.store, owner.root, make_spec("file", str(number))) for number in range(3)]
+    opened: list[Node] = []
+
+    def use(level: Node) -> None:
+        user = User()
+        share = child.open(level)
+        child.store.hold_share(share, user)
+        share.ensure_counter().add(1)
+        opened.append(share)
+        child.store.release_share(share, user)
+
+    def work() -> None:
+        use(levels[0])
+        child.store.collect()
+
+    interrupter = Interrupter(lambda: [use(level) for level in levels])
+    interrupter.run(work)
+    assert interrupter.errors == []
+    assert interrupter.calls > 100
+    assert len(set(opened)) == len(levels)
+    assert child.open(levels[1]) in opened
+    for _ in range(2):
+        child.deliver()
+    counts = sorted(current for _, current in owner.levels().values())
+    assert counts == [interrupter.calls, interrupter.calls, interrupter.calls + 1]
+
+
+def test_calls_at_every_line_use_one_operation_in_place_of_a_share(owner: Owner) -> None:
+    """There is no store in common."""
+    child = Child(owner)
+    link = owner.link()
+    used: list[Node] = []
+
+    def use() -> None:
+        user = User()
+        node = child.store.open_local_share(link, make_spec("job")._replace(link=link))
+        assert node is not None
+        child.store.hold_share(node, user)
+        used.append(node)
+        child.store.release_share(node, user)
+
+    keeper = User()
+    kept = child.store.open_local_share(link, make_spec("job")._replace(link=link))
+    assert kept is not None
+    child.store.hold_share(kept, keeper)
+    interrupter = Interrupter(use)
+    interrupter.run(use)
+    assert interrupter.errors == []
+    assert interrupter.calls > 20
+    assert set(used) == {kept}
+    child.store.release_share(kept, keeper)
+    assert kept.status is Status.COMPLETED
 
 
 def test_shares_beyond_the_limit_close_the_oldest(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:

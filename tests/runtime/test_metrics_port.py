@@ -184,14 +184,14 @@ def test_groups_of_other_journals_do_not_mix(tmp_path: Path) -> None:
 
 def test_busy_peer_is_not_taken_for_another_program() -> None:
     """A process of the group may answer late. Several failures are reported."""
-    answers = iter([False, False, True])
+    answers = iter([None, None, True])
     with occupy_port() as port:
         error = OSError(98, "Address already in use")
 
         def serve() -> object:
             raise build_bind_error(error, "127.0.0.1", port, "metrics") from error
 
-        metrics_port = MetricsPort(serve, "http://shared", lambda: next(answers))  # type: ignore[arg-type]
+        metrics_port = MetricsPort(serve, "http://shared", lambda _: next(answers))  # type: ignore[arg-type]
         for _ in range(4):
             assert not metrics_port.attempt()
         assert metrics_port.url == "http://shared"
@@ -205,10 +205,32 @@ def test_closed_port_ends_its_attempts() -> None:
     def serve() -> object:
         raise build_bind_error(error, "127.0.0.1", 1, "metrics") from error
 
-    metrics_port = MetricsPort(serve, "http://shared", lambda: True, attempt_interval_s=600.0)  # type: ignore[arg-type]
+    metrics_port = MetricsPort(serve, "http://shared", lambda _: True, attempt_interval_s=600.0)  # type: ignore[arg-type]
     metrics_port.start()
     thread = metrics_port._thread
     assert thread is not None
     metrics_port.close()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
+
+
+def test_port_of_a_program_that_does_not_answer_is_reported_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its URL is never that of the metrics. A short program ends before the third question."""
+    with occupy_port() as port:
+        error = OSError(98, "Address already in use")
+
+        def serve() -> object:
+            raise build_bind_error(error, "127.0.0.1", port, "metrics") from error
+
+        metrics_port = MetricsPort(
+            serve,  # type: ignore[arg-type]
+            f"http://127.0.0.1:{port}/metrics",
+            lambda _: None,
+            attempt_interval_s=600.0,
+        )
+        metrics_port.start()
+        assert (metrics_port.url, caplog.text) == (None, "")
+        metrics_port.close()
+    assert caplog.text.count(f"Port {port} of 127.0.0.1 is in use") == 1

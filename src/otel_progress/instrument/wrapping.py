@@ -96,7 +96,7 @@ class _LevelScope:
     Errors of this package are reported and never raised, except in strict mode.
     """
 
-    __slots__ = ("_backend", "_captured", "_level", "_node", "_token")
+    __slots__ = ("__weakref__", "_backend", "_captured", "_level", "_node", "_token")
 
     def __init__(self, level: Level | None, captured: context_api.Context) -> None:
         self._level = level
@@ -113,7 +113,7 @@ class _LevelScope:
         if level._backend is None or not level.recording:
             return
         self._backend, self._node = level._backend, level._node
-        self._backend.store.hold_share(self._node)
+        self._backend.store.hold_share(self._node, self)
         # Why: a new thread has an empty context. A task has that of the code that created it.
         current = context_api.get_current() or self._captured
         self._token = context_api.attach(build_level_context(level, current))
@@ -127,7 +127,7 @@ class _LevelScope:
         if backend is None or node is None or self._level is None:
             return
         try:
-            backend.store.release_share(node)
+            backend.store.release_share(node, self)
             if self._level._arguments.kind == "remote":
                 backend.deliver_shares()
         except Exception as failure:

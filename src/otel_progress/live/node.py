@@ -501,9 +501,9 @@ class Operation:
 class Share:
     """Use of one level of another process.
 
-    ``clock`` is the monotonic time of the last known change. ``users`` are the active calls that
-    have the level as their current level. ``suffix`` makes generated ids of levels unique among the
-    processes of the operation.
+    ``clock`` is the monotonic time of the last known change. ``users`` are weak references to the
+    active calls that have the level as their current level. ``suffix`` makes generated ids of
+    levels unique among the processes of the operation.
     """
 
     __slots__ = ("clock", "first_preview", "node", "sequence", "suffix", "users", "writer")
@@ -515,7 +515,7 @@ class Share:
         self.clock = clock
         self.first_preview = first_preview
         self.sequence = 0
-        self.users = 0
+        self.users: set[weakref.ref[object]] = set()
 
 
 class ContributedLevels:

@@ -10,6 +10,8 @@ Methods whose name ends in ``_locked`` require the lock of the live store.
 
 from __future__ import annotations
 
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -81,11 +83,12 @@ class ShareRegistry:
         self._now = now
         self._stall_after = stall_after
         self._next_number = count().__next__
-        self._nodes: dict[tuple[str, str], Node] = {}
+        self._nodes: OrderedDict[tuple[str, str], Node] = OrderedDict()
+        self._prepared: dict[tuple[str, str], Node] = {}
         self._closing: list[Node] = []
         self.local: dict[tuple[str, str], Node] = {}
         """Operations of this process in place of shares, while there is no shared store."""
-        self.local_users: dict[Node, int] = {}
+        self._local_users: dict[Node, set[weakref.ref[object]]] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -116,14 +119,30 @@ class ShareRegistry:
         ``trace`` are the trace id and span id of the level.
         """
         key = (link.run, link.path)
-        node = self._nodes.pop(key, None)
-        if node is None:
-            if len(self._nodes) >= MAX_SHARES:
-                self._close_oldest_locked()
-            node = self._create(link, operation_type, type_, trace)
-            active[node] = None
-        # Why: the last one is the one that was used last.
+        node = self._nodes.get(key)
+        if node is not None:
+            # Why: the last one is the one that was used last.
+            self._nodes.move_to_end(key)
+            return node
+        if len(self._nodes) >= MAX_SHARES:
+            self._close_oldest_locked()
+        node = self.prepare(link, operation_type, type_, trace)
+        active[node] = None
         self._nodes[key] = node
+        self._prepared.pop(key, None)
+        return node
+
+    def prepare(
+        self, link: ParentLink, operation_type: str, type_: str, trace: tuple[int, int] | None
+    ) -> Node:
+        """Return the node of a share without the lock.
+
+        A new one waits for :meth:`open_locked`.
+        """
+        key = (link.run, link.path)
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._prepared.setdefault(key, self._create(link, operation_type, type_, trace))
         return node
 
     def _create(
@@ -148,6 +167,43 @@ class ShareRegistry:
         node.status = node.counted_status = Status.RUNNING
         return node
 
+    # --- users -----------------------------------------------------------------------------------
+
+    def hold_locked(self, node: Node, user: object) -> None:
+        """Keep a share open until ``user`` releases it or is collected. Idempotent."""
+        share, users = node.operation.share, None
+        if share is not None:
+            users = share.users
+        elif node in self.local.values():
+            users = self._local_users.setdefault(node, set())
+        if users is not None:
+            users.add(weakref.ref(user))
+
+    def release_locked(self, node: Node, user: object) -> bool:
+        """Release a share. Idempotent.
+
+        Return True if it is an operation without a further user.
+        """
+        share, users = node.operation.share, self._local_users.get(node)
+        if share is not None:
+            users = share.users
+        if users is None:
+            return False
+        users.discard(weakref.ref(user))
+        return share is None and not users
+
+    def choose_local(self, key: tuple[str, str], started: Node) -> Node:
+        """Return the operation in place of a share: a running one, otherwise ``started``."""
+        node = self.local.setdefault(key, started)
+        if node.status is not Status.RUNNING:
+            self.local[key] = node = started
+        return node
+
+    def forget_local_locked(self, node: Node) -> None:
+        """Remove an operation in place of a share. Idempotent."""
+        self.local = {key: each for key, each in self.local.copy().items() if each is not node}
+        self._local_users.pop(node, None)
+
     # --- end of shares ---------------------------------------------------------------------------
 
     def close_idle_locked(self, clock: float) -> None:
@@ -162,7 +218,7 @@ class ShareRegistry:
                 self._close_locked(node)
 
     def _close_oldest_locked(self) -> None:
-        oldest = next((node for node in self._nodes.values() if not _is_used(node)), None)
+        oldest = next((node for node in list(self._nodes.values()) if not _is_used(node)), None)
         if oldest is not None:
             self._close_locked(oldest)
 
@@ -197,7 +253,7 @@ def _is_used(node: Node) -> bool:
     """Return True if a call or a level below uses a share."""
     share, children, handle = node.operation.share, node.children, node.handle
     return (
-        (share is not None and share.users > 0)
+        (share is not None and any(user() is not None for user in share.users.copy()))
         or (children is not None and children.running > 0)
         or (handle is not None and handle() is not None)
     )

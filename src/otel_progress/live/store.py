@@ -502,6 +502,10 @@ class LiveStore:
         ``type_`` is the type of the level, and ``trace`` its trace id and span id.
         """
         state = self._state
+        if state.is_interrupting():
+            node = state.shares.prepare(link, operation_type, type_, trace)
+            state.guard.defer(self.open_share, link, operation_type, type_, trace)
+            return node
         with state.lock:
             node = state.shares.open_locked(link, operation_type, type_, trace, state.tree.active)
         self.notify_change()
@@ -517,44 +521,35 @@ class LiveStore:
         if node is not None and node.status is Status.RUNNING:
             return node
         started = self.start_level(None, spec)
-        if started is not None:
+        if started is None:
+            return None
+        if state.is_interrupting():
+            node = state.shares.choose_local(key, started)
+        else:
             with state.lock:
-                node = state.shares.local.get(key)
-                if node is None or node.status is not Status.RUNNING:
-                    state.shares.local[key] = node = started
-            if node is not started:
-                self.end_level(started, Status.CANCELLED)
+                node = state.shares.choose_local(key, started)
+        if node is not started:
+            self.end_level(started, Status.CANCELLED)
         return node
 
-    def hold_share(self, node: Node) -> None:
-        """Keep a share open until :meth:`release_share`."""
-        state, share = self._state, node.operation.share
-        with state.lock:
-            if share is not None:
-                share.users += 1
-            elif node in state.shares.local.values():
-                users = state.shares.local_users
-                users[node] = users.get(node, 0) + 1
+    def hold_share(self, node: Node, user: object) -> None:
+        """Keep a share open until ``user`` releases it or is collected. Idempotent."""
+        self._state.guard.run(self._state.shares.hold_locked, node, user)
 
-    def release_share(self, node: Node) -> None:
-        """Release a share.
+    def release_share(self, node: Node, user: object) -> None:
+        """Release a share. Idempotent.
 
         An operation in place of one ends as completed with its last user.
         """
-        state, share, is_last = self._state, node.operation.share, False
+        state = self._state
+        if state.is_interrupting():
+            state.guard.defer(self.release_share, node, user)
+            return
         with state.lock:
-            if share is not None:
-                share.users = max(0, share.users - 1)
-            elif node in state.shares.local_users:
-                state.shares.local_users[node] -= 1
-                is_last = not state.shares.local_users[node]
-                if is_last:
-                    del state.shares.local_users[node]
-                    state.shares.local = {
-                        key: each for key, each in state.shares.local.items() if each is not node
-                    }
+            is_last = state.shares.release_locked(node, user)
         if is_last:
             self.end_level(node, Status.COMPLETED)
+            state.guard.run(state.shares.forget_local_locked, node)
 
     def end_local_shares(self) -> None:
         """Complete the operations in place of shares, at the end of the process."""

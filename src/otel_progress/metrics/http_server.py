@@ -41,10 +41,6 @@ MAX_CONNECTIONS: Final = 32
 """Maximum number of connections. One more is closed at once, which bounds the number of threads."""
 
 
-PROBE_TIMEOUT_S: Final = 2.0
-"""Maximum time to wait for the process that serves an address, in seconds."""
-
-
 GROUP_HEADER: Final = "X-Otel-Progress-Group"
 """Header of ``/healthz`` that names the processes whose metrics are served."""
 
@@ -147,13 +143,18 @@ def build_url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
-def is_served_by_group(port: int, host: str, group: str) -> bool:
-    """Return True if a process of ``group`` serves the metrics at an address."""
-    connection = http.client.HTTPConnection(_loopback_of_wildcard(host), port, timeout=PROBE_TIMEOUT_S)
+def is_served_by_group(port: int, host: str, group: str, timeout_s: float) -> bool | None:
+    """Return True if a process of ``group`` serves the metrics at an address.
+
+    Return None without an answer within ``timeout_s`` seconds.
+    """
+    connection = http.client.HTTPConnection(_loopback_of_wildcard(host), port, timeout=timeout_s)
     try:
         connection.request("GET", "/healthz")
         return connection.getresponse().getheader(GROUP_HEADER) == group
-    except (OSError, ValueError, http.client.HTTPException):
+    except OSError:  # also a process that ends while it answers
+        return None
+    except (ValueError, http.client.HTTPException):
         return False
     finally:
         connection.close()

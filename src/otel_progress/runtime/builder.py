@@ -416,7 +416,9 @@ class _RuntimeBuilder:
         metrics_port = MetricsPort(
             lambda: http_server.serve_metrics(collector, port, host, group=group or ""),
             http_server.build_url(host, port),
-            None if group is None else lambda: http_server.is_served_by_group(port, host, group),
+            None
+            if group is None
+            else lambda timeout_s: http_server.is_served_by_group(port, host, group, timeout_s),
             is_strict=self._settings.strict,
         )
         metrics_port.start()

@@ -34,9 +34,17 @@ ATTEMPT_INTERVAL_S: Final = 1.0
 """Average time between two attempts to bind the port, in seconds."""
 
 
-_MAX_UNKNOWN_ANSWERS: Final = 3
-"""Attempts without an answer of the group, after which the port belongs to another program. A busy
-process of the group may not answer in time.
+START_TIMEOUT_S: Final = 0.25
+"""Maximum time that ``configure()`` waits for the process that has the port, in seconds."""
+
+
+PROBE_TIMEOUT_S: Final = 2.0
+"""Maximum time that an attempt waits for the process that has the port, in seconds."""
+
+
+_MAX_UNANSWERED: Final = 3
+"""Questions without an answer, after which the port belongs to another program. A busy process of
+the group may not answer in time.
 """
 
 
@@ -66,24 +74,22 @@ class MetricsPort:
     """Serves ``/metrics`` of this process or of its group.
 
     ``serve`` binds the port and returns the server. ``is_peer`` returns True if another process of
-    the group serves the port. It is None without a group. ``attempt_interval_s`` is the average
-    time between two attempts to bind the port, in seconds.
+    the group serves the port, and None without an answer within the given seconds. It is None
+    without a group. ``attempt_interval_s`` is the average time between two attempts to bind the
+    port, in seconds.
     """
 
     def __init__(
         self,
         serve: Callable[[], MetricsServer],
         shared_url: str,
-        is_peer: Callable[[], bool] | None,
+        is_peer: Callable[[float], bool | None] | None,
         *,
         is_strict: bool = False,
         attempt_interval_s: float = ATTEMPT_INTERVAL_S,
     ) -> None:
         self.url: str | None = None
-        """URL of the metrics of this process, or None while they are not served.
-
-        If the port is in use, a process of the group is assumed until the answers are missing.
-        """
+        """URL of the metrics of this process, or None while they are not known to be served."""
         self._serve = serve
         self._shared_url = shared_url
         self._is_peer = is_peer
@@ -92,7 +98,8 @@ class MetricsPort:
         self._server: MetricsServer | None = None
         self._is_warned = False
         self._is_peer_known = False
-        self._unknown_answers = 0
+        self._unanswered = 0
+        self._bind_error: Exception | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -126,10 +133,11 @@ class MetricsPort:
                 raise
             if self._is_peer is None:
                 raise UnavailableError(f"{error}\n{_MEMORY_HINT}") from error
-            # Why only with strict: the other process may be busy, and configure() must not wait.
-            if self._is_strict and not any(self._is_peer() for _ in range(_MAX_UNKNOWN_ANSWERS)):
-                raise
-            self.url = self._shared_url
+            # Why longer with strict: otherwise a busy process of the group stops this one.
+            while self._is_strict and not self._is_peer_known:
+                if self._ask_peer(PROBE_TIMEOUT_S) is False or self._unanswered >= _MAX_UNANSWERED:
+                    raise
+            self._check_peer(error, START_TIMEOUT_S)
             self._start_thread()
 
     def continue_inherited(self) -> None:
@@ -170,7 +178,7 @@ class MetricsPort:
             self._bind()
         except (ConfigurationError, RuntimeError, OSError) as error:
             if _is_in_use(error):
-                self._check_peer(error)
+                self._check_peer(error, PROBE_TIMEOUT_S)
                 return False
             unavailable = to_unavailable_error(error) if isinstance(error, Exception) else None
             self._warn(unavailable or error)
@@ -178,17 +186,23 @@ class MetricsPort:
         logger.debug("This process serves the metrics of its group at %s from now on.", self.url)
         return True
 
-    def _check_peer(self, error: Exception) -> None:
+    def _check_peer(self, error: Exception, timeout_s: float) -> None:
         """Warn once if another program has the port."""
-        if self._is_peer_known or self._is_warned or self._is_peer is None:
+        if self._is_peer_known or self._is_warned:
             return
-        if self._is_peer():
+        self._bind_error = error
+        if self._ask_peer(timeout_s) is False or self._unanswered >= _MAX_UNANSWERED:
+            self._warn(error)
+
+    def _ask_peer(self, timeout_s: float) -> bool | None:
+        """Return whether a process of the group has the port, or None without an answer."""
+        answer = None if self._is_peer is None else self._is_peer(timeout_s)
+        if answer:
             self._is_peer_known = True
             self.url = self._shared_url
-            return
-        self._unknown_answers += 1
-        if self._unknown_answers >= _MAX_UNKNOWN_ANSWERS:
-            self._warn(error)
+        elif answer is None:
+            self._unanswered += 1
+        return answer
 
     def _warn(self, error: Exception) -> None:
         if self._is_warned:
@@ -213,6 +227,9 @@ class MetricsPort:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_CLOSE_S)
+        # Why here: a short program ends before the answers are missing.
+        if self.url is None and self._bind_error is not None:
+            self._warn(self._bind_error)
 
 
 def _run_attempts(reference: weakref.ref[MetricsPort], closing: threading.Event, interval_s: float) -> None:
