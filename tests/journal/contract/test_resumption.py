@@ -91,6 +91,21 @@ def test_claim_continues_a_dead_run(open_another: Callable[..., Journal], fake_t
     watch.close()  # type: ignore[attr-defined]
 
 
+def test_deep_levels_of_a_superseded_run_are_cancelled(journal: Journal, fake_time: FakeTime) -> None:
+    """Journals store long paths in another form."""
+    paths = ["/".join(f"folder:{number:03}" for number in range(depth)) for depth in range(1, 90)]
+    levels = [snapshot(path, instance="gone") for path in paths]
+    _write(journal, "gone", snapshot(instance="gone", batch="night", total=10), *levels)
+    fake_time.pass_(HEARTBEAT_TIMEOUT_S + 1)
+    watch = journal.watch()
+    next(watch)
+    assert _claim(journal, "run-2", fake_time) is not None
+    old = next(operation for operation in next(watch) if operation.run == "run-1")
+    assert {level.status for level in old.levels} == {Status.CANCELLED}
+    assert {level.path for level in old.levels} == set(paths)
+    watch.close()  # type: ignore[attr-defined]
+
+
 def test_batch_counts_only_the_run_that_continues(journal: Journal, fake_time: FakeTime) -> None:
     """Its operation is one member, however many sessions it had."""
     _start_dead_run(journal, fake_time)

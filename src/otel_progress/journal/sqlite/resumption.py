@@ -24,8 +24,8 @@ from otel_progress.journal.sqlite.completed_keys import (
     read_keys,
     store_checkpoints,
 )
-from otel_progress.journal.sqlite.connection import query_all
 from otel_progress.journal.sqlite.limits import JournalLimits
+from otel_progress.journal.sqlite.paths import read_level_keys
 from otel_progress.journal.sqlite.reader import add_levels, read_heartbeats, select_operations
 from otel_progress.journal.sqlite.writer import Writer
 from otel_progress.model import Status
@@ -120,7 +120,7 @@ def _supersede(
 ) -> None:
     """End a run that ``run`` continues."""
     (complete,) = add_levels(connection, [(key, operation)])
-    keys = dict(query_all(connection, "SELECT path, key FROM levels WHERE operation = ?", (key,)))
+    keys = read_level_keys(connection, key)
     for level in (complete.root, *complete.levels):
         if (not level.path or not level.status.finished) and level.path in keys:
             ended = supersede_level(level, complete, run, moment)
