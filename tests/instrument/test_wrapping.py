@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -100,6 +101,31 @@ def test_wrapped_call_of_asyncio_has_the_level(recorder: Recorder, kind: str) ->
 
     assert asyncio.run(run_all()) == [0, 2, 4]
     assert recorder.operation("j").root.current == 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has no TaskGroup before Python 3.11")
+def test_tasks_of_a_group_have_the_level_of_their_function(recorder: Recorder) -> None:
+    """A task that was created elsewhere has it, too. Levels of tasks do not mix."""
+    seen: list[str] = []
+
+    async def work(number: int) -> None:
+        with progress.current_level().level("part", number) as part:
+            await asyncio.sleep(0)
+            assert progress.current_level() is part
+            seen.append(part.snapshot().path)
+
+    async def run_all() -> None:
+        with progress.operation("job", id="j") as op:
+            wrapped = progress.wrap(work)
+            with op.level("file", "a"):
+                async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined]
+                    for number in range(3):
+                        group.create_task(wrapped(number))
+                assert progress.current_level() is not op
+
+    asyncio.run(run_all())
+    assert sorted(seen) == ["part:0", "part:1", "part:2"]
+    assert {level.status for level in recorder.operation("j").levels} == {Status.COMPLETED}
 
 
 def test_wrapped_function_can_be_pickled(recorder: Recorder) -> None:
