@@ -82,8 +82,9 @@ class LevelReport:
     """Values of one level at the time of one event.
 
     ``started_at`` is None if the sender does not state it. ``sequence`` is None if the sender does
-    not count its reports. ``span_id`` is of the span of the level. Only an operation has ``batch``
-    and ``parent``. Times are Unix seconds on the clock of the sender.
+    not count its reports. ``span_id`` is of the span of the level. ``order`` is None if the sender
+    does not number siblings. ``paused_s`` are the seconds of ended pauses. Only an operation has
+    ``paused_since``, ``batch`` and ``parent``. Times are Unix seconds on the clock of the sender.
     """
 
     origin: RunOrigin
@@ -108,6 +109,14 @@ class LevelReport:
     error: Failure | None
     metadata: Mapping[str, MetadataValue]
     span_id: str | None
+    weight: Number = 1
+    order: int | None = None
+    declared: bool = False
+    stage: str | None = None
+    paused_since: float | None = None
+    paused_s: float = 0.0
+    failed_below: int = 0
+    resumed_from: Number = 0
     batch: str | None = None
     parent: ParentLink | None = None
 
@@ -178,6 +187,14 @@ def read_report(event: ReceivedEvent) -> LevelReport | None:
         error=_read_failure(values, status),
         metadata=_read_metadata(values),
         span_id=event.span_id,
+        weight=_get_weight(values),
+        order=_get_integer(values, semconv.LEVEL_ORDER),
+        declared=bool(path) and values.get(semconv.LEVEL_DECLARED) is True,
+        stage=_shorten(_get_text(values, semconv.CURRENT_STAGE), MAX_ID),
+        paused_since=None if path or status.finished else _get_number(values, semconv.PAUSE_START_TIME),
+        failed_below=_get_integer(values, semconv.FAILED_BELOW) or 0,
+        resumed_from=_get_number(values, semconv.RESUMED_FROM) or 0,
+        paused_s=float(_get_number(values, semconv.PAUSE_DURATION) or 0.0),
         batch=None if path else _read_batch(values),
         parent=None if path else parse_parent_link(values.get(semconv.PARENT)),
     )
@@ -225,6 +242,11 @@ def _read_start(values: Mapping[str, MetadataValue], event: ReceivedEvent, rank:
     if started_at is not None:
         return min(float(started_at), event.at)
     return event.at if rank is Rank.STARTED else None
+
+
+def _get_weight(values: Mapping[str, MetadataValue]) -> Number:
+    weight = _get_number(values, semconv.LEVEL_WEIGHT)
+    return 1 if weight is None else weight
 
 
 def _read_batch(values: Mapping[str, MetadataValue]) -> str | None:
