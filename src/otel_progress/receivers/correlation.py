@@ -33,13 +33,20 @@ LogKey: TypeAlias = str
 """Key for which log records wait: a trace id, or the id of a run or operation with its sender."""
 
 
+_REPORTS_PER_USE: Final = 16
+"""Reports of a run of which one updates the order in which entries are dropped."""
+
+
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 @dataclass(slots=True, eq=False)
 class IndexedRun:
-    """Identity of a run of a sender, and its time in Unix seconds."""
+    """Identity of a run of a sender, and its time in Unix seconds.
+
+    ``reports`` counts the reports in spans that are in the index.
+    """
 
     sender: str
     operation_id: str
@@ -47,6 +54,7 @@ class IndexedRun:
     run: str
     started_at: float
     ended_at: float = math.inf
+    reports: int = 0
 
 
 class LogTarget(NamedTuple):
@@ -76,10 +84,17 @@ class SpanIndex:
 
         Return the keys for which log records may have waited until now.
         """
+        origin = report.origin
+        if report.path or not report.status.finished:
+            known = self._spans.get((origin.trace_id, report.span_id))  # type: ignore[arg-type]
+            if known is not None and known.path == report.path and known.run.run == run:
+                # Why not each time: the report adds nothing, and moving all entries takes time.
+                known.run.reports += 1
+                if known.run.reports % _REPORTS_PER_USE and known.run.sender == sender:
+                    return []
         keys: list[LogKey] = []
         indexed = self._runs.get((sender, run))
         if indexed is None:
-            origin = report.origin
             start = report.at if report.started_at is None else report.started_at
             indexed = IndexedRun(sender, origin.operation_id, origin.operation_type, run, start)
             keys += [_build_run_key(sender, run), _build_operation_key(sender, origin.operation_id)]
@@ -93,7 +108,7 @@ class SpanIndex:
         newest = self._operations.get(operation_key)
         if newest is None or newest.started_at <= indexed.started_at:
             _store(self._operations, operation_key, indexed, self._max_runs)
-        trace_id = report.origin.trace_id
+        trace_id = origin.trace_id
         if trace_id is not None and self._add_trace(trace_id, indexed, report):
             keys.append(_build_trace_key(trace_id))
         return keys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from otel_progress import redaction, semconv
@@ -87,7 +86,7 @@ class LogBuffer:
     def add(self, sender: str, key: LogKey, record: ReceivedLog) -> None:
         """Add a record that waits for ``key``. Drop the oldest records beyond a limit."""
         # Why without the resource: it may be large, and the sender is known.
-        record = replace(record, resource=NO_METADATA)
+        record = _remove_resource(record)
         size = _estimate_bytes(record)
         number = self._next = self._next + 1
         self._records[number] = (sender, key, record, size)
@@ -151,6 +150,21 @@ def build_log_record(
         attributes=_build_attributes(record, redactor),
         trace_id=record.trace_id,
         span_id=record.span_id,
+    )
+
+
+def _remove_resource(record: ReceivedLog) -> ReceivedLog:
+    return ReceivedLog(
+        record.at,
+        record.trace_id,
+        record.span_id,
+        record.severity,
+        record.severity_text,
+        record.logger,
+        record.body,
+        record.details,
+        record.attributes,
+        NO_METADATA,
     )
 
 

@@ -85,7 +85,7 @@ class _Level:
 
     ``report`` is None for a placeholder, of which only levels below it were reported.
     ``started_at`` is the earliest known start of the attempt, and ``advanced_at`` the earliest
-    report of its count and ratio.
+    report of its count, its ratio and its ended pauses.
     """
 
     report: LevelReport | None
@@ -590,9 +590,11 @@ class Sender:
 def _has_advanced(earlier: LevelReport, later: LevelReport) -> bool:
     """Return True if the count differs, or the ratio because of levels below.
 
-    A ratio that is an estimate is no advance.
+    The end of a pause counts as an advance, and a ratio that is an estimate does not.
     """
-    return later.current != earlier.current or (later.ratio != earlier.ratio and not later.estimated)
+    if later.current != earlier.current or later.paused_s != earlier.paused_s:
+        return True
+    return later.ratio != earlier.ratio and not later.estimated
 
 
 def _count_paused_seconds(report: LevelReport, at: float) -> float:

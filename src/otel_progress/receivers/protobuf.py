@@ -71,7 +71,7 @@ def convert_logs(request: Any, now: float) -> Decoded[ReceivedEvent | ReceivedLo
                 # Why before anything else: other records are most of the traffic of a Collector.
                 name = record.event_name or _find_text(record.attributes, LEGACY_EVENT_NAME)
                 is_event = name in _EVENTS
-                trace_id = convert_id(record.trace_id.hex(), 32)
+                trace_id = convert_id(record.trace_id.hex(), 32) if record.trace_id else None
                 if not is_event and trace_id is None and not _find_text(record.attributes, OPERATION_ID):
                     continue
                 if resource is None:

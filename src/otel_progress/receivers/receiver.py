@@ -7,8 +7,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -110,6 +109,7 @@ class ReceiverLimits:
     spans_per_sender: int = MAX_SPANS_PER_SENDER
     levels: int = MAX_LEVELS
     logs: int = MAX_KNOWN_LOGS
+    unstored_logs: int = MAX_UNSTORED_LOGS
     waiting_logs: int = MAX_WAITING_LOGS
     waiting_logs_per_sender: int = MAX_WAITING_LOGS_PER_SENDER
 
@@ -162,21 +162,15 @@ class _Request:
     touched: dict[str, _SenderState] = field(default_factory=dict)
     equal_logs: Counter[int] = field(default_factory=Counter)
 
-    @contextmanager
-    def count_errors(self) -> Iterator[None]:
-        """Reject the record of the block if it is invalid, beyond a limit, or fails."""
-        try:
-            yield
-        except (InvalidReportError, TooManyError) as error:
-            self._reject(str(error))
-        except JournalError:
-            raise
-        except Exception as error:
+    def reject(self, error: Exception) -> None:
+        """Reject a record that is invalid, beyond a limit, or fails. Raises JournalError."""
+        if isinstance(error, JournalError):
+            raise error
+        reason = str(error)
+        if not isinstance(error, (InvalidReportError, TooManyError)):
             # Why per record: a sender repeats a request that fails, so it would never end.
             report_internal_error("receiver", "A record could not be merged", error=error)
-            self._reject("internal error of the receiver")
-
-    def _reject(self, reason: str) -> None:
+            reason = "internal error of the receiver"
         self.rejected += 1
         self.reason = self.reason or reason
 
@@ -262,15 +256,19 @@ class Receiver:
         with self._lock:
             self._estimates.start_request()
             for record in records:
-                with request.count_errors():
+                try:
                     state = self._find_sender(record)
                     request.touched[state.instance.id] = state
                     apply(state, record)
                     request.accepted += 1
+                except Exception as error:
+                    request.reject(error)
             # Why afterwards: events of the same request may report the levels of log records.
             for log in logs:
-                with request.count_errors():
+                try:
                     self._apply_log(request, log)
+                except Exception as error:
+                    request.reject(error)
             self._assign_waiting_logs(request)
             self._store(request.touched.values())
             dropped = self._buffer.take_dropped()
@@ -319,10 +317,13 @@ class Receiver:
         found = self._spans.find(sender, log)
         if found is None:
             return
+        state = self._other if state is None else state
+        # Why also without a change: the journal may have failed when the record arrived before.
+        request.touched[state.instance.id] = state
         if self._is_known_log(request, sender, log):
             request.accepted += 1
         elif isinstance(found, LogTarget):
-            self._add_log(request, self._other if state is None else state, found, log)
+            self._add_log(request, state, found, log)
         else:
             self._buffer.add(sender, found, log)
 
@@ -362,7 +363,7 @@ class Receiver:
             self._last_logs.popitem(last=False)
         redactor = redaction.redactor_slot.current or self._redactor
         state.logs.append(build_log_record(log, target, number, redactor))
-        if len(state.logs) > MAX_UNSTORED_LOGS:
+        if len(state.logs) > self._limits.unstored_logs:
             state.logs.popleft()
             self._buffer.dropped += 1
         request.touched[state.instance.id] = state
