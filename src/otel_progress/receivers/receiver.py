@@ -42,6 +42,7 @@ from otel_progress.receivers.reports import (
     LevelReport,
     read_item,
     read_report,
+    redact_report,
 )
 from otel_progress.receivers.spans import (
     MAX_SPANS_PER_SENDER,
@@ -180,8 +181,8 @@ class Receiver:
 
     ``receive`` returns after the changes were stored, so a response confirms that. Several threads
     may call it. If the sink is also a Reader, a process that writes to the same journal itself is
-    ignored. ``wall`` returns Unix seconds. Log records are redacted by the settings of
-    ``configure()`` in this process, else by the built-in rules.
+    ignored. ``wall`` returns Unix seconds. Texts are redacted by the settings of ``configure()`` in
+    this process, else by the built-in rules.
     """
 
     def __init__(
@@ -285,7 +286,11 @@ class Receiver:
         elif (report := read_report(event)) is not None and not self._is_local(state, event):
             self._apply_report(state, report)
 
+    def _get_redactor(self) -> redaction.Redactor:
+        return redaction.redactor_slot.current or self._redactor
+
     def _apply_report(self, state: _SenderState, report: LevelReport) -> None:
+        report = redact_report(report, self._get_redactor())
         if self._level_count >= self._limits.levels and not state.sender.knows(report):
             self._drop_ended_runs()
             if self._level_count >= self._limits.levels:
@@ -361,8 +366,7 @@ class Receiver:
         number = self._last_logs[run] = max(self._last_logs.pop(run, 0) + 1, round(log.at * 1e6))
         if len(self._last_logs) > MAX_NUMBERED_RUNS:
             self._last_logs.popitem(last=False)
-        redactor = redaction.redactor_slot.current or self._redactor
-        state.logs.append(build_log_record(log, target, number, redactor))
+        state.logs.append(build_log_record(log, target, number, self._get_redactor()))
         if len(state.logs) > self._limits.unstored_logs:
             state.logs.popleft()
             self._buffer.dropped += 1
@@ -435,7 +439,7 @@ class Receiver:
 
     def _apply_item(self, state: _SenderState, event: ReceivedEvent) -> None:
         """Add an item, unless it arrived before."""
-        item = read_item(event)
+        item = redact_report(read_item(event), self._get_redactor())
         state.clock = max(state.clock, item.at)
         run = state.sender.find_run(item.origin)
         if run is None:

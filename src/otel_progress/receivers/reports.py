@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from otel_progress import semconv
@@ -21,6 +21,7 @@ from otel_progress.model import (
 )
 from otel_progress.propagation.parent_link import parse_parent_link
 from otel_progress.receivers.telemetry import ReceivedEvent
+from otel_progress.redaction import Redactor
 from otel_progress.text import MAX_ID, MAX_NAME, MAX_TEXT, normalize_id, truncate
 
 MAX_DEPTH: Final = 64
@@ -138,6 +139,9 @@ class ItemReport:
     metadata: Mapping[str, MetadataValue]
 
 
+T = TypeVar("T", LevelReport, ItemReport)
+
+
 def read_report(event: ReceivedEvent) -> LevelReport | None:
     """Return the report of an event.
 
@@ -220,6 +224,26 @@ def read_item(event: ReceivedEvent) -> ItemReport:
         error=_read_failure(values, Status.RUNNING),
         metadata=_read_metadata(values),
     )
+
+
+def redact_report(report: T, redactor: Redactor) -> T:
+    """Return a report with a redacted name, message, error and metadata."""
+    changes: dict[str, object] = {}
+    message = report.message if isinstance(report, LevelReport) else None
+    for key, text, limit in (("name", report.name, MAX_NAME), ("message", message, MAX_TEXT)):
+        if text:
+            clean = redactor.redact_text(key, text, limit)
+            if clean != text:
+                changes[key] = clean
+    if report.error is not None:
+        clean = redactor.redact_text("error", report.error.message)
+        if clean != report.error.message:
+            changes["error"] = replace(report.error, message=clean)
+    if report.metadata:
+        metadata = redactor.redact_metadata(report.metadata)
+        if metadata != report.metadata:
+            changes["metadata"] = metadata
+    return replace(report, **changes) if changes else report  # type: ignore[arg-type]
 
 
 def read_origin(event: ReceivedEvent) -> RunOrigin:
