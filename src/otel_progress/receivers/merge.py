@@ -207,7 +207,7 @@ class MergedRun:
             level.identity = None
             if path:
                 # Why: readers and journals use a snapshot only if its number is higher.
-                level.sequence += 1
+                level.sequence += (level.sequence + 1) % _CHANGES_PER_REPORT > 0
                 yield path
 
     def _add_links(self, report: LevelReport) -> bool:
