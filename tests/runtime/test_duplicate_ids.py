@@ -23,7 +23,7 @@ from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import HistoryQuery
 from otel_progress.testing import Recorder, recording
 from tests.support.factories import instance, make_change_set, snapshot
-from tests.support.metrics_scrape import samples
+from tests.support.metrics_scrape import exposition
 from tests.support.redis_servers import RedisServer, create_name, running_redis
 
 PATIENCE_S: Final = 60.0
@@ -80,9 +80,9 @@ def test_operation_is_renamed_in_all_views(tmp_path: Path) -> None:
             assert other is not None
             assert other.run == "other nightly"
             collector = recorder.runtime._components.build_metrics_collector()
-            shown = {sample.labels.get("progress_operation_id") for sample in samples(collector)}
-            assert "nightly~2" in shown
-            assert "nightly" not in shown
+            scrape = exposition(collector)
+            assert '"nightly~2"' in scrape
+            assert '"nightly"' not in scrape
             op.item("x", outcome="completed")
             with op.level("file", "b") as second:
                 assert second.operation_id == "nightly~2"

@@ -398,8 +398,7 @@ if ARGV[5] ~= '' then
   if ARGV[6] ~= '' then
     local kept = {}
     for _, run in ipairs(cjson.decode(changed)) do
-      local is_left_out = checked[run] and (duplicates[run] or redis.call('HEXISTS', runs, run) == 0)
-      if not is_left_out then kept[#kept + 1] = run end
+      if not duplicates[run] and redis.call('HEXISTS', runs, run) == 1 then kept[#kept + 1] = run end
     end
     changed = #kept > 0 and cjson.encode(kept) or '[]'
   end
@@ -417,7 +416,7 @@ Arguments: schema version, id for a new journal, time ('' for that of the server
 feed, JSON array of the changed runs ('' for none), JSON object of the runs to check ('' for none),
 and for each run its id, the sequence of its root and its index entry. A run to check is not
 registered, and not added to the feed, if another process has an active run with the same operation
-id. The object has the processes that are left out. Answers the id of the journal, the
+id. The object has the processes that are not searched. Answers the id of the journal, the
 revision, and the other processes of such runs as JSON, if there are any. A superseded run does not
 change any more. With the key of a lease, its fence is the last argument. Answers 'fenced' without a
 change if the lease has another owner.

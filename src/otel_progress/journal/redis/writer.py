@@ -366,7 +366,8 @@ class Writer:
         for start in range(0, len(entries), step):
             part = entries[start : start + step]
             changed = [run for run, _, _ in part]
-            calls.append(build_feed_call(self._keys, part, changed, now, checked=checked))
+            selected = {run: checked[run] for run in changed if run in checked} if checked else None
+            calls.append(build_feed_call(self._keys, part, changed, now, checked=selected))
         return self._check_feeds(self._client.execute(calls))
 
     def _check_feeds(self, answers: Sequence[Any]) -> dict[str, list[str]]:
@@ -563,8 +564,13 @@ class Writer:
         now, values = self._read_server_time(), list(entries.values())
         step = scripts.MAX_CALL_RUNS
         parts = [values[start : start + step] for start in range(0, len(values), step)] or [[]]
-        calls = [build_feed_call(self._keys, part, (), now, checked=checked) for part in parts[:-1]]
-        return [*calls, build_feed_call(self._keys, parts[-1], changed, now, checked=checked)]
+        calls = []
+        for part in parts:
+            runs_of_feed = changed if part is parts[-1] else ()
+            # Why also without runs: the last call leaves out those that were not registered.
+            selected = {run: checked[run] for run, _, _ in part if run in checked} if checked else None
+            calls.append(build_feed_call(self._keys, part, runs_of_feed, now, checked=selected))
+        return calls
 
     def _check_feed(self, answer: Sequence[str]) -> None:
         """Check the schema, and detect that the server lost the indexes."""
@@ -768,19 +774,23 @@ def build_feed_call(
     changed: Iterable[str],
     now: str,
     lease: tuple[str, str] | None = None,
-    checked: Mapping[str, Sequence[str]] = NO_RUNS,
+    checked: Mapping[str, Sequence[str]] | None = None,
 ) -> Command:
     """Return the call that registers runs, and adds changed ones to the feed.
 
-    Runs of ``checked`` are not registered if a process that it does not name uses their id. With
-    ``lease``, which is a key and a fence, nothing changes if the lease has another owner.
+    Runs of ``checked`` are not registered if a process that it does not name uses their id. Unless
+    it is None, runs without an entry are left out of the feed. With ``lease``, which is a key and a
+    fence, nothing changes if the lease has another owner.
     """
     names = (
         keys.meta, keys.revision, keys.order, keys.runs, keys.active, keys.ids, keys.ended, keys.types,
         keys.members, keys.expiry, keys.feed,
     )  # fmt: skip
     runs = list(changed)
-    texts = [dumps(each) if each else "" for each in (runs, {run: list(checked[run]) for run in checked})]
+    texts = (
+        dumps(runs) if runs else "",
+        "" if checked is None else dumps({run: list(owners) for run, owners in checked.items()}),
+    )
     head = (SCHEMA_VERSION, create_journal_id(), now, scripts.MAX_FEED_ENTRIES, *texts)
     if lease is not None:
         return call(scripts.FEED, (*names, lease[0]), *head, *chain.from_iterable(entries), lease[1])
