@@ -94,6 +94,7 @@ def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a configuration, a thread or a context behind."""
     before = set(threading.enumerate())
     diagnostics._logged_causes.clear()
+    diagnostics.internal_error_counts.clear()
     yield
     left = context_api.get_current()
     context_api.attach(context_api.Context())

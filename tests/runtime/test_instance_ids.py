@@ -132,8 +132,12 @@ def run_in_child():
 
 
 def test_child_that_configures_does_not_use_the_provider_of_its_parent() -> None:
-    """As below gunicorn with --preload, whose application sets the provider."""
+    """As below gunicorn with --preload, whose application sets the provider.
+
+    With older SDKs the parent must have loaded ``configure``.
+    """
     code = """
+progress.configure
 trace.set_tracer_provider(named("master"))
 print(json.dumps([in_child(lambda: run(configure)) for _ in range(2)]))
 """

@@ -217,7 +217,10 @@ def test_closed_port_ends_its_attempts() -> None:
 def test_port_of_a_program_that_does_not_answer_is_reported_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its URL is never that of the metrics. A short program ends before the third question."""
+    """Its URL is never that of the metrics.
+
+    A short program ends before the third question.
+    """
     with occupy_port() as port:
         error = OSError(98, "Address already in use")
 

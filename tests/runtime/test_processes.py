@@ -342,3 +342,47 @@ def test_fork_while_another_thread_holds_a_lock_does_not_block_the_child(tmp_pat
         assert os.waitpid(pid, 0)[1] == 0
         """,
     )
+
+
+@needs_fork
+def test_part_that_fails_to_restart_after_a_fork_leaves_the_others_working(tmp_path: Path) -> None:
+    """Otherwise the child would wait for locks of threads that only its parent has."""
+    code = f"""
+    import os, sys
+    import otel_progress as progress
+    runtime = progress.configure({QUIET})
+    ticker, journal = runtime._ticker, runtime._components.journal
+
+    def fail(instance_id):
+        raise LookupError("a part failed")
+
+    runtime._components.fork_callbacks.insert(0, fail)
+    with progress.operation("o", id="parent"):
+        # Why: the child inherits the state of a tick of another thread.
+        with ticker._tick_lock.lock:
+            pid = os.fork()
+            if pid == 0:
+                with progress.operation("o", id="child", total=1) as op:
+                    op.increment()
+                sys.stderr.flush()
+                os._exit(0 if runtime.force_flush() else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+    """
+    program = textwrap.dedent(code)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "XDG_"))}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**environ, "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("A fork hook failed") == 1
+    assert "a part failed" in result.stderr
+    operations = read_journal(tmp_path)
+    assert {name: operation["status"] for name, operation in operations.items()} == {
+        "parent": "completed",
+        "child": "completed",
+    }

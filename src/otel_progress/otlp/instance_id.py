@@ -2,7 +2,8 @@
 
 New versions of the SDK give all resources of a process one id, and a new one after a fork. This
 package uses the same id, so spans, events and metrics of a process agree. With older versions the
-id is created here, and the providers of this package are changed after a fork.
+id is created here, and the providers of this package are changed after a fork. A provider of the
+application is then known as that of the parent if ``configure`` was loaded before the fork.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def set_instance_id(provider: Any, users: Iterable[Any], instance_id: str) -> No
     resource = provider.resource.merge(Resource({semconv.SERVICE_INSTANCE_ID: instance_id}))
     provider._resource = resource
     for user in users:
+        # Why not hasattr: the attribute of the other name is a property without a setter.
         for name in ("resource", "_resource"):
-            if hasattr(user, name):
+            if name in vars(user):
                 setattr(user, name, resource)

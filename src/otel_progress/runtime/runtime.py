@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -407,37 +409,47 @@ class Runtime:
             return
         self._pid = os.getpid()
         self._shutting_down = threading.Lock()
+        self._dropped_ends = 0
+        self._is_published = False
+        # Why: the server and the terminal belong to the parent.
+        self._components.server_url = None
+        self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
+        self._recording.warnings = CallSiteWarnings()
         instance_id = get_process_instance_id()
         self._store.restart(current_instance(self._store.instance.service, instance_id))
-        self._providers.restart(instance_id)
-        for restart in self._components.fork_callbacks:
-            restart(instance_id)
-        for spill_file in self._components.spill_files:
-            spill_file.restart(self._store.instance)
-        self._dropped_ends = 0
-        self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
-        for worker in self._sink_workers:
-            worker.restart()
-        if self._sampler is not None:
-            self._sampler.restart()
-        if self._previews is not None:
-            self._previews.restart()
-        # Why: the server runs in the parent only.
-        self._components.server_url = None
-        self._totals.restart()
-        if self._components.totals_publisher is not None:
-            self._components.totals_publisher.restart(self._store.instance)
-        if self._components.metrics_port is not None:
-            self._components.metrics_port.restart()
-        self._recording.warnings = CallSiteWarnings()
-        self._ticker.restart()
-        self._components.ends.restart()
-        if self._components.contributions is not None:
-            self._components.contributions.restart()
-        self._is_published = False
-        self._exit_hooks.register_finalizer()
-        self._components.restart_callbacks()
-        self._providers.processor.restart()
+        errors: list[Exception] = []
+        for restart in self._list_restarts(instance_id):
+            # Why each one: the others may hold locks of threads that the child does not have.
+            try:
+                restart()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _list_restarts(self, instance_id: str) -> list[Callable[[], object]]:
+        """Return the functions that restart the parts in a forked child, in order."""
+        components, instance = self._components, self._store.instance
+        parts = (
+            *self._sink_workers,
+            self._sampler,
+            self._previews,
+            self._totals,
+            components.metrics_port,
+            self._ticker,
+            components.ends,
+            components.contributions,
+        )
+        return [
+            partial(self._providers.restart, instance_id),
+            *(partial(restart, instance_id) for restart in components.fork_callbacks),
+            *(partial(spill_file.restart, instance) for spill_file in components.spill_files),
+            *(part.restart for part in parts if part is not None),
+            *(partial(part.restart, instance) for part in [components.totals_publisher] if part is not None),
+            self._exit_hooks.register_finalizer,
+            components.restart_callbacks,
+            self._providers.processor.restart,
+        ]
 
 
 def _remaining_s(deadline: float) -> float:
