@@ -15,10 +15,17 @@ IDS_PER_STATEMENT: Final = 500
 """Ids in one query. Old SQLite versions accept 999 values."""
 
 
+MAX_ACTIVE_RUNS: Final = 1_000
+"""Newest active runs with the ids of one query that are checked. Older ones are not found, so their
+ids are used twice. So many runs of few ids are those of dead processes.
+"""
+
+
 # Why this index: an id may have many ended runs.
 _FIND_ACTIVE: Final = f"""SELECT operation_id, run, instance
     FROM operations INDEXED BY operations_active_by_id
-    WHERE finished_at IS NULL AND operation_id IN ({", ".join("?" * IDS_PER_STATEMENT)}) AND instance <> ?"""
+    WHERE finished_at IS NULL AND operation_id IN ({", ".join("?" * IDS_PER_STATEMENT)}) AND instance <> ?
+    ORDER BY key DESC LIMIT {MAX_ACTIVE_RUNS}"""
 
 
 _HAS_ROOT: Final = """SELECT 1 FROM operations o JOIN levels l ON l.operation = o.key
