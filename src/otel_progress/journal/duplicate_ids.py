@@ -32,6 +32,10 @@ class DuplicateIdResolver:
         self._ids: OrderedDict[str, str] = OrderedDict()
         self._renamed: dict[str, RenamedRun] = {}
 
+    def has_renamed(self, run: str) -> bool:
+        """Return True if a run was renamed."""
+        return run in self._ids
+
     def take_renamed_runs(self) -> Sequence[RenamedRun]:
         """Return the runs that were renamed since the last call."""
         renamed = self._renamed

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from otel_progress.errors import JournalError
 from otel_progress.journal import Journal
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.processes import HEARTBEAT_TIMEOUT_S
@@ -29,6 +30,7 @@ class _Process:
         self.ids: dict[str, str] = {}
         self.asked: list[tuple[str, set[str]]] = []
         self._has_ended = has_ended
+        self.failures = 0
         self.journal = open_another(rename_run=self._rename)
 
     def _rename(self, run: str, used_ids: Collection[str]) -> str | None:
@@ -40,6 +42,9 @@ class _Process:
             stem = id_.partition("~")[0]
             id_ = next(other for n in range(2, 10_000) if (other := f"{stem}~{n}") not in used_ids)
         self.ids[run] = id_
+        if self.failures and len(self.asked) > 1:
+            self.failures -= 1
+            raise JournalError("The connection was lost.")
         return id_
 
     def build(
@@ -256,6 +261,25 @@ def test_record_before_the_operation_does_not_hide_a_duplicate(open_another: Ope
     kept = reader.get(ID)
     assert kept is not None
     assert kept.run == "run of a"
+
+
+def test_write_that_failed_after_the_rename_is_repeated_with_the_new_id(open_another: Opener) -> None:
+    """The change set still has the old id. One warning follows."""
+    first, third, second = (_Process(open_another, name) for name in "acb")
+    first.start()
+    third.start()
+    second.failures = 1
+    with pytest.raises(JournalError):
+        second.start()
+    reader = open_another()
+    assert "run of b" not in _read_ids(reader)
+    second.start()
+    assert _read_ids(reader)["run of b"] == second.ids["run of b"] == f"{ID}~3"
+    found = reader.get(f"{ID}~3")
+    assert found is not None
+    assert [level.info.operation_id for level in (found.root, *found.levels)] == [f"{ID}~3"] * 2
+    (renamed,) = second.take_renamed()
+    assert (renamed.before, renamed.operation_id, renamed.owner) == (ID, f"{ID}~3", first.instance)
 
 
 def test_batch_counts_both_runs(open_another: Opener) -> None:

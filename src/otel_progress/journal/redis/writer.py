@@ -69,7 +69,7 @@ _REFRESH_CHECK_S: Final = 60.0
 """Time between two searches for runs whose time to live is renewed, in seconds."""
 
 
-NO_RUNS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
+_NO_RUNS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 """No runs to check."""
 
 
@@ -218,6 +218,9 @@ class Writer:
         first = [self._build_heartbeat(change_set)]
         written: list[tuple[str, int]] = []
         for run, changes in runs.items():
+            if run in new and self.duplicate_ids.has_renamed(run):
+                # Why: an earlier write of the run may have failed after it was renamed.
+                first += self._build_delete_calls(run, changes)
             calls = self._build_run_calls(run, changes, expected=True)
             written += ((run, len(first) + offset) for offset in range(len(calls)))
             first += calls
@@ -311,16 +314,23 @@ class Writer:
         calls: list[Command] = []
         for run, changes in runs.items():
             self._drop_run(run)
-            paths = [snapshot.info.path for snapshot in changes.snapshots]
-            # Why: a level is only replaced by one with a higher sequence number.
-            for start in range(0, len(paths), scripts.MAX_CALL_LEVELS):
-                part = paths[start : start + scripts.MAX_CALL_LEVELS]
-                calls += [
-                    command("HDEL", key, *part) for key in (self._keys.levels(run), self._keys.infos(run))
-                ]
+            calls += self._build_delete_calls(run, changes)
             calls += self._build_run_calls(run, changes, expected=False)
         self._client.execute(calls)
         return self._register(change_set, list(ids), dict.fromkeys(ids, ()))
+
+    def _build_delete_calls(self, run: str, changes: _RunChanges) -> list[Command]:
+        """Return the calls that delete levels of a renamed run that is not registered yet.
+
+        Why: a level is only replaced by one with a higher sequence number.
+        """
+        paths = [snapshot.info.path for snapshot in changes.snapshots]
+        keys, step = (self._keys.levels(run), self._keys.infos(run)), scripts.MAX_CALL_LEVELS
+        return [
+            command("HDEL", key, *paths[start : start + step])
+            for start in range(0, len(paths), step)
+            for key in keys
+        ]
 
     def _register_unless_alive(
         self, change_set: ChangeSet, conflicts: Mapping[str, Sequence[str]]
@@ -534,7 +544,7 @@ class Writer:
         self,
         change_set: ChangeSet,
         runs: dict[str, _RunChanges],
-        checked: Mapping[str, Sequence[str]] = NO_RUNS,
+        checked: Mapping[str, Sequence[str]] = _NO_RUNS,
     ) -> list[Command]:
         """Return the calls that register runs. The last one adds an entry to the feed.
 
