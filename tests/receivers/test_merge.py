@@ -169,7 +169,7 @@ def test_level_before_its_parents_has_placeholders() -> None:
 
 
 def test_renamed_operation_has_its_newest_id() -> None:
-    """Its levels are sent with the old id until they change. Late events do not restore it."""
+    """Late events, and levels that do not change, do not restore the old id."""
     old, song = level(sequence=1), level("song:1", sequence=2)
     new = level(sequence=3, operation_id="friday-42~2", id="friday-42~2")
     late = level(sequence=2, current=1)

@@ -49,7 +49,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @contextmanager
 def _recording(path: Path, *ids: str, **settings: Any) -> Iterator[Recorder]:
-    """Record with a journal in which another live process runs operations with these ids."""
+    """Record with a journal in which another process runs these operations."""
     with recording(store=f"sqlite:///{path}", **settings) as recorder:
         roots = [snapshot(operation_id=id_, id=id_, run=f"other {id_}", instance="other") for id_ in ids]
         now = {"at": recorder.clock.wall(), "clock": recorder.clock.monotonic()}
@@ -235,7 +235,7 @@ def _read_ids(found: list[OperationSnapshot]) -> dict[int, tuple[str, Status]]:
 
 @pytest.mark.process
 def test_processes_that_start_together_have_different_ids(store: str) -> None:
-    """Each process, the journal and its ended runs have the same ids. All but one warn."""
+    """Each process and the journal have the same ids. All but one process warn."""
     with ExitStack() as stack:
         processes = [stack.enter_context(_start(store)) for _ in range(3)]
         for process in processes:

@@ -236,7 +236,10 @@ class _RuntimeBuilder:
         self._components.discard_previews(locations)
 
     def _rename_run(self, run: str, used_ids: Collection[str]) -> str | None:
-        """Rename a run whose id another live process uses. The journal calls it in its write."""
+        """Rename a run whose id another live process uses.
+
+        The journal calls it in its write.
+        """
         return self._store.rename_run(run, used_ids)
 
     def _connect_sessions(self) -> None:

@@ -23,7 +23,7 @@ ID = "friday-42"
 
 
 class _Process:
-    """Process with a journal, which has the same ids as its store, as a live store does."""
+    """Process with a journal. It renames its runs as a live store does."""
 
     def __init__(self, open_another: Opener, name: str, *, has_ended: bool = False) -> None:
         self.instance = instance(name)

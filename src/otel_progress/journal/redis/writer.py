@@ -288,10 +288,10 @@ class Writer:
     def _rename_duplicates(
         self, change_set: ChangeSet, new: Mapping[str, str], found: Mapping[str, Sequence[str]]
     ) -> None:
-        """Register new runs whose ids other processes use, with another id if these are alive.
+        """Register new runs whose ids other processes use.
 
-        ``new`` are the ids by run, and ``found`` the other processes. Readers do not find these
-        runs yet, because no index contains them.
+        Runs get another id if such a process is alive. ``new`` are the ids by run, and ``found``
+        the other processes. Readers do not find these runs yet, because no index contains them.
         """
         rounds = iter([found])
 
@@ -381,7 +381,10 @@ class Writer:
         return self._check_feeds(self._client.execute(calls))
 
     def _check_feeds(self, answers: Sequence[Any]) -> dict[str, list[str]]:
-        """Check the answers of FEED. Return the processes that use the ids of new runs, by run."""
+        """Check the answers of FEED.
+
+        Return the processes that use the ids of new runs, by run.
+        """
         found: dict[str, list[str]] = {}
         for answer in answers:
             texts = _to_texts(answer)

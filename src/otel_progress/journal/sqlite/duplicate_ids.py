@@ -35,7 +35,7 @@ _HAS_ROOT: Final = """SELECT 1 FROM operations o JOIN levels l ON l.operation = 
 def find_owners(
     connection: sqlite3.Connection, runs: Mapping[str, str], instance: str, moment: ReadTime
 ) -> dict[str, Instance]:
-    """Return the live processes that have an active run with the same id as one of ``runs``.
+    """Return the live processes with active runs that have the ids of ``runs``.
 
     ``runs`` are ids by run, of the process ``instance``. Runs that are stored are left out.
     """

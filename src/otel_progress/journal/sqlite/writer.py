@@ -445,7 +445,7 @@ class Writer:
         return leave_out_runs(change_set, superseded.keys())
 
     def _rename_duplicates(self, connection: sqlite3.Connection, change_set: ChangeSet) -> ChangeSet:
-        """Return the change set with other ids for new runs whose id another live process uses.
+        """Return the change set with new ids for new runs with duplicate ids.
 
         Why here: this transaction writes the runs, so of two processes only one keeps an id.
         """
