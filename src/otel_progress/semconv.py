@@ -83,7 +83,7 @@ SEQUENCE: Final = "progress.sequence"
 
 
 RUN: Final = "progress.run"
-"""Unique id of this execution of the operation, on events and segment spans. string"""
+"""Unique id of this execution of the operation, on events, log records and segment spans. string"""
 
 
 SEGMENT: Final = "progress.segment"
@@ -106,6 +106,40 @@ START_TIME: Final = "progress.start_time"
 
 SKIPPED: Final = "progress.skipped"
 """Skipped units of the level, on events. Absent without any. int"""
+
+
+FAILED_BELOW: Final = "progress.failed_below"
+"""Part of progress.failed that is in units of levels below, on events. Absent without any. int"""
+
+
+RESUMED_FROM: Final = "progress.resumed_from"
+"""Units that an earlier session finished, on events. Absent without any. int or double"""
+
+
+LEVEL_WEIGHT: Final = "progress.level.weight"
+"""Weight of the level in the ratio of its parent, on events. Absent if it is 1. double"""
+
+
+LEVEL_ORDER: Final = "progress.level.order"
+"""Position of the level among its siblings, on events. int"""
+
+
+LEVEL_DECLARED: Final = "progress.level.declared"
+"""True for a stage that was declared in advance, on events. Else absent. boolean"""
+
+
+CURRENT_STAGE: Final = "progress.stage"
+"""Id of the running stage of the level, on events. Absent without one. string"""
+
+
+PAUSE_START_TIME: Final = "progress.pause.start_time"
+"""Start of the current pause in Unix seconds, on events of the operation. Absent without one.
+double
+"""
+
+
+PAUSE_DURATION: Final = "progress.pause.duration"
+"""Seconds of the ended pauses since the start, on events. Absent without any. double"""
 
 
 ERROR_TYPE: Final = "error.type"
@@ -255,6 +289,14 @@ ATTRIBUTES: Final = (
     PARENT,
     START_TIME,
     SKIPPED,
+    FAILED_BELOW,
+    RESUMED_FROM,
+    LEVEL_WEIGHT,
+    LEVEL_ORDER,
+    LEVEL_DECLARED,
+    CURRENT_STAGE,
+    PAUSE_START_TIME,
+    PAUSE_DURATION,
     ERROR_TYPE,
     ESTIMATED,
     ENDED_EARLY,
@@ -363,8 +405,10 @@ ReceivedSignal: TypeAlias = Literal["logs", "traces"]
 """Signal of received records: label ``signal`` of ``progress.receiver.records``."""
 
 
-RecordOutcome: TypeAlias = Literal["accepted", "rejected"]
-"""Whether a received record was used: label ``outcome`` of ``progress.receiver.records``."""
+RecordOutcome: TypeAlias = Literal["accepted", "rejected", "dropped"]
+"""Whether a received record was used: label ``outcome`` of ``progress.receiver.records``. A dropped
+log record waited for its operation until a limit was reached.
+"""
 
 
 RefusalReason: TypeAlias = Literal[
@@ -752,7 +796,8 @@ SERVER_REFUSED: Final = _define_counter(
 RECEIVER_RECORDS: Final = _define_counter(
     "progress.receiver.records",
     ("signal", "outcome"),
-    "Progress events (logs) and spans (traces) received over OTLP, by outcome: accepted or rejected.",
+    "Events and log records of operations (logs) and spans (traces) received over OTLP, by outcome: "
+    "accepted, rejected or dropped.",
 )
 
 

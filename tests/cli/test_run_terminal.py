@@ -47,7 +47,9 @@ def test_command_on_terminal_has_terminal_of_the_same_size(runs: CommandRuns, fo
 
 
 def test_ctrl_c_on_terminal_interrupts_the_command(runs: CommandRuns) -> None:
-    with open_terminal(runs, "--", "sh", "-c", "echo ready; sleep 300") as terminal:
+    # Why no shell: dash ignores the signal between two of its commands.
+    code = "import signal, time; signal.signal(2, signal.SIG_DFL); print('ready', flush=True); time.sleep(300)"
+    with open_terminal(runs, "--", sys.executable, "-c", code) as terminal:
         terminal.wait_for("ready")
         terminal.press("\x03")
         assert terminal.finish() == 130

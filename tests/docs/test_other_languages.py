@@ -113,6 +113,8 @@ def test_javascript_program_with_the_sdk_is_shown(
     assert (operation.ratio, operation.root.info.unit, operation.message) == (1.0, "frame", None)
     assert operation.instance is not None
     assert operation.instance.service == "encoder"
+    (record,) = journal.logs("clip-7")
+    assert (record.severity, record.message, record.logger) == (20, "no audio", "encoder")
 
 
 def test_curl_is_answered_and_shown(server: Server, journal: SqliteJournal, tmp_path: Path) -> None:

@@ -112,6 +112,56 @@ def test_pending_stage_has_a_start_event_once_it_runs(events: OtlpEvents, emitte
     assert emitter.names() == [STARTED, FINISHED]
 
 
+def test_declared_stages_have_one_event_before_they_run(events: OtlpEvents, emitter: RecordedEvents) -> None:
+    """It has their weight and order, so a receiver shows the whole list of stages."""
+    stages = [
+        level(f"stage:{name}", started=None, status=Status.PENDING, declared=True, weight=weight, order=order)
+        for order, (name, weight) in enumerate((("load", 1), ("mix", 6.5)))
+    ]
+    events.write(make_change_set(0.0, level(stage="load"), *stages))
+    events.write(make_change_set(2.0, *stages))
+    events.write(make_change_set(3.0, level("stage:mix", started=3.0, sequence=2, declared=True, weight=6.5)))
+    assert emitter.names() == [STARTED, UPDATED, UPDATED, STARTED]
+    keys = (semconv.LEVEL_ORDER, semconv.LEVEL_WEIGHT, semconv.LEVEL_DECLARED, semconv.STATUS)
+    assert [tuple(map(event.attributes.get, keys)) for event in emitter.events] == [
+        (None, None, None, "running"),
+        (0, None, True, "pending"),
+        (1, 6.5, True, "pending"),
+        (0, 6.5, True, "running"),
+    ]
+    assert [event.attributes.get(semconv.CURRENT_STAGE) for event in emitter.events] == [
+        "load",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_events_of_declared_stages_are_limited(emitter: RecordedEvents) -> None:
+    """Beyond the limit they are counted, until their operation has ended."""
+    events = OtlpEvents(emitter, max_levels=2)
+    for number in range(3):
+        run, at = f"run-{number}", float(number)
+        stages = [
+            level(f"stage:{name}", run=run, started=None, status=Status.PENDING, declared=True)
+            for name in ("a", "b", "c")
+        ]
+        events.write(make_change_set(at, level(run=run, started=at, clock=at), *stages))
+        assert (len(emitter.events), events.dropped) == (4 * number + 3, number + 1)
+        events.write(make_change_set(at + 0.5, ended(level(run=run, started=at), at + 0.5)))
+
+
+def test_pause_is_exported_with_its_start_and_the_seconds_of_ended_pauses() -> None:
+    """The start is converted from the clock. An ended operation has no pause."""
+    paused = level(clock=9.0, paused_clock=5.0, paused_s=2.5)
+    attributes = build_level_event(UPDATED, paused, WALL + 9.0).attributes
+    keys = (semconv.PAUSE_START_TIME, semconv.PAUSE_DURATION)
+    assert tuple(map(attributes.get, keys)) == (WALL + 5.0, 2.5)
+    attributes = build_level_event(FINISHED, ended(paused, 9.0), WALL + 9.0).attributes
+    assert tuple(map(attributes.get, keys)) == (None, 2.5)
+    assert not set(keys) & set(build_level_event(UPDATED, level(), WALL).attributes)
+
+
 def test_second_attempt_is_a_new_start(events: OtlpEvents, emitter: RecordedEvents) -> None:
     """The event has the number of the attempt."""
     first = level("song:1")
@@ -272,6 +322,7 @@ def test_update_has_identity_progress_and_metadata() -> None:
         semconv.OPERATION_ID: "friday-42",
         semconv.OPERATION_TYPE: "setlist",
         semconv.RUN: "run-1",
+        semconv.LEVEL_ORDER: 0,
         semconv.START_TIME: WALL,
         semconv.LEVEL_ID: "1",
         semconv.LEVEL_TYPE: "song",

@@ -67,6 +67,7 @@ def test_captured_records_arrive_with_span_severity_and_path() -> None:
         spans = {span.name: span for _, span in receiver.spans()}
         records = [record for _, record in receiver.records() if not record.event_name]
         events = {record.event_name for _, record in receiver.records() if record.event_name}
+        (run,) = {attributes(record)[semconv.RUN] for _, record in receiver.records()}
     assert [(value(record.body), record.severity_text, record.severity_number) for record in records] == [
         ("password=[redacted]", "WARNING", 13),
         ("could not read", "ERROR", 17),
@@ -78,6 +79,7 @@ def test_captured_records_arrive_with_span_severity_and_path() -> None:
     assert attributes(warning) == {
         "size": 3,
         semconv.OPERATION_ID: "friday",
+        semconv.RUN: run,
         semconv.OPERATION_TYPE: "nightly_import",
         semconv.PATH: "file:a",
     }

@@ -17,7 +17,7 @@ from otel_progress.otlp.sdk_compat import LogEvent
 from otel_progress.receivers import json_encoding, protobuf
 from otel_progress.receivers.attributes import MAX_ATTRIBUTES, UNFINISHED_AFTER_S
 from otel_progress.receivers.reports import InvalidReportError, Rank, read_item, read_report
-from otel_progress.receivers.telemetry import InvalidRequestError, ReceivedEvent
+from otel_progress.receivers.telemetry import InvalidRequestError, ReceivedEvent, ReceivedLog
 from tests.support.otlp_records import SPAN, TRACE, WALL, level
 from tests.support.otlp_requests import build_json_request, build_protobuf_request
 
@@ -44,6 +44,30 @@ def make_event(**attributes: Any) -> ReceivedEvent:
     values = {semconv.OPERATION_ID: "clip-7"}
     values.update({getattr(semconv, key): value for key, value in attributes.items()})
     return ReceivedEvent(semconv.EVENT_UPDATED, WALL, TRACE, SPAN, values, {})
+
+
+@given(ATTRIBUTES)
+def test_decoders_of_the_same_log_records_agree(attributes: dict[str, Any]) -> None:
+    """Records without a trace and an operation are omitted."""
+    records = [
+        LogEvent(
+            None, "text ä", WALL + 0.25, trace_id, SPAN, {**attributes, **stated}, severity=13, scope="app"
+        )
+        for trace_id, stated in (
+            (TRACE, {}),
+            (None, {semconv.OPERATION_ID: "clip-7"}),
+            (None, {}),
+            ("0" * 32, {}),
+        )
+    ]
+    from_protobuf = protobuf.decode_logs(build_protobuf_request(records), NOW)
+    from_json = json_encoding.decode_logs(build_json_request(records), NOW)
+    assert from_protobuf == from_json
+    first, second = from_json.records
+    assert isinstance(first, ReceivedLog)
+    assert (first.body, first.severity, first.logger, first.trace_id) == ("text ä", 13, "app", TRACE)
+    assert first.attributes == attributes
+    assert (second.trace_id, second.attributes[semconv.OPERATION_ID]) == (None, "clip-7")
 
 
 @given(ATTRIBUTES)

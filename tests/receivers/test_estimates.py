@@ -22,8 +22,8 @@ from otel_progress.receivers.estimates import ReceivedEstimates
 from otel_progress.receivers.receiver import Receiver
 from otel_progress.records import TrajectoryKey
 from tests.support.fake_time import FakeTime
-from tests.support.otlp_records import WALL, ended, level
-from tests.support.otlp_requests import build_protobuf_request
+from tests.support.otlp_records import SPAN, TRACE, WALL, ended, level
+from tests.support.otlp_requests import build_protobuf_request, build_span_request
 
 STARTED, UPDATED, FINISHED = semconv.EVENT_STARTED, semconv.EVENT_UPDATED, semconv.EVENT_FINISHED
 
@@ -189,3 +189,74 @@ def test_invalid_parent_is_ignored(receiver: Receiver, journal: SqliteJournal, t
     changed = replace(event, attributes={**event.attributes, semconv.PARENT: text, semconv.BATCH_ID: 7})
     receive(receiver, changed)
     assert (read(journal).root.info.parent, read(journal).root.info.batch) == (None, "7")
+
+
+def test_paused_operation_has_no_estimate_and_no_rate(
+    receiver: Receiver, journal: SqliteJournal, fake_time: FakeTime
+) -> None:
+    """The pause does not count, neither for the estimate after it nor for the history."""
+    receive(receiver, build_level_event(STARTED, level(), WALL))
+    fake_time.pass_(10.0)
+    receive(receiver, build_update(10.0, 0.2, 1))
+    assert read(journal).remaining_seconds == pytest.approx(40.0)
+    paused = level(clock=10.0, sequence=2, current=20, total=100, ratio=0.2, paused_clock=10.0)
+    receive(receiver, build_level_event(UPDATED, paused, WALL + 10.0))
+    for _ in range(2):
+        operation = read(journal)
+        assert (operation.condition, operation.eta, operation.remaining_seconds) == ("paused", None, None)
+        assert operation.rate_seconds_of(operation.root) == 0.0
+        fake_time.pass_(40.0)
+    at = fake_time.now - WALL
+    resumed = level(clock=at, sequence=3, current=20, total=100, ratio=0.2, paused_s=at - 10.0)
+    receive(receiver, build_level_event(UPDATED, resumed, fake_time.now))
+    operation = read(journal)
+    assert (operation.condition, operation.active_seconds_of(operation.root)) == ("ok", pytest.approx(10.0))
+    assert operation.remaining_seconds == pytest.approx(40.0)
+    end = ended(resumed, at + 40.0, current=100, ratio=1.0)
+    fake_time.pass_(40.0)
+    receive(receiver, build_level_event(FINISHED, end, fake_time.now))
+    (past,) = journal.trajectories(TrajectoryKey("setlist", "", host_class(), "service=nightly"))
+    assert past.duration_s == pytest.approx(50.0)
+
+
+def test_pause_of_another_program_is_shown(
+    receiver: Receiver, journal: SqliteJournal, fake_time: FakeTime
+) -> None:
+    """Only documented attributes are used. Without the attribute the pause has ended."""
+    fake_time.pass_(30.0)
+    values = {semconv.OPERATION_ID: "friday-42", semconv.CURRENT: 2, semconv.TOTAL: 4}
+    pauses: list[dict[str, object]] = [
+        {semconv.PAUSE_START_TIME: WALL + 20.0},
+        {semconv.PAUSE_DURATION: 5},
+        {semconv.PAUSE_START_TIME: WALL + 20.0, semconv.STATUS: "completed"},
+    ]
+    conditions = []
+    for number, pause in enumerate(pauses):
+        name = FINISHED if semconv.STATUS in pause else UPDATED
+        receive(receiver, LogEvent(name, "", WALL + 20.0 + number, None, None, {**values, **pause}))
+        conditions.append((read(journal).condition, read(journal).is_paused, read(journal).root.paused_s))
+    assert conditions == [("paused", True, 0.0), ("ok", False, 5.0), ("ok", False, 0.0)]
+    invalid = {**values, semconv.PAUSE_START_TIME: "now"}
+    event = LogEvent(UPDATED, "", WALL + 25.0, None, None, invalid)
+    assert receiver.receive_logs(build_protobuf_request([event]), "protobuf").rejected == 1
+
+
+def test_span_ends_a_paused_operation(
+    receiver: Receiver, journal: SqliteJournal, fake_time: FakeTime
+) -> None:
+    """The end event is lost. The rest of the pause counts as paused."""
+    fake_time.pass_(30.0)
+    paused = level(clock=9.0, sequence=2, current=5, paused_clock=5.0, paused_s=1.0)
+    receive(receiver, build_level_event(UPDATED, paused, WALL + 9.0))
+    span = {
+        "traceId": TRACE,
+        "spanId": SPAN,
+        "name": "setlist",
+        "startTimeUnixNano": str(round(WALL * 1e9)),
+        "endTimeUnixNano": str(round((WALL + 20.0) * 1e9)),
+        "attributes": {semconv.OPERATION_ID: "friday-42", semconv.PATH: "", semconv.SEQUENCE: 3},
+    }
+    assert receiver.receive_spans(build_span_request(span), "json").rejected == 0
+    operation = read(journal)
+    assert (operation.status, operation.is_paused) == (Status.COMPLETED, False)
+    assert operation.root.paused_s == pytest.approx(16.0)

@@ -213,6 +213,35 @@ def test_texts_and_keys_are_limited(receiver: Receiver, journal: SqliteJournal) 
         assert len(operation.metadata) == 64
 
 
+def test_secrets_of_other_programs_are_redacted(receiver: Receiver, journal: SqliteJournal) -> None:
+    """In names, messages, metadata, errors and items."""
+    secret = "password=hunter2"
+    values = {
+        semconv.OPERATION_ID: "clip-7",
+        semconv.OPERATION_NAME: f"clip {secret}",
+        semconv.MESSAGE: f"login with {secret}",
+        "exception.message": f"refused: {secret}",
+        "progress.metadata.token": "abc",
+        "progress.metadata.size": 3,
+    }
+    item = {semconv.OPERATION_ID: "clip-7", semconv.ITEM_NAME: secret, "exception.message": secret}
+    events = [
+        LogEvent(UPDATED, "", WALL, None, None, values),
+        LogEvent(semconv.EVENT_ITEM, "", WALL, None, None, item),
+    ]
+    assert receiver.receive_logs(build_json_request(events), "json").rejected == 0
+    operation = journal.get("clip-7")
+    assert operation is not None
+    assert (operation.name, operation.message) == (
+        "clip password=[redacted]",
+        "login with password=[redacted]",
+    )
+    assert operation.error == Failure("Error", "refused: password=[redacted]")
+    assert operation.metadata == {"token": "[redacted]", "size": 3}
+    (stored,) = journal.events("clip-7")
+    assert (stored.name, stored.error) == ("password=[redacted]", Failure("Error", "password=[redacted]"))
+
+
 def test_receiver_after_a_restart_continues_stored_runs(journal: SqliteJournal, fake_time: FakeTime) -> None:
     """The end of a run that started before the restart is stored."""
     events = [build_level_event(UPDATED, make_root(number), WALL + number) for number in (4, 3, 2)]

@@ -21,10 +21,10 @@ from otel_progress.errors import JournalError
 from otel_progress.journal import SqliteJournal
 from otel_progress.otlp.event_codec import build_level_event
 from otel_progress.otlp.sdk_compat import LogEvent
-from otel_progress.receivers.receiver import Receipt, Receiver
+from otel_progress.receivers.receiver import Receipt, Receiver, ReceiverLimits
 from otel_progress.server import ServerSettings, create_app
 from otel_progress.server.settings import Limits
-from tests.support.otlp_records import WALL, level
+from tests.support.otlp_records import SPAN, TRACE, WALL, level
 from tests.support.otlp_requests import build_json_request, build_protobuf_request
 from tests.support.rest_client import Client, raw_request, refusals, scope_of
 from tests.support.server_threads import threads_end
@@ -112,6 +112,25 @@ def test_request_in_each_encoding_is_stored(
     assert operation is not None
     assert operation.root.current == 3
     assert count_records(client) == {("logs", "accepted"): 1}
+
+
+def test_log_records_are_in_the_api_and_dropped_ones_are_counted(
+    receive: Callable[..., Client], empty: SqliteJournal
+) -> None:
+    """Dropped records are valid, so the response does not mention them."""
+    limits = ReceiverLimits(waiting_logs_per_sender=2)
+    client = receive(Receiver(empty, wall=lambda: WALL + 1.0, limits=limits))
+    logs = [LogEvent(None, f"text {number}", WALL, TRACE, SPAN, {}, severity=9) for number in range(5)]
+    answer = client.post(LOGS, content=build_protobuf_request(logs), headers=PROTOBUF)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert count_records(client) == {("logs", "dropped"): 3}
+    client.post(LOGS, content=BODY, headers=PROTOBUF)
+    assert count_records(client) == {("logs", "dropped"): 3, ("logs", "accepted"): 3}
+    stored = client.get("/api/v1/operations/friday-42/logs").json()["logs"]
+    assert [record["message"] for record in stored] == ["text 3", "text 4"]
+    assert (
+        'progress_receiver_records_total{outcome="dropped",signal="logs"} 3.0' in client.get("/metrics").text
+    )
 
 
 def test_chunked_body_without_a_length_is_stored(

@@ -55,6 +55,16 @@ class Receiver:
             for record in scope.log_records
         ]
 
+    def scoped_records(self) -> list[tuple[dict[str, Any], str, Any]]:
+        """Return every received log record with its resource attributes and its scope."""
+        return [
+            (attributes(resource.resource), scope.scope.name, record)
+            for request in self._copy("/v1/logs")
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
     def metrics(self) -> list[tuple[dict[str, Any], Any]]:
         """Return every received metric."""
         return [

@@ -19,10 +19,14 @@ def build_protobuf_request(events: Iterable[LogEvent], resource: Mapping[str, An
     request = ExportLogsServiceRequest()
     group = request.resource_logs.add()
     group.resource.attributes.extend(build_attributes(resource))
-    scope = group.scope_logs.add()
     for event in events:
+        scope = group.scope_logs.add()
+        scope.scope.name = event.scope or ""
         record = scope.log_records.add()
         record.event_name = event.name or ""
+        record.severity_number = event.severity or 0
+        record.severity_text = event.severity_text or ""
+        record.body.string_value = event.body
         record.time_unix_nano = round(event.at * 1e9)
         record.trace_id = bytes.fromhex(event.trace_id or "")
         record.span_id = bytes.fromhex(event.span_id or "")
@@ -32,20 +36,25 @@ def build_protobuf_request(events: Iterable[LogEvent], resource: Mapping[str, An
 
 def build_json_request(events: Iterable[LogEvent], resource: Mapping[str, Any] = RESOURCE) -> bytes:
     """Return events as an ``ExportLogsServiceRequest`` in JSON."""
-    records = [
+    scopes = [
         {
-            "eventName": event.name,
-            "timeUnixNano": str(round(event.at * 1e9)),
-            "traceId": event.trace_id or "",
-            "spanId": event.span_id or "",
-            "attributes": _build_json_attributes(event.attributes),
+            "scope": {"name": event.scope or ""},
+            "logRecords": [
+                {
+                    "eventName": event.name,
+                    "timeUnixNano": str(round(event.at * 1e9)),
+                    "traceId": event.trace_id or "",
+                    "spanId": event.span_id or "",
+                    "severityNumber": event.severity or 0,
+                    "severityText": event.severity_text or "",
+                    "body": {"stringValue": event.body},
+                    "attributes": _build_json_attributes(event.attributes),
+                }
+            ],
         }
         for event in events
     ]
-    group = {
-        "resource": {"attributes": _build_json_attributes(resource)},
-        "scopeLogs": [{"scope": {"name": "curl"}, "logRecords": records}],
-    }
+    group = {"resource": {"attributes": _build_json_attributes(resource)}, "scopeLogs": scopes}
     return json.dumps({"resourceLogs": [group]}).encode()
 
 

@@ -56,6 +56,14 @@ _LEVEL: Final = (
     semconv.PARENT,
     semconv.START_TIME,
     semconv.ESTIMATED,
+    semconv.FAILED_BELOW,
+    semconv.RESUMED_FROM,
+    semconv.LEVEL_WEIGHT,
+    semconv.LEVEL_ORDER,
+    semconv.LEVEL_DECLARED,
+    semconv.CURRENT_STAGE,
+    semconv.PAUSE_START_TIME,
+    semconv.PAUSE_DURATION,
 )
 EVENT_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     semconv.EVENT_STARTED: _LEVEL,

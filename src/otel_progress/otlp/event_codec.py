@@ -43,6 +43,13 @@ def build_level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent
     if snapshot.skipped:
         _put_number(attributes, semconv.SKIPPED, snapshot.skipped)
     attributes[semconv.STATUS] = snapshot.status.value
+    if snapshot.failed_below:
+        _put_number(attributes, semconv.FAILED_BELOW, snapshot.failed_below)
+    if snapshot.resumed_from:
+        _put_number(attributes, semconv.RESUMED_FROM, snapshot.resumed_from)
+    if snapshot.stage is not None:
+        attributes[semconv.CURRENT_STAGE] = text.normalize_id(snapshot.stage)
+    _put_pauses(attributes, snapshot)
     if snapshot.estimated:
         attributes[semconv.ESTIMATED] = True
     if snapshot.ended_early:
@@ -127,6 +134,11 @@ def _build_identity(info: LevelInfo) -> dict[str, MetadataValue]:
         attributes[semconv.LEVEL_ID] = text.normalize_id(info.id)
         attributes[semconv.LEVEL_TYPE] = text.normalize_id(info.type)
         attributes[semconv.LEVEL_NAME] = text.truncate(info.name, text.MAX_NAME)
+        attributes[semconv.LEVEL_ORDER] = info.order
+        if info.weight != 1:
+            _put_number(attributes, semconv.LEVEL_WEIGHT, info.weight)
+        if info.declared:
+            attributes[semconv.LEVEL_DECLARED] = True
     else:
         attributes[semconv.OPERATION_NAME] = text.truncate(info.name, text.MAX_NAME)
         if info.batch is not None:
@@ -151,6 +163,15 @@ def _build_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, Metadata
         else:
             _put_number(attributes, name, value)
     return attributes
+
+
+def _put_pauses(attributes: dict[str, MetadataValue], snapshot: LevelSnapshot) -> None:
+    """Set the start of the current pause, and the seconds of ended pauses."""
+    if snapshot.paused_clock is not None and not snapshot.status.finished:
+        paused_s = max(0.0, snapshot.observed_clock - snapshot.paused_clock)
+        _put_number(attributes, semconv.PAUSE_START_TIME, snapshot.observed_at - paused_s)
+    if snapshot.paused_s > 0.0:
+        _put_number(attributes, semconv.PAUSE_DURATION, snapshot.paused_s)
 
 
 def _put_failure(attributes: dict[str, MetadataValue], failure: Failure | None) -> None:

@@ -82,6 +82,8 @@ class OtlpEvents:
         self._max_levels = max_levels
         self._runs: dict[str, dict[str, _RunningLevel]] = {}
         self._level_count = 0
+        self._declared: dict[str, set[str]] = {}
+        self._declared_count = 0
         self._waiting: dict[tuple[str, str], _RunningLevel] = {}
         self._finished: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._last_clock: float | None = None
@@ -121,7 +123,10 @@ class OtlpEvents:
         known = None if levels is None else levels.get(info.path)
         if known is not None and known.latest.info.attempt == info.attempt:
             return
-        if snapshot.status is Status.PENDING or info.started_at is None or self._is_finished(info):
+        if snapshot.status is Status.PENDING:
+            self._declare_stage(snapshot)
+            return
+        if info.started_at is None or self._is_finished(info):
             return
         if known is None and self._level_count >= self._max_levels:
             if not self._is_new(info):
@@ -132,6 +137,19 @@ class OtlpEvents:
             self._runs.setdefault(info.run, {})[info.path] = _RunningLevel(snapshot, clock)
             self._waiting.pop((info.run, info.path), None)
         self._emit_level(semconv.EVENT_STARTED, snapshot, info.started_at)
+
+    def _declare_stage(self, snapshot: LevelSnapshot) -> None:
+        """Emit the first snapshot of a declared stage, as an update."""
+        info = snapshot.info
+        declared = self._declared.get(info.run, set())
+        if not info.declared or info.path in declared or self._is_finished(info):
+            return
+        if self._declared_count >= self._max_levels:
+            self.dropped += 1
+            return
+        self._declared.setdefault(info.run, declared).add(info.path)
+        self._declared_count += 1
+        self._emit_level(semconv.EVENT_UPDATED, snapshot, snapshot.observed_at)
 
     def _is_finished(self, info: LevelInfo) -> bool:
         """Return True if the level or its operation has finished.
@@ -196,6 +214,8 @@ class OtlpEvents:
 
     def _drop_levels(self, run: str, path: str) -> None:
         """Drop a level, or all levels of a run if ``path`` is empty."""
+        if not path:
+            self._declared_count -= len(self._declared.pop(run, ()))
         levels = self._runs.get(run)
         if levels is None:
             return

@@ -53,6 +53,7 @@ def build_log_event(record: LogRecord) -> LogEvent:
     }
     attributes[semconv.OPERATION_ID] = normalize_id(record.operation_id)
     attributes[semconv.OPERATION_TYPE] = normalize_id(record.operation_type)
+    attributes[semconv.RUN] = record.run
     attributes[semconv.PATH] = truncate(record.path, MAX_PATH)
     if record.details is not None:
         attributes[semconv.EXCEPTION_STACKTRACE] = truncate(record.details, MAX_DETAILS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
 from typing import Final
 
 from otel_progress.model import MetadataValue
-from otel_progress.text import MAX_TEXT, truncate
+from otel_progress.text import MAX_DETAILS, MAX_TEXT, truncate
 
 MAX_ATTRIBUTES: Final = 160
 """Maximum number of attributes of a record or resource. Further attributes are ignored."""
@@ -20,6 +21,10 @@ MAX_KEY_CHARACTERS: Final = 256
 
 MAX_ELEMENTS: Final = 64
 """Maximum number of elements of an array. Further elements are ignored."""
+
+
+MAX_BODY_DEPTH: Final = 8
+"""Maximum depth of a structured body of a log record. Deeper values are null."""
 
 
 MAX_PATH_CHARACTERS: Final = 4096
@@ -61,6 +66,23 @@ def convert_id(value: str, length: int) -> str | None:
     if len(value) != length or _HEXADECIMAL.fullmatch(value) is None or value.strip("0") == "":
         return None
     return value.lower()
+
+
+def convert_body(value: object) -> str:
+    """Return the body of a log record as truncated text.
+
+    A structured body becomes JSON.
+    """
+    if isinstance(value, str):
+        return truncate(value, MAX_TEXT)
+    if value is None:
+        return ""
+    return truncate(json.dumps(value, ensure_ascii=False, default=str), MAX_TEXT)
+
+
+def convert_details(value: str) -> str | None:
+    """Return the end of a traceback, or None if it is empty."""
+    return truncate(value[-MAX_DETAILS:], MAX_DETAILS) if value else None
 
 
 def convert_error(message: str) -> str:

@@ -95,11 +95,21 @@ class ReceivedEstimates:
         return None if curve is None else curve.eta
 
     def update(
-        self, run: str, operation_type: str, service: str, started_at: float, at: float, ratio: float | None
+        self,
+        run: str,
+        operation_type: str,
+        service: str,
+        started_at: float,
+        at: float,
+        ratio: float | None,
+        *,
+        is_paused: bool = False,
     ) -> None:
         """Add a report of a running operation, and estimate its end if due.
 
-        Times are Unix seconds on the clock of the sender.
+        Times are Unix seconds on the clock of the sender. ``started_at`` is later by the seconds of
+        the pauses, so it is the time to which the active seconds are relative. During a pause there
+        is no estimate, and the first report after it makes one.
         """
         curve = self._runs.get(run)
         if curve is None:
@@ -107,6 +117,9 @@ class ReceivedEstimates:
             while len(self._runs) > self._max_runs:
                 self._runs.popitem(last=False)
         self._runs.move_to_end(run)
+        if is_paused:
+            curve.eta, curve.estimated_at = None, float("-inf")
+            return
         if ratio is not None:
             curve.add(at - started_at, ratio)
         if self._left > 0 and at - curve.estimated_at >= ESTIMATE_INTERVAL_S:

@@ -13,8 +13,12 @@ from typing import Any, Final
 from otel_progress.model import MetadataValue
 from otel_progress.receivers.attributes import (
     MAX_ATTRIBUTES,
+    MAX_BODY_DEPTH,
+    MAX_ELEMENTS,
     MAX_KEY_CHARACTERS,
     convert_array,
+    convert_body,
+    convert_details,
     convert_end,
     convert_error,
     convert_id,
@@ -25,10 +29,12 @@ from otel_progress.receivers.telemetry import (
     Decoded,
     InvalidRequestError,
     ReceivedEvent,
+    ReceivedLog,
     ReceivedSpan,
     Signal,
 )
-from otel_progress.semconv import EVENTS, LEGACY_EVENT_NAME
+from otel_progress.semconv import EVENTS, EXCEPTION_STACKTRACE, LEGACY_EVENT_NAME, OPERATION_ID
+from otel_progress.text import MAX_NAME, truncate
 
 _EVENTS: Final = frozenset(EVENTS)
 
@@ -39,27 +45,37 @@ _MAX_UINT64: Final = 2**64 - 1
 _STATUS_ERROR: Final = (2, "STATUS_CODE_ERROR")
 
 
+_SEVERITIES: Final = {
+    f"SEVERITY_NUMBER_{name}{suffix}": 4 * group + number
+    for group, name in enumerate(("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"))
+    for number, suffix in enumerate(("", "2", "3", "4"), 1)
+}
+
+
 class _InvalidRecordError(ValueError):
     """A record with a value of a wrong type."""
 
 
-def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent]:
-    """Return the progress events of an ``ExportLogsServiceRequest``.
+def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent | ReceivedLog]:
+    """Return the events and log records of an ``ExportLogsServiceRequest``.
 
-    ``now`` is the time of reception in Unix seconds. Raises InvalidRequestError.
+    Log records without a trace and without an operation are omitted. ``now`` is the time of
+    reception in Unix seconds. Raises InvalidRequestError.
     """
-    events = []
+    records: list[ReceivedEvent | ReceivedLog] = []
     rejections = []
-    for resource, record in _walk(_parse(body), "resourceLogs", "scopeLogs", "logRecords"):
+    for resource, scope, record in _walk(_parse(body), "resourceLogs", "scopeLogs", "logRecords"):
         try:
-            name = _get(record, "eventName", str, "") or _find_event_name(record)
+            name = _get(record, "eventName", str, "") or _find_text(record, LEGACY_EVENT_NAME)
+            trace_id = convert_id(_get(record, "traceId", str, ""), 32)
             if name not in _EVENTS:
+                if trace_id is not None or _find_text(record, OPERATION_ID):
+                    records.append(_convert_log(resource, scope, record, trace_id, now))
                 continue
-            nanoseconds = _get_integer(record, "timeUnixNano") or _get_integer(record, "observedTimeUnixNano")
             event = ReceivedEvent(
                 name=name,
-                at=convert_time(nanoseconds, now),
-                trace_id=convert_id(_get(record, "traceId", str, ""), 32),
+                at=_get_time(record, now),
+                trace_id=trace_id,
                 span_id=convert_id(_get(record, "spanId", str, ""), 16),
                 attributes=_convert_attributes(record),
                 resource=resource.get_attributes(),
@@ -67,15 +83,15 @@ def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent]:
         except _InvalidRecordError as error:
             rejections.append(str(error))
         else:
-            events.append(event)
-    return Decoded(events, len(rejections), rejections[0] if rejections else "")
+            records.append(event)
+    return Decoded(records, len(rejections), rejections[0] if rejections else "")
 
 
 def decode_spans(body: bytes, now: float) -> Decoded[ReceivedSpan]:
     """Return the spans of an ``ExportTraceServiceRequest``, like :func:`decode_logs`."""
     spans = []
     rejections = []
-    for resource, record in _walk(_parse(body), "resourceSpans", "scopeSpans", "spans"):
+    for resource, _, record in _walk(_parse(body), "resourceSpans", "scopeSpans", "spans"):
         try:
             spans.append(_convert_span(resource, record, now))
         except _InvalidRecordError as error:
@@ -95,6 +111,66 @@ def encode_response(signal: Signal, rejected: int, reason: str) -> bytes:
 def encode_error(code: int, message: str) -> bytes:
     """Return the ``google.rpc.Status`` of a refused request."""
     return json.dumps({"code": code, "message": message}).encode()
+
+
+def _convert_log(
+    resource: _Resource, scope: Mapping[str, Any], record: Mapping[str, Any], trace_id: str | None, now: float
+) -> ReceivedLog:
+    attributes = _convert_attributes(record)
+    attributes.pop(EXCEPTION_STACKTRACE, None)
+    return ReceivedLog(
+        at=_get_time(record, now),
+        trace_id=trace_id,
+        span_id=convert_id(_get(record, "spanId", str, ""), 16),
+        severity=_convert_severity(record.get("severityNumber")),
+        severity_text=truncate(_get(record, "severityText", str, ""), MAX_NAME),
+        logger=truncate(_get(_get(scope, "scope", dict, {}), "name", str, ""), MAX_NAME),
+        body=convert_body(_convert_structure(record.get("body"), MAX_BODY_DEPTH)),
+        details=convert_details(_find_text(record, EXCEPTION_STACKTRACE)),
+        attributes=attributes,
+        resource=resource.get_attributes(),
+    )
+
+
+def _convert_severity(value: object) -> int:
+    """Return the number of a severity, or 0.
+
+    Senders may send its name, such as SEVERITY_NUMBER_INFO.
+    """
+    if isinstance(value, str) and value in _SEVERITIES:
+        return _SEVERITIES[value]
+    return _to_integer(value) or 0
+
+
+def _convert_structure(value: object, depth: int) -> object:
+    """Return an ``AnyValue`` as a value of JSON.
+
+    Its depth and the number of its elements are limited.
+    """
+    if not isinstance(value, dict) or depth == 0:
+        return None
+    array = value.get("arrayValue")
+    if isinstance(array, dict):
+        elements = array.get("values")
+        return [
+            _convert_structure(element, depth - 1)
+            for element in (elements if isinstance(elements, list) else [])[:MAX_ELEMENTS]
+        ]
+    pairs = value.get("kvlistValue")
+    if isinstance(pairs, dict):
+        entries = pairs.get("values")
+        return {
+            str(entry.get("key", "")): _convert_structure(entry.get("value"), depth - 1)
+            for entry in (entries if isinstance(entries, list) else [])[:MAX_ELEMENTS]
+            if isinstance(entry, dict)
+        }
+    content = value.get("bytesValue")
+    return content if isinstance(content, str) else _unwrap(value)
+
+
+def _get_time(record: Mapping[str, Any], now: float) -> float:
+    nanoseconds = _get_integer(record, "timeUnixNano") or _get_integer(record, "observedTimeUnixNano")
+    return convert_time(nanoseconds, now)
 
 
 def _convert_span(resource: _Resource, record: Mapping[str, Any], now: float) -> ReceivedSpan:
@@ -133,13 +209,13 @@ def _parse(body: bytes) -> Mapping[str, Any]:
 
 def _walk(
     document: Mapping[str, Any], groups: str, scopes: str, records: str
-) -> Iterator[tuple[_Resource, Mapping[str, Any]]]:
-    """Yield the resource and the record of each record of a request."""
+) -> Iterator[tuple[_Resource, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield the resource, the group of the scope, and each record of a request."""
     for group in _get_objects(document, groups):
         resource = _Resource(group.get("resource"))
         for scope in _get_objects(group, scopes):
             for record in _get_objects(scope, records):
-                yield resource, record
+                yield resource, scope, record
 
 
 class _Resource:
@@ -199,12 +275,12 @@ def _to_integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _find_event_name(record: Mapping[str, Any]) -> str:
-    """Return the event name of senders that predate the field ``eventName``."""
+def _find_text(record: Mapping[str, Any], name: str) -> str:
+    """Return the text of an attribute, or an empty one."""
     for key, value in _iterate_attributes(record):
-        if key == LEGACY_EVENT_NAME:
-            name = value.get("stringValue")
-            return name if isinstance(name, str) else ""
+        if key == name:
+            text = value.get("stringValue")
+            return text if isinstance(text, str) else ""
     return ""
 
 

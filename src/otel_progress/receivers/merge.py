@@ -85,7 +85,7 @@ class _Level:
 
     ``report`` is None for a placeholder, of which only levels below it were reported.
     ``started_at`` is the earliest known start of the attempt, and ``advanced_at`` the earliest
-    report of its count.
+    report of its count, its ratio and its ended pauses.
     """
 
     report: LevelReport | None
@@ -96,6 +96,14 @@ class _Level:
     identity: LevelInfo | None = None
     is_ended_by_span: bool = False
     is_start_stated: bool = False
+
+    @property
+    def is_unstarted(self) -> bool:
+        """True for a level that is declared or was skipped without a start."""
+        report = self.report
+        if report is None or not report.path or self.is_start_stated:
+            return False
+        return report.status is Status.PENDING or (report.declared and report.status is Status.SKIPPED)
 
     def update_start(self, report: LevelReport) -> bool:
         """Set the start to the earliest stated one.
@@ -257,6 +265,8 @@ class MergedRun:
             ratio=None if total is None and report.ratio is None else min(1.0, float(ratio)),
             failed=int(_get_number(span, semconv.FAILED, report.failed)),
             error=_read_failure(span) if status is Status.FAILED else None,
+            paused_since=None,
+            paused_s=report.paused_s + _count_paused_seconds(report, ended_at),
         )
         self._replace(level, end, _build_key(end))
         level.is_ended_by_span = True
@@ -281,6 +291,8 @@ class MergedRun:
         info = self._build_info(path, level)
         at = level.started_at if report is None else report.at
         status = Status.RUNNING if report is None else report.status
+        advanced_at = None if status is Status.PENDING else level.advanced_at
+        has_ended = status.finished and info.started_at is not None
         return LevelSnapshot(
             info=info,
             sequence=level.sequence,
@@ -293,16 +305,20 @@ class MergedRun:
             message=None if report is None else report.message,
             metadata=NO_METADATA if report is None else report.metadata,
             error=None if report is None else report.error,
-            stage=None,
+            stage=None if report is None else report.stage,
             eta=None,
             observed_at=at,
             observed_clock=at,
-            advanced_at=level.advanced_at,
-            advanced_clock=level.advanced_at,
+            advanced_at=advanced_at,
+            advanced_clock=advanced_at,
             stall_after_s=stall_after_s,
-            ended_at=at if status.finished else None,
-            duration_s=max(0.0, at - level.started_at) if status.finished else None,
+            ended_at=at if has_ended else None,
+            duration_s=max(0.0, at - level.started_at) if has_ended else None,
             estimated=report is not None and report.estimated,
+            paused_clock=None if report is None else report.paused_since,
+            paused_s=0.0 if report is None else report.paused_s,
+            failed_below=0 if report is None else report.failed_below,
+            resumed_from=0 if report is None else report.resumed_from,
         )
 
     def _add_parents(self, report: LevelReport) -> Iterator[str]:
@@ -330,7 +346,7 @@ class MergedRun:
         if is_new_attempt:
             level.started_at, level.is_start_stated = math.inf, False
         level.update_start(report)
-        if known is None or is_new_attempt or report.current != known.current:
+        if known is None or is_new_attempt or _has_advanced(known, report):
             level.advanced_at = report.at
         level.report, level.key = report, key
         level.is_ended_by_span = False
@@ -349,7 +365,7 @@ class MergedRun:
         changed = level.update_start(report) or is_changed
         if changed:
             level.identity = None
-        if report.current == known.current and report.at < level.advanced_at:
+        if report.at < level.advanced_at and not _has_advanced(report, known):
             level.advanced_at, changed = report.at, True
         if (level.sequence + 1) % _CHANGES_PER_REPORT:
             level.sequence += changed
@@ -363,6 +379,7 @@ class MergedRun:
     def _describe(self, path: str, level: _Level) -> LevelInfo:
         report = level.report
         root = self._levels[""]
+        started_at = None if level.is_unstarted else level.started_at
         if report is None:
             type_, id_ = split_last_segment(path) if path else (self.operation_type, self.operation_id)
             name, unit, attempt, trace_id, span_id = id_, None, 1, self._trace_id, None
@@ -370,6 +387,11 @@ class MergedRun:
             type_, id_, name, unit = report.type, report.id, report.name, report.unit
             attempt, span_id = report.attempt, report.span_id
             trace_id = report.origin.trace_id
+        if report is not None and report.order is not None:
+            order = report.order
+        else:
+            # Why the time: siblings are numbered by their start, in any order of arrival.
+            order = max(0, round(1000.0 * (level.started_at - root.started_at)))
         return LevelInfo(
             operation_id=self.operation_id,
             operation_type=self.operation_type,
@@ -379,13 +401,12 @@ class MergedRun:
             id=id_,
             name=truncate(name, MAX_NAME),
             unit=unit,
-            weight=1,
-            declared=False,
+            weight=1 if report is None else report.weight,
+            declared=report is not None and report.declared,
             attempt=attempt,
-            # Why the time: siblings are numbered by their start, in any order of arrival.
-            order=max(0, round(1000.0 * (level.started_at - root.started_at))),
-            started_at=level.started_at,
-            started_clock=level.started_at,
+            order=order,
+            started_at=started_at,
+            started_clock=started_at,
             deadline_at=None,
             trace_id=trace_id,
             span_id=span_id,
@@ -579,6 +600,21 @@ class Sender:
             self._ended[run.run] = run
             while len(self._ended) > self._max_ended_runs:
                 self._drop_oldest_ended()
+
+
+def _has_advanced(earlier: LevelReport, later: LevelReport) -> bool:
+    """Return True if the count differs, or the ratio because of levels below.
+
+    The end of a pause counts as an advance, and a ratio that is an estimate does not.
+    """
+    if later.current != earlier.current or later.paused_s != earlier.paused_s:
+        return True
+    return later.ratio != earlier.ratio and not later.estimated
+
+
+def _count_paused_seconds(report: LevelReport, at: float) -> float:
+    """Return the seconds of the current pause until ``at``."""
+    return 0.0 if report.paused_since is None else max(0.0, at - report.paused_since)
 
 
 def _is_before_end(report: LevelReport, end: LevelReport | None) -> bool:

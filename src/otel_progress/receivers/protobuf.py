@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -20,8 +21,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from otel_progress.model import MetadataValue
 from otel_progress.receivers.attributes import (
     MAX_ATTRIBUTES,
+    MAX_BODY_DEPTH,
+    MAX_ELEMENTS,
     MAX_KEY_CHARACTERS,
     convert_array,
+    convert_body,
+    convert_details,
     convert_end,
     convert_error,
     convert_id,
@@ -32,18 +37,21 @@ from otel_progress.receivers.telemetry import (
     Decoded,
     InvalidRequestError,
     ReceivedEvent,
+    ReceivedLog,
     ReceivedSpan,
     Signal,
 )
-from otel_progress.semconv import EVENTS, LEGACY_EVENT_NAME
+from otel_progress.semconv import EVENTS, EXCEPTION_STACKTRACE, LEGACY_EVENT_NAME, OPERATION_ID
+from otel_progress.text import MAX_NAME, truncate
 
 _EVENTS: Final = frozenset(EVENTS)
 
 
-def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent]:
-    """Return the progress events of an ``ExportLogsServiceRequest``.
+def decode_logs(body: bytes, now: float) -> Decoded[ReceivedEvent | ReceivedLog]:
+    """Return the events and log records of an ``ExportLogsServiceRequest``.
 
-    ``now`` is the time of reception in Unix seconds. Raises InvalidRequestError.
+    Log records without a trace and without an operation are omitted. ``now`` is the time of
+    reception in Unix seconds. Raises InvalidRequestError.
     """
     return convert_logs(_parse(ExportLogsServiceRequest, body), now)
 
@@ -53,30 +61,73 @@ def decode_spans(body: bytes, now: float) -> Decoded[ReceivedSpan]:
     return convert_spans(_parse(ExportTraceServiceRequest, body), now)
 
 
-def convert_logs(request: Any, now: float) -> Decoded[ReceivedEvent]:
-    """Return the progress events of a parsed request, for example of gRPC."""
-    events = []
+def convert_logs(request: Any, now: float) -> Decoded[ReceivedEvent | ReceivedLog]:
+    """Return the events and log records of a parsed request, for example of gRPC."""
+    records: list[ReceivedEvent | ReceivedLog] = []
     for group in request.resource_logs:
         resource = None
         for scope in group.scope_logs:
             for record in scope.log_records:
                 # Why before anything else: other records are most of the traffic of a Collector.
-                name = record.event_name or _find_event_name(record.attributes)
-                if name not in _EVENTS:
+                name = record.event_name or _find_text(record.attributes, LEGACY_EVENT_NAME)
+                is_event = name in _EVENTS
+                trace_id = convert_id(record.trace_id.hex(), 32) if record.trace_id else None
+                if not is_event and trace_id is None and not _find_text(record.attributes, OPERATION_ID):
                     continue
                 if resource is None:
                     resource = _convert_attributes(group.resource.attributes)
-                events.append(
+                at = convert_time(record.time_unix_nano or record.observed_time_unix_nano, now)
+                if not is_event:
+                    records.append(_convert_log(record, scope.scope.name, trace_id, at, resource))
+                    continue
+                records.append(
                     ReceivedEvent(
                         name=name,
-                        at=convert_time(record.time_unix_nano or record.observed_time_unix_nano, now),
-                        trace_id=convert_id(record.trace_id.hex(), 32),
+                        at=at,
+                        trace_id=trace_id,
                         span_id=convert_id(record.span_id.hex(), 16),
                         attributes=_convert_attributes(record.attributes),
                         resource=resource,
                     )
                 )
-    return Decoded(events)
+    return Decoded(records)
+
+
+def _convert_log(
+    record: Any, scope: str, trace_id: str | None, at: float, resource: Mapping[str, MetadataValue]
+) -> ReceivedLog:
+    attributes = _convert_attributes(record.attributes)
+    attributes.pop(EXCEPTION_STACKTRACE, None)
+    return ReceivedLog(
+        at=at,
+        trace_id=trace_id,
+        span_id=convert_id(record.span_id.hex(), 16),
+        severity=record.severity_number,
+        severity_text=truncate(record.severity_text, MAX_NAME),
+        logger=truncate(scope, MAX_NAME),
+        body=convert_body(_convert_structure(record.body, MAX_BODY_DEPTH)),
+        details=convert_details(_find_text(record.attributes, EXCEPTION_STACKTRACE)),
+        attributes=attributes,
+        resource=resource,
+    )
+
+
+def _convert_structure(value: Any, depth: int) -> object:
+    """Return an ``AnyValue`` as a value of JSON.
+
+    Its depth and the number of its elements are limited.
+    """
+    kind = value.WhichOneof("value")
+    if kind is None or depth == 0:
+        return None
+    if kind == "array_value":
+        elements = value.array_value.values[:MAX_ELEMENTS]
+        return [_convert_structure(element, depth - 1) for element in elements]
+    if kind == "kvlist_value":
+        pairs = value.kvlist_value.values[:MAX_ELEMENTS]
+        return {pair.key: _convert_structure(pair.value, depth - 1) for pair in pairs}
+    scalar = getattr(value, kind)
+    return base64.b64encode(scalar).decode() if isinstance(scalar, bytes) else scalar
 
 
 def convert_spans(request: Any, now: float) -> Decoded[ReceivedSpan]:
@@ -137,10 +188,10 @@ def _parse(kind: Any, body: bytes) -> Any:
         raise InvalidRequestError(msg) from error
 
 
-def _find_event_name(attributes: Iterable[Any]) -> str:
-    """Return the event name of senders that predate the field ``event_name``."""
+def _find_text(attributes: Iterable[Any], key: str) -> str:
+    """Return the text of an attribute, or an empty one."""
     for attribute in attributes:
-        if attribute.key == LEGACY_EVENT_NAME:
+        if attribute.key == key:
             return str(attribute.value.string_value)
     return ""
 

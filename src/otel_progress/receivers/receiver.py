@@ -6,12 +6,12 @@ import hashlib
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from otel_progress import semconv
+from otel_progress import redaction, semconv
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.model import Instance, LevelSnapshot, MetadataValue
@@ -19,7 +19,15 @@ from otel_progress.operations import Event
 from otel_progress.processes import build_otlp_host, get_heartbeat_timeout_s, is_otlp_host
 from otel_progress.protocols import ChangeSet, Reader, Sink, TrajectorySource
 from otel_progress.receivers import json_encoding, protobuf
+from otel_progress.receivers.correlation import LogKey, LogTarget, SpanIndex
 from otel_progress.receivers.estimates import ReceivedEstimates
+from otel_progress.receivers.logs import (
+    MAX_WAITING_LOGS,
+    MAX_WAITING_LOGS_PER_SENDER,
+    LogBuffer,
+    build_log_record,
+    states_level,
+)
 from otel_progress.receivers.merge import (
     MAX_ENDED_RUNS_PER_SENDER,
     MAX_LEVELS_PER_RUN,
@@ -34,6 +42,7 @@ from otel_progress.receivers.reports import (
     LevelReport,
     read_item,
     read_report,
+    redact_report,
 )
 from otel_progress.receivers.spans import (
     MAX_SPANS_PER_SENDER,
@@ -42,8 +51,15 @@ from otel_progress.receivers.spans import (
     is_own_span,
     normalize_span,
 )
-from otel_progress.receivers.telemetry import Decoded, Encoding, ReceivedEvent, ReceivedSpan, Signal
-from otel_progress.records import TrajectoryEntry
+from otel_progress.receivers.telemetry import (
+    Decoded,
+    Encoding,
+    ReceivedEvent,
+    ReceivedLog,
+    ReceivedSpan,
+    Signal,
+)
+from otel_progress.records import LogRecord, TrajectoryEntry
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import MAX_NAME, normalize_id, truncate
 
@@ -57,10 +73,26 @@ MAX_ITEMS: Final = 100_000
 """Latest items that are recognised when they arrive again."""
 
 
+MAX_KNOWN_LOGS: Final = 100_000
+"""Latest log records that are recognised when they arrive again."""
+
+
+MAX_UNSTORED_LOGS: Final = 10_000
+"""Maximum number of log records of a sender that wait for the journal. The oldest are dropped."""
+
+
+MAX_NUMBERED_RUNS: Final = 20_000
+"""Runs whose last log record is known. Log records of other runs are numbered by their time."""
+
+
 MAX_LEVELS: Final = 100_000
 """Maximum number of levels of all senders. Beyond it ended runs are dropped, then reports of new
 levels are rejected. A level uses about 1.5 KB of memory.
 """
+
+
+_OTHER_SENDERS: Final = "otlp-logs"
+"""Instance that stores the log records of processes without progress, such as a log shipper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +109,32 @@ class ReceiverLimits:
     items: int = MAX_ITEMS
     spans_per_sender: int = MAX_SPANS_PER_SENDER
     levels: int = MAX_LEVELS
+    logs: int = MAX_KNOWN_LOGS
+    unstored_logs: int = MAX_UNSTORED_LOGS
+    waiting_logs: int = MAX_WAITING_LOGS
+    waiting_logs_per_sender: int = MAX_WAITING_LOGS_PER_SENDER
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """Result of a request: the numbers of used and rejected records.
 
-    ``reason`` is that of the first rejection.
+    ``reason`` is that of the first rejection. ``dropped`` are the log records of this and earlier
+    requests that waited for their operation or for the journal until a limit was reached.
     """
 
     accepted: int = 0
     rejected: int = 0
     reason: str = ""
+    dropped: int = 0
 
 
 @dataclass(slots=True)
 class _SenderState:
     """A sender with its changes that are not stored yet.
 
-    ``is_local`` is True if the process writes to the same journal itself.
+    ``is_local`` is True if the process writes to the same journal itself. ``states_levels`` is True
+    if its log records state their levels.
     """
 
     instance: Instance
@@ -105,8 +144,36 @@ class _SenderState:
     is_local: bool | None = None
     changed: dict[tuple[str, str], MergedRun] = field(default_factory=dict)
     items: list[Event] = field(default_factory=list)
+    logs: deque[LogRecord] = field(default_factory=deque)
     trajectories: list[TrajectoryEntry] = field(default_factory=list)
     last_item: int = 0
+    states_levels: bool = False
+
+
+@dataclass(slots=True)
+class _Request:
+    """Result of a request so far.
+
+    ``touched`` are the senders with changes, and ``equal_logs`` counts equal log records.
+    """
+
+    rejected: int
+    reason: str
+    accepted: int = 0
+    touched: dict[str, _SenderState] = field(default_factory=dict)
+    equal_logs: Counter[int] = field(default_factory=Counter)
+
+    def reject(self, error: Exception) -> None:
+        """Reject a record that is invalid, beyond a limit, or fails. Raises JournalError."""
+        if isinstance(error, JournalError):
+            raise error
+        reason = str(error)
+        if not isinstance(error, (InvalidReportError, TooManyError)):
+            # Why per record: a sender repeats a request that fails, so it would never end.
+            report_internal_error("receiver", "A record could not be merged", error=error)
+            reason = "internal error of the receiver"
+        self.rejected += 1
+        self.reason = self.reason or reason
 
 
 class Receiver:
@@ -114,7 +181,8 @@ class Receiver:
 
     ``receive`` returns after the changes were stored, so a response confirms that. Several threads
     may call it. If the sink is also a Reader, a process that writes to the same journal itself is
-    ignored. ``wall`` returns Unix seconds.
+    ignored. ``wall`` returns Unix seconds. Texts are redacted by the settings of ``configure()`` in
+    this process, else by the built-in rules.
     """
 
     def __init__(
@@ -134,6 +202,15 @@ class Receiver:
         self._level_count = 0
         self._estimates = ReceivedEstimates(sink if isinstance(sink, TrajectorySource) else None)
         self._known_items: OrderedDict[int, None] = OrderedDict()
+        self._known_logs: OrderedDict[int, None] = OrderedDict()
+        self._last_logs: OrderedDict[str, int] = OrderedDict()
+        self._spans = SpanIndex()
+        self._buffer = LogBuffer(
+            max_logs=limits.waiting_logs, max_logs_per_sender=limits.waiting_logs_per_sender
+        )
+        self._reported: dict[LogKey, _SenderState] = {}
+        self._other = self._create_state(_OTHER_SENDERS, {}, wall())
+        self._redactor = redaction.Redactor()
         self._lock = threading.Lock()
 
     def receive(self, signal: Signal, body: bytes, encoding: Encoding) -> Receipt:
@@ -147,7 +224,7 @@ class Receiver:
         return self.receive_spans(body, encoding) if signal == "traces" else Receipt()
 
     def receive_logs(self, body: bytes, encoding: Encoding) -> Receipt:
-        """Store the events of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
+        """Store the records of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
         decode = protobuf.decode_logs if encoding == "protobuf" else json_encoding.decode_logs
         return self.apply_events(decode(body, self._wall()))
 
@@ -156,9 +233,11 @@ class Receiver:
         decode = protobuf.decode_spans if encoding == "protobuf" else json_encoding.decode_spans
         return self.apply_spans(decode(body, self._wall()))
 
-    def apply_events(self, decoded: Decoded[ReceivedEvent]) -> Receipt:
-        """Merge and store decoded events, like :meth:`receive`."""
-        return self._apply(decoded.records, self._apply_event, decoded)
+    def apply_events(self, decoded: Decoded[ReceivedEvent | ReceivedLog]) -> Receipt:
+        """Merge and store decoded events and log records, like :meth:`receive`."""
+        events = [record for record in decoded.records if isinstance(record, ReceivedEvent)]
+        logs = [record for record in decoded.records if isinstance(record, ReceivedLog)]
+        return self._apply(events, self._apply_event, decoded, logs)
 
     def apply_spans(self, decoded: Decoded[ReceivedSpan]) -> Receipt:
         """Merge and store decoded spans, like :meth:`receive`."""
@@ -168,32 +247,33 @@ class Receiver:
         return self._apply(spans, self._apply_span, decoded)
 
     def _apply(
-        self, records: Sequence[R], apply: Callable[[_SenderState, R], None], decoded: Decoded[Any]
+        self,
+        records: Sequence[R],
+        apply: Callable[[_SenderState, R], None],
+        decoded: Decoded[Any],
+        logs: Sequence[ReceivedLog] = (),
     ) -> Receipt:
-        rejected, reasons = decoded.rejected, [decoded.reason] if decoded.reason else []
-        accepted = 0
+        request = _Request(decoded.rejected, decoded.reason)
         with self._lock:
             self._estimates.start_request()
-            touched: dict[str, _SenderState] = {}
             for record in records:
                 try:
                     state = self._find_sender(record)
-                    touched[state.instance.id] = state
+                    request.touched[state.instance.id] = state
                     apply(state, record)
-                except (InvalidReportError, TooManyError) as error:
-                    rejected += 1
-                    reasons.append(str(error))
-                except JournalError:
-                    raise
+                    request.accepted += 1
                 except Exception as error:
-                    # Why per record: a sender repeats a request that fails, so it would never end.
-                    report_internal_error("receiver", "A record could not be merged", error=error)
-                    rejected += 1
-                    reasons.append("internal error of the receiver")
-                else:
-                    accepted += 1
-            self._store(touched.values())
-        return Receipt(accepted, rejected, reasons[0] if reasons else "")
+                    request.reject(error)
+            # Why afterwards: events of the same request may report the levels of log records.
+            for log in logs:
+                try:
+                    self._apply_log(request, log)
+                except Exception as error:
+                    request.reject(error)
+            self._assign_waiting_logs(request)
+            self._store(request.touched.values())
+            dropped = self._buffer.take_dropped()
+        return Receipt(request.accepted, request.rejected, request.reason, dropped)
 
     def _apply_event(self, state: _SenderState, event: ReceivedEvent) -> None:
         if event.name == semconv.EVENT_HEARTBEAT:
@@ -206,7 +286,11 @@ class Receiver:
         elif (report := read_report(event)) is not None and not self._is_local(state, event):
             self._apply_report(state, report)
 
+    def _get_redactor(self) -> redaction.Redactor:
+        return redaction.redactor_slot.current or self._redactor
+
     def _apply_report(self, state: _SenderState, report: LevelReport) -> None:
+        report = redact_report(report, self._get_redactor())
         if self._level_count >= self._limits.levels and not state.sender.knows(report):
             self._drop_ended_runs()
             if self._level_count >= self._limits.levels:
@@ -219,8 +303,90 @@ class Receiver:
         finally:
             self._level_count += state.sender.level_count - count
         state.changed.update(((run.run, path), run) for path in paths)
+        for key in self._spans.add(state.instance.id, run.run, report):
+            if key in self._buffer:
+                self._reported[key] = state
         if "" in paths:
             self._estimate(state, run)
+
+    def _apply_log(self, request: _Request, log: ReceivedLog) -> None:
+        """Add a log record to its level, or let it wait.
+
+        A record without trace and operation is ignored.
+        """
+        sender = _read_instance_id(log)
+        # Why no new sender: most senders of log records have no progress.
+        state = self._senders.get(sender)
+        if state is not None and not self._uses_log(state, log):
+            return
+        found = self._spans.find(sender, log)
+        if found is None:
+            return
+        state = self._other if state is None else state
+        # Why also without a change: the journal may have failed when the record arrived before.
+        request.touched[state.instance.id] = state
+        if self._is_known_log(request, sender, log):
+            request.accepted += 1
+        elif isinstance(found, LogTarget):
+            self._add_log(request, state, found, log)
+        else:
+            self._buffer.add(sender, found, log)
+
+    def _uses_log(self, state: _SenderState, log: ReceivedLog) -> bool:
+        """Return False for a record that is stored otherwise.
+
+        The process writes to the same journal itself, or it exports the records of its levels. Then
+        other handlers of its logging may export them as well, with the trace only.
+        """
+        is_stated = states_level(log)
+        state.states_levels = state.states_levels or is_stated
+        return not state.is_local and (is_stated or not state.states_levels)
+
+    def _is_known_log(self, request: _Request, sender: str, log: ReceivedLog) -> bool:
+        """Return True if a log record arrived before.
+
+        Equal records of one request are different ones: clocks of some senders have milliseconds.
+        """
+        key = hash(
+            (sender, log.trace_id, log.span_id, log.at, log.severity, log.logger, log.body, log.details)
+        )
+        request.equal_logs[key] += 1
+        key = hash((key, request.equal_logs[key]))
+        if key in self._known_logs:
+            return True
+        self._known_logs[key] = None
+        if len(self._known_logs) > self._limits.logs:
+            self._known_logs.popitem(last=False)
+        return False
+
+    def _add_log(self, request: _Request, state: _SenderState, target: LogTarget, log: ReceivedLog) -> None:
+        """Add a log record to the changes of ``state``."""
+        run = target.run.run
+        # Why the time: numbers continue to increase after a restart of the receiver.
+        number = self._last_logs[run] = max(self._last_logs.pop(run, 0) + 1, round(log.at * 1e6))
+        if len(self._last_logs) > MAX_NUMBERED_RUNS:
+            self._last_logs.popitem(last=False)
+        state.logs.append(build_log_record(log, target, number, self._get_redactor()))
+        if len(state.logs) > self._limits.unstored_logs:
+            state.logs.popleft()
+            self._buffer.dropped += 1
+        request.touched[state.instance.id] = state
+        request.accepted += 1
+
+    def _assign_waiting_logs(self, request: _Request) -> None:
+        """Add the log records that waited for the reports of this request."""
+        for key, state in self._reported.items():
+            for sender, log in self._buffer.remove_waiting(key):
+                known = self._senders.get(sender)
+                if known is not None and not self._uses_log(known, log):
+                    continue
+                found = self._spans.find(sender, log)
+                if isinstance(found, LogTarget):
+                    # Why not the sender of the record: it may be dead since.
+                    self._add_log(request, state, found, log)
+                elif found is not None:
+                    self._buffer.add(sender, found, log)
+        self._reported.clear()
 
     def _estimate(self, state: _SenderState, run: MergedRun) -> None:
         """Estimate the end of a running operation, or add the ended one to the history."""
@@ -228,13 +394,23 @@ class Receiver:
         if root is None:
             return
         report, started_at = root
+        is_paused = report.paused_since is not None
+        started_at = min(report.at, started_at + report.paused_s)
         if report.status.finished:
             entry = self._estimates.finish(run.run, report.status, started_at, report.at)
             if entry is not None:
                 state.trajectories.append(entry)
             return
         service = state.instance.service
-        self._estimates.update(run.run, run.operation_type, service, started_at, report.at, report.ratio)
+        self._estimates.update(
+            run.run,
+            run.operation_type,
+            service,
+            started_at,
+            report.at,
+            report.ratio,
+            is_paused=is_paused,
+        )
 
     def _drop_ended_runs(self) -> None:
         for state in self._senders.values():
@@ -263,7 +439,7 @@ class Receiver:
 
     def _apply_item(self, state: _SenderState, event: ReceivedEvent) -> None:
         """Add an item, unless it arrived before."""
-        item = read_item(event)
+        item = redact_report(read_item(event), self._get_redactor())
         state.clock = max(state.clock, item.at)
         run = state.sender.find_run(item.origin)
         if run is None:
@@ -303,24 +479,27 @@ class Receiver:
         id_ = _read_instance_id(record)
         state = self._senders.get(id_)
         if state is None:
-            limits = self._limits
-            sender = Sender(
-                id_,
-                max_runs=limits.runs_per_sender,
-                max_ended_runs=limits.ended_runs_per_sender,
-                max_levels=limits.levels_per_run,
-            )
-            now = self._wall()
             started_at = record.at if isinstance(record, ReceivedEvent) else record.started_at
-            instance = _build_instance(id_, record.resource, min(started_at, now), heartbeats=False)
-            state = self._senders[id_] = _SenderState(
-                instance, sender, SpanTracker(limits.spans_per_sender), min(started_at, now)
-            )
-            while len(self._senders) > limits.senders:
+            state = self._create_state(id_, record.resource, min(started_at, self._wall()))
+            self._senders[id_] = state
+            while len(self._senders) > self._limits.senders:
                 _, dropped = self._senders.popitem(last=False)
                 self._level_count -= dropped.sender.level_count
         self._senders.move_to_end(id_)
         return state
+
+    def _create_state(
+        self, id_: str, resource: Mapping[str, MetadataValue], started_at: float
+    ) -> _SenderState:
+        limits = self._limits
+        sender = Sender(
+            id_,
+            max_runs=limits.runs_per_sender,
+            max_ended_runs=limits.ended_runs_per_sender,
+            max_levels=limits.levels_per_run,
+        )
+        instance = _build_instance(id_, resource, started_at, heartbeats=False)
+        return _SenderState(instance, sender, SpanTracker(limits.spans_per_sender), started_at)
 
     def _store(self, states: Iterable[_SenderState]) -> None:
         """Write the changes of senders. They stay until the sink has stored them."""
@@ -329,8 +508,8 @@ class Receiver:
             if state.is_local:
                 continue
             snapshots = self._build_snapshots(state.changed)
-            is_known = snapshots or state.items or state.sender.active or _sends_heartbeats(state)
-            if not is_known:
+            changes = (snapshots, state.items, state.logs, state.sender.active)
+            if not any(changes) and not _sends_heartbeats(state):
                 continue  # a sender of ended spans without progress
             self._sink.write(
                 ChangeSet(
@@ -339,11 +518,13 @@ class Receiver:
                     clock=state.clock,
                     snapshots=snapshots,
                     events=tuple(state.items),
+                    logs=tuple(state.logs),
                     trajectories=tuple(state.trajectories),
                 )
             )
             state.changed.clear()
             state.items.clear()
+            state.logs.clear()
             state.trajectories.clear()
 
     def _build_snapshots(self, changed: Mapping[tuple[str, str], MergedRun]) -> Sequence[LevelSnapshot]:
@@ -379,7 +560,7 @@ def _build_item(item: ItemReport, run: MergedRun, number: int) -> Event:
     )
 
 
-def _read_instance_id(event: ReceivedEvent | ReceivedSpan) -> str:
+def _read_instance_id(event: ReceivedEvent | ReceivedLog | ReceivedSpan) -> str:
     """Return the id of the sender. Without one, the resource identifies it."""
     for values in (event.resource, event.attributes):  # Heartbeats have it as an attribute.
         value = values.get(semconv.SERVICE_INSTANCE_ID)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from otel_progress import semconv
@@ -21,6 +21,7 @@ from otel_progress.model import (
 )
 from otel_progress.propagation.parent_link import parse_parent_link
 from otel_progress.receivers.telemetry import ReceivedEvent
+from otel_progress.redaction import Redactor
 from otel_progress.text import MAX_ID, MAX_NAME, MAX_TEXT, normalize_id, truncate
 
 MAX_DEPTH: Final = 64
@@ -82,8 +83,9 @@ class LevelReport:
     """Values of one level at the time of one event.
 
     ``started_at`` is None if the sender does not state it. ``sequence`` is None if the sender does
-    not count its reports. ``span_id`` is of the span of the level. Only an operation has ``batch``
-    and ``parent``. Times are Unix seconds on the clock of the sender.
+    not count its reports. ``span_id`` is of the span of the level. ``order`` is None if the sender
+    does not number siblings. ``paused_s`` are the seconds of ended pauses. Only an operation has
+    ``paused_since``, ``batch`` and ``parent``. Times are Unix seconds on the clock of the sender.
     """
 
     origin: RunOrigin
@@ -108,6 +110,14 @@ class LevelReport:
     error: Failure | None
     metadata: Mapping[str, MetadataValue]
     span_id: str | None
+    weight: Number = 1
+    order: int | None = None
+    declared: bool = False
+    stage: str | None = None
+    paused_since: float | None = None
+    paused_s: float = 0.0
+    failed_below: int = 0
+    resumed_from: Number = 0
     batch: str | None = None
     parent: ParentLink | None = None
 
@@ -127,6 +137,9 @@ class ItemReport:
     outcome: Outcome | None
     error: Failure | None
     metadata: Mapping[str, MetadataValue]
+
+
+T = TypeVar("T", LevelReport, ItemReport)
 
 
 def read_report(event: ReceivedEvent) -> LevelReport | None:
@@ -178,6 +191,14 @@ def read_report(event: ReceivedEvent) -> LevelReport | None:
         error=_read_failure(values, status),
         metadata=_read_metadata(values),
         span_id=event.span_id,
+        weight=_get_weight(values),
+        order=_get_integer(values, semconv.LEVEL_ORDER),
+        declared=bool(path) and values.get(semconv.LEVEL_DECLARED) is True,
+        stage=_shorten(_get_text(values, semconv.CURRENT_STAGE), MAX_ID),
+        paused_since=None if path or status.finished else _get_number(values, semconv.PAUSE_START_TIME),
+        failed_below=_get_integer(values, semconv.FAILED_BELOW) or 0,
+        resumed_from=_get_number(values, semconv.RESUMED_FROM) or 0,
+        paused_s=float(_get_number(values, semconv.PAUSE_DURATION) or 0.0),
         batch=None if path else _read_batch(values),
         parent=None if path else parse_parent_link(values.get(semconv.PARENT)),
     )
@@ -205,6 +226,26 @@ def read_item(event: ReceivedEvent) -> ItemReport:
     )
 
 
+def redact_report(report: T, redactor: Redactor) -> T:
+    """Return a report with a redacted name, message, error and metadata."""
+    changes: dict[str, object] = {}
+    message = report.message if isinstance(report, LevelReport) else None
+    for key, text, limit in (("name", report.name, MAX_NAME), ("message", message, MAX_TEXT)):
+        if text:
+            clean = redactor.redact_text(key, text, limit)
+            if clean != text:
+                changes[key] = clean
+    if report.error is not None:
+        clean = redactor.redact_text("error", report.error.message)
+        if clean != report.error.message:
+            changes["error"] = replace(report.error, message=clean)
+    if report.metadata:
+        metadata = redactor.redact_metadata(report.metadata)
+        if metadata != report.metadata:
+            changes["metadata"] = metadata
+    return replace(report, **changes) if changes else report  # type: ignore[arg-type]
+
+
 def read_origin(event: ReceivedEvent) -> RunOrigin:
     """Return what identifies the run of an event. Raises InvalidReportError."""
     values = event.attributes
@@ -225,6 +266,11 @@ def _read_start(values: Mapping[str, MetadataValue], event: ReceivedEvent, rank:
     if started_at is not None:
         return min(float(started_at), event.at)
     return event.at if rank is Rank.STARTED else None
+
+
+def _get_weight(values: Mapping[str, MetadataValue]) -> Number:
+    weight = _get_number(values, semconv.LEVEL_WEIGHT)
+    return 1 if weight is None else weight
 
 
 def _read_batch(values: Mapping[str, MetadataValue]) -> str | None:

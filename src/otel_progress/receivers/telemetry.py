@@ -41,6 +41,26 @@ class ReceivedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceivedLog:
+    """One log record of an application, which is no event.
+
+    It has a trace id or the attribute of an operation. ``severity`` is OpenTelemetry's number (1 to
+    24), 0 if absent. ``logger`` is the name of the scope. ``details`` is a traceback.
+    """
+
+    at: float
+    trace_id: str | None
+    span_id: str | None
+    severity: int
+    severity_text: str
+    logger: str
+    body: str
+    details: str | None
+    attributes: Mapping[str, MetadataValue]
+    resource: Mapping[str, MetadataValue]
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedSpan:
     """One span, ended or not. Ids are lower-case hexadecimal, times are Unix seconds.
 

@@ -104,6 +104,7 @@ class GrpcEndpoint:
         if signal != "metrics":
             self._counts.count_records(signal, "accepted", receipt.accepted)
             self._counts.count_records(signal, "rejected", receipt.rejected)
+            self._counts.count_records("logs", "dropped", receipt.dropped)
         return protobuf.encode_response(signal, receipt.rejected, receipt.reason)
 
     def _is_authorised(self, context: Any) -> bool:

@@ -136,6 +136,7 @@ class OtlpEndpoint:
         if signal != "metrics":
             self._counts.count_records(signal, "accepted", receipt.accepted)
             self._counts.count_records(signal, "rejected", receipt.rejected)
+            self._counts.count_records("logs", "dropped", receipt.dropped)
         return receipt
 
     def _store(self, signal: Signal, body: bytes, encoding: Encoding, is_compressed: bool) -> Receipt:
