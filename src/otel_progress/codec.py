@@ -359,8 +359,8 @@ def _optional_field_names(record: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(record) if field.default is not MISSING)
 
 
-# Only documents of operations have ``batch`` and ``parent``.
-_INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch", "parent"))
+# Only documents of operations have ``batch`` and ``parent``. No document has ``is_id_given``.
+_INFO_FIELDS: Final = _field_names(LevelInfo, without=("batch", "parent", "is_id_given"))
 
 
 # Documents of older versions do not have these.

@@ -45,6 +45,9 @@ _get_state: Final[Callable[[LevelSnapshot], tuple[Any, ...]]] = attrgetter(*(fie
 _PARENT: Final = [field.name for field in _INFO].index("parent")
 
 
+_IS_ID_GIVEN: Final = [field.name for field in _INFO].index("is_id_given")
+
+
 _INFO_DEFAULTS: Final = tuple(field.default for field in _INFO)
 
 
@@ -82,6 +85,8 @@ _decode: Final = json.JSONDecoder().decode
 def encode_end(snapshot: LevelSnapshot) -> bytes:
     """Return the record of an ended operation."""
     info = list(_get_info(snapshot.info))
+    # Why: only the start of an operation uses it.
+    info[_IS_ID_GIVEN] = False
     state = list(_get_state(snapshot))
     state[_STATUS] = snapshot.status.value
     state[_METADATA] = dict(snapshot.metadata) if snapshot.metadata else None

@@ -10,7 +10,7 @@ clock therefore does not change them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
@@ -223,7 +223,8 @@ class LevelInfo:
     ``order`` numbers siblings in the order of their first start. ``batch`` is the batch id of an
     operation. ``unit_plural`` is the unit for counts other than 1, None without a unit and in
     documents of older versions. ``parent`` is the level of another process that an operation is
-    part of.
+    part of. ``is_id_given`` is True if the caller chose the id of an operation that resumes no
+    other run. It is known only in the process of the operation, and is not stored.
     """
 
     operation_id: str
@@ -247,6 +248,7 @@ class LevelInfo:
     batch: str | None = None
     unit_plural: str | None = None
     parent: ParentLink | None = None
+    is_id_given: bool = field(default=False, compare=False, repr=False)
 
     @property
     def depth(self) -> int:

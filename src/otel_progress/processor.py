@@ -216,6 +216,8 @@ class ProgressSpanProcessor(SpanProcessor):
         node = self._store.start_level(parent, spec)
         if node is None:
             return None
+        if semconv.OPERATION_ID not in attributes:
+            node.operation.is_id_given = False
         node.trace = (span.get_span_context().trace_id, span_id)
         self._nodes[span_id] = node
         return node

@@ -13,7 +13,7 @@ Users pass keyword arguments to a ReaderFacade instead, which builds the query o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -331,6 +331,37 @@ class ContributionSource(Protocol):
 
     def find_cancel_requests(self, runs: Sequence[str]) -> Sequence[CancelRequest]:
         """Return the requests to cancel active runs of any process."""
+
+
+class RenameRun(Protocol):
+    """Function that renames an active run of this process."""
+
+    def __call__(self, run: str, used_ids: Collection[str]) -> str | None:
+        """Give the run an operation id that is not in ``used_ids``, and return it.
+
+        Return None if the run is not active any more. Never waits.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedRun:
+    """Run of this process that was renamed from ``before`` to ``operation_id``.
+
+    ``owner`` is the live process that has an active run with the id ``before``.
+    """
+
+    run: str
+    before: str
+    operation_id: str
+    owner: Instance
+
+
+@runtime_checkable
+class RenamedRunSource(Protocol):
+    """Source of the runs that were renamed because another live process uses their id."""
+
+    def take_renamed_runs(self) -> Sequence[RenamedRun]:
+        """Return the runs of this process that were renamed since the last call."""
 
 
 @runtime_checkable

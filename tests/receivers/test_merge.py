@@ -168,6 +168,27 @@ def test_level_before_its_parents_has_placeholders() -> None:
     assert late[""].sequence > early[""].sequence
 
 
+def test_renamed_operation_has_its_newest_id() -> None:
+    """Late events, and levels that do not change, do not restore the old id."""
+    old, song = level(sequence=1), level("song:1", sequence=2)
+    new = level(sequence=3, operation_id="friday-42~2", id="friday-42~2")
+    late = level(sequence=2, current=1)
+    started = [build_level_event(semconv.EVENT_STARTED, each, WALL + 1.0) for each in (old, song)]
+    sender = Sender(INSTANCE.id)
+    before = merge(started, sender)
+    after = merge([build_level_event(semconv.EVENT_UPDATED, new, WALL + 2.0)], sender)
+    assert {path: each.info.operation_id for path, each in after.items()} == {
+        "": "friday-42~2",
+        "song:1": "friday-42~2",
+    }
+    assert after["song:1"].sequence > before["song:1"].sequence
+    assert after[""].info.run == before[""].info.run
+    assert merge([build_level_event(semconv.EVENT_UPDATED, late, WALL + 3.0)], sender) == {}
+    changed = replace(song, sequence=4, current=2)
+    (found,) = merge([build_level_event(semconv.EVENT_UPDATED, changed, WALL + 4.0)], sender).values()
+    assert (found.current, found.info.operation_id) == (2, "friday-42~2")
+
+
 def test_sender_beyond_a_limit_rejects_the_report() -> None:
     """Runs and levels are limited. Ended runs do not count."""
     sender = Sender(INSTANCE.id, max_runs=1, max_levels=2)

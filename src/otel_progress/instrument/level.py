@@ -697,7 +697,10 @@ class Level(SharedHandle):
 
     @property
     def operation_id(self) -> str:
-        """Id of the operation that this level belongs to."""
+        """Id of the operation that this level belongs to.
+
+        It gets ``~2`` at its end while the operation runs if another live process uses it.
+        """
         self.start()
         return self._node.operation.id
 

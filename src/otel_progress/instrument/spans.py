@@ -224,6 +224,8 @@ def write_final_attributes(span: Span, node: Node) -> None:
         # Beyond its limit an SDK drops the oldest attributes, which are the identity attributes.
         # Writing them again makes them the newest.
         attributes.update(build_identity_attributes(node))
+    elif node.operation.is_renamed:
+        attributes[semconv.OPERATION_ID] = node.operation.id
     span.set_attributes(attributes)
     if node.status is LevelStatus.FAILED:
         span.set_status(Status(StatusCode.ERROR, None if node.error is None else node.error.message))

@@ -15,6 +15,7 @@ from otel_progress.errors import ConfigurationError, JournalError, MissingExtraE
 from otel_progress.journal.protocol import Journal
 from otel_progress.journal.redis.address import ACCEPTED_URLS, RedisAddress, is_redis_url, parse_address
 from otel_progress.journal.sqlite.journal import DEFAULT_MAX_BYTES, SqliteJournal
+from otel_progress.protocols import RenameRun
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from otel_progress.text import escape_controls, remove_credentials, truncate
 
@@ -67,6 +68,7 @@ def open_journal(
     read_only: bool = False,
     missing_ok: bool = False,
     on_deleted: Callable[[Sequence[str]], object] | None = None,
+    rename_run: RenameRun | None = None,
 ) -> Journal:
     """Open the journal at a URL.
 
@@ -80,6 +82,8 @@ def open_journal(
     - ``missing_ok``: with ``read_only``, a missing journal is empty until a process creates it.
     - ``on_deleted``: called with the locations of previews that were deleted with their operations
       and that nothing refers to any more. It runs in the thread that writes or deletes.
+    - ``rename_run``: renames a run of this process whose id another live process uses. It runs in
+      the thread that writes. Without it the ids are not checked.
 
     Without ``read_only``, the first use creates the file. Raises ConfigurationError for an invalid
     value, MissingExtraError if packages are missing, and JournalError without a home directory or
@@ -87,7 +91,7 @@ def open_journal(
     """
     _check_limits(retention_s, max_bytes)
     if is_redis_url(url):
-        return _open_redis(url, retention_s, on_deleted, read_only=read_only)
+        return _open_redis(url, retention_s, on_deleted, rename_run, read_only=read_only)
     journal = SqliteJournal(
         _parse_url(url),
         retention_s=retention_s,
@@ -95,6 +99,7 @@ def open_journal(
         read_only=read_only,
         missing_ok=missing_ok,
         on_deleted=on_deleted,
+        rename_run=rename_run,
     )
     if read_only:
         journal.check()
@@ -102,7 +107,12 @@ def open_journal(
 
 
 def _open_redis(
-    url: str, retention_s: float, on_deleted: Callable[[Sequence[str]], object] | None, *, read_only: bool
+    url: str,
+    retention_s: float,
+    on_deleted: Callable[[Sequence[str]], object] | None,
+    rename_run: RenameRun | None,
+    *,
+    read_only: bool,
 ) -> Journal:
     address = parse_address(url)
     if find_spec("redis") is None:
@@ -116,6 +126,7 @@ def _open_redis(
         read_only=read_only,
         on_deleted=on_deleted,
         spill_base=_find_spill_base(address),
+        rename_run=rename_run,
     )
     if read_only:
         journal.check()

@@ -348,6 +348,8 @@ class Operation:
         "estimated_levels",
         "id",
         "instance",
+        "is_id_given",
+        "is_renamed",
         "is_shared",
         "latest_at",
         "next_log",
@@ -381,6 +383,10 @@ class Operation:
         self.instance = instance
         self.stall_after = stall_after
         self.root: Node | None = None
+        self.is_id_given = False
+        """True when the caller chose the id."""
+        self.is_renamed = False
+        """True when the id has changed because another live process uses it."""
         self.start_delivered = False
         """True when the callbacks have received its start. They receive updates only after it."""
         self.sequence = 0

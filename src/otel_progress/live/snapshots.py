@@ -126,5 +126,6 @@ def _build_level_info(node: Node) -> LevelInfo:
         spec.batch if node.parent is None else None,
         spec.unit_plural,
         spec.link if node.parent is None else None,
+        node.parent is None and operation.is_id_given and operation.completed_work is None,
     )
     return node.info

@@ -11,8 +11,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 from opentelemetry.trace import Span
@@ -29,9 +30,9 @@ from otel_progress.live.shares import number_records_by_time
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.live.span_segments import SpanSegments
 from otel_progress.live.state import StoreState
-from otel_progress.live.tree import Limits
+from otel_progress.live.tree import Limits, walk_levels
 from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, ParentLink, Status
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import ChangeSet, RenamedRun
 from otel_progress.records import (
     CancelRequest,
     Contribution,
@@ -49,6 +50,10 @@ from otel_progress.text import truncate
 
 REASON_SUPERSEDED: Final = "another process has continued this operation"
 """Message of a request to cancel a superseded operation."""
+
+
+_LEVELS_PER_LOCK: Final = 1_000
+"""Levels of a renamed operation that are changed at once, so that no caller waits long."""
 
 
 class LiveStore:
@@ -300,6 +305,43 @@ class LiveStore:
                 if operation.root is not None:
                     operation.root.dirty = True
                 self.notify_change()
+
+    def rename_run(self, run: str, used_ids: Collection[str]) -> str | None:
+        """Give an active run an id that neither this process nor ``used_ids`` has.
+
+        Return its id, which stays the same unless ``used_ids`` contains it. Return None if the run
+        is not active. The next change set contains the operation.
+        """
+        state = self._state
+        with state.lock:
+            operation = state.tree.find_run_locked(run, used_ids)
+            if operation is None or operation.root is None:
+                return None
+            before = operation.id
+            state.tree.rename_operation_locked(operation, used_ids)
+        if operation.id != before:
+            levels = walk_levels(operation.root)
+            # Why in parts: a thread that starts a level waits for the lock.
+            while part := list(islice(levels, _LEVELS_PER_LOCK)):
+                with state.lock:
+                    for node in part:
+                        node.info = node.snapshot = None
+            self.notify_change()
+        return operation.id
+
+    def report_renamed(self, renamed: RenamedRun) -> None:
+        """Report to the listener that a run was renamed."""
+        owner = renamed.owner
+        with self._state.lock:
+            active = self._state.tree.operations.get(renamed.operation_id)
+            operation = active if active is not None and active.run == renamed.run else None
+        self._listener.on_late_rejection(
+            "duplicate_id",
+            f"Invalid operation id {renamed.before!r}: expected an id that no other live process uses, but "
+            f"process {owner.pid} on {owner.host.split('/')[0]!r} does. The run continues as "
+            f"{renamed.operation_id!r}. Give each process its own id, or use resume=True.",
+            None if operation is None or operation.root is None else operation.root.call_site,
+        )
 
     # --- records of levels -----------------------------------------------------------------------
 

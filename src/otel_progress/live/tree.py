@@ -6,7 +6,7 @@ Methods whose name ends in ``_locked`` require the lock of the live store.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -148,6 +148,7 @@ class Tree:
     def _create_operation(self, spec: Spec) -> Node:
         id_ = spec.id if spec.id is not None else f"{spec.type}-{self._create_id()[:8]}"
         operation = Operation(id_, spec.type, self._create_id(), self._instance, self._stall_after)
+        operation.is_id_given = spec.id is not None
         node = operation.root = Node(operation, None, "", id_, spec)
         node.name = spec.name if spec.name is not None else spec.type
         return node
@@ -229,6 +230,32 @@ class Tree:
         if known is not None and known is not operation:
             node.id = operation.id = _find_free_id(operation.id, self.operations, "operation", rename)
         self.operations[operation.id] = operation
+
+    def find_run_locked(self, run: str, ids: Iterable[str]) -> Operation | None:
+        """Return the active operation of a run, which probably has one of ``ids``."""
+        likely = (self.operations.get(id_) for id_ in ids)
+        found = itertools.chain(likely, self.operations.values())
+        return next((each for each in found if each is not None and each.run == run), None)
+
+    def rename_operation_locked(self, operation: Operation, used_ids: Container[str]) -> None:
+        """Give an active operation an id that neither this process nor ``used_ids`` has.
+
+        It stays the same unless ``used_ids`` contains it.
+        """
+        root, before = operation.root, operation.id
+        if root is None or before not in used_ids:
+            return
+        stem = before if root.spec.id is None else root.spec.id
+        new = next(
+            other
+            for n in itertools.count(2)
+            if (other := f"{stem}~{n}") not in used_ids and other not in self.operations
+        )
+        # Why this order: other threads find the operation by its id without the lock.
+        self.operations[new] = operation
+        root.id = operation.id = new
+        del self.operations[before]
+        operation.is_renamed = root.dirty = True
 
     def _place_child_locked(self, node: Node, parent: Node, rename: bool) -> None:
         children = parent.children or create_once(parent, "children", Children)

@@ -202,6 +202,21 @@ class MergedRun:
         elif not self._complete(level, report, is_changed=is_linked):
             return
         yield report.path
+        if not report.path and level.report is report and report.origin.operation_id != self.operation_id:
+            yield from self._rename(report.origin.operation_id)
+
+    def _rename(self, operation_id: str) -> Iterator[str]:
+        """Adopt the new id of the operation. Yield the paths of the levels below it.
+
+        A process renames its operation if another one uses the id.
+        """
+        self.operation_id = operation_id
+        for path, level in self._levels.items():
+            level.identity = None
+            if path:
+                # Why: readers and journals use a snapshot only if its number is higher.
+                level.sequence += (level.sequence + 1) % _CHANGES_PER_REPORT > 0
+                yield path
 
     def _add_links(self, report: LevelReport) -> bool:
         """Add the batch and the parent of the operation. Return True if one was unknown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,8 @@ from otel_progress.protocols import (
     CancelRequestSource,
     ChangeSet,
     ContributionSource,
+    RenamedRunSource,
+    RenameRun,
     Sink,
     TrajectorySource,
 )
@@ -106,7 +108,7 @@ class _RuntimeBuilder:
         journal_error: JournalError | None = None
         self._journal: Journal | None = None
         try:
-            self._journal = _open_journal(settings, self._discard_previews)
+            self._journal = _open_journal(settings, self._discard_previews, self._rename_run)
         except JournalError as error:
             journal_error = error
             if settings.strict:
@@ -221,6 +223,9 @@ class _RuntimeBuilder:
         if isinstance(journal, ResumableStorage):
             for run, successor in journal.take_superseded_runs().items():
                 self._store.supersede(run, successor)
+        if isinstance(journal, RenamedRunSource):
+            for renamed in journal.take_renamed_runs():
+                self._store.report_renamed(renamed)
         if isinstance(journal, CancelRequestSource):
             apply_cancel_requests(self._store, journal.cancel_requests(self._store.instance.id))
         if isinstance(journal, ContributionSource) and (runs := self._store.list_share_runs()):
@@ -229,6 +234,13 @@ class _RuntimeBuilder:
     def _discard_previews(self, locations: Sequence[str]) -> None:
         """Delete the content of previews whose journal entries were deleted."""
         self._components.discard_previews(locations)
+
+    def _rename_run(self, run: str, used_ids: Collection[str]) -> str | None:
+        """Rename a run whose id another live process uses.
+
+        The journal calls it in its write.
+        """
+        return self._store.rename_run(run, used_ids)
 
     def _connect_sessions(self) -> None:
         """Let operations continue the runs of earlier sessions."""
@@ -524,14 +536,18 @@ def apply_cancel_requests(store: LiveStore, requests: Sequence[CancelRequest]) -
         store.request_cancel(request.operation_id, request.reason, run=request.run)
 
 
-def _open_journal(settings: Settings, on_deleted: Callable[[Sequence[str]], None]) -> Journal | None:
+def _open_journal(
+    settings: Settings, on_deleted: Callable[[Sequence[str]], None], rename_run: RenameRun
+) -> Journal | None:
     """Return the journal, or None if progress is recorded only in memory.
 
     Raises JournalError if there is no place for it, and with ``strict`` if it cannot be written.
     """
     if settings.store == "memory:":
         return None
-    journal = open_journal(settings.store, retention_s=settings.retention, on_deleted=on_deleted)
+    journal = open_journal(
+        settings.store, retention_s=settings.retention, on_deleted=on_deleted, rename_run=rename_run
+    )
     if settings.strict:
         # Why only then: by default the first write opens the file, on its own thread.
         try:

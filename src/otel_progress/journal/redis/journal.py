@@ -37,6 +37,8 @@ from otel_progress.protocols import (
     HistoryQuery,
     LogQuery,
     PreviewQuery,
+    RenamedRun,
+    RenameRun,
     ResourceQuery,
 )
 from otel_progress.records import (
@@ -72,6 +74,8 @@ class RedisJournal:
     - ``spill_base``: path next to which ended operations wait in files. None for memory only.
     - ``on_deleted``: called with the locations of previews that nothing refers to any more, after
       their deletion.
+    - ``rename_run``: renames a run of this process whose id another live process uses. None if
+      this process has no operations of its own.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class RedisJournal:
         sleep: Callable[[float], None] | None = None,
         on_deleted: Callable[[Sequence[str]], object] | None = None,
         spill_base: Path | None = None,
+        rename_run: RenameRun | None = None,
     ) -> None:
         self.address = address
         self._spill_base = spill_base
@@ -107,6 +112,7 @@ class RedisJournal:
             read_clock=clock,
             read_server_time=self._read_server_time,
             queries=self._queries,
+            rename_run=rename_run,
         )
         self._retention = Retention(retention_s, limits, self._writer.ttl_ms)
         self._spilled_ends = (
@@ -369,6 +375,10 @@ class RedisJournal:
         """
         superseded = self._writer.superseded
         return dict(superseded.popitem() for _ in range(len(superseded)))
+
+    def take_renamed_runs(self) -> Sequence[RenamedRun]:
+        """Return the runs of this process that were renamed since the last call."""
+        return self._writer.duplicate_ids.take_renamed_runs()
 
     def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
         """Return the stored contributions to runs, parents before their children."""

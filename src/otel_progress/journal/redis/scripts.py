@@ -29,6 +29,12 @@ MAX_CALL_RUNS: Final = 500
 """Runs of one call of ``FEED``. More are split."""
 
 
+MAX_DUPLICATE_RUNS: Final = 100
+"""Newest runs of an operation id among which ``FEED`` searches an active one. An older one is not
+found, so its id is used twice.
+"""
+
+
 MAX_CALL_RECORDS: Final = 1_000
 """Records of one call of a script. More are split."""
 
@@ -333,11 +339,34 @@ local schema = redis.call('HGET', meta, 'schema')
 if schema and schema ~= ARGV[1] then return {'schema', schema} end
 if not schema then redis.call('HSET', meta, 'schema', ARGV[1], 'id', ARGV[2]) end
 local now = now_us(ARGV[3])
-for i = 6, last, 3 do
+local checked, duplicates = {}, {}
+if ARGV[6] ~= '' then checked = cjson.decode(ARGV[6]) end
+-- Other processes with an active run of the same id.
+local function find_owners(run, entry)
+  local low, high, found = '[' .. entry.id, '[' .. entry.id .. '\\255', {}
+  local left_out = {[entry.instance] = true}
+  for _, owner in ipairs(checked[run]) do left_out[owner] = true end
+  for _, member in ipairs(redis.call('ZREVRANGEBYLEX', ids, high, low, 'LIMIT', 0, DUPLICATE_RUNS)) do
+    local other = string.sub(member, 37)
+    if other ~= run and redis.call('ZSCORE', active, other) then
+      local stored = redis.call('HGET', runs, other)
+      local owner = stored and cjson.decode(string.sub(stored, 49)).instance
+      if owner and not left_out[owner] then found[#found + 1] = owner end
+    end
+  end
+  return found
+end
+for i = 7, last, 3 do
   local run, sequence, text = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stored = redis.call('HGET', runs, run)
   local is_superseded = stored and string.find(stored, '"superseded":', 49, true)
-  if not is_superseded and (not stored or string.sub(stored, 1, 16) < sequence) then
+  local owners = {}
+  if checked[run] and (not stored or string.sub(stored, 1, 1) == ' ') then
+    owners = find_owners(run, cjson.decode(text))
+  end
+  if #owners > 0 then
+    duplicates[run] = owners
+  elseif not is_superseded and (not stored or string.sub(stored, 1, 16) < sequence) then
     local at, place = now, nil
     if stored then
       at, place = string.sub(stored, 33, 48), string.sub(stored, 17, 32)
@@ -365,17 +394,30 @@ for i = 6, last, 3 do
 end
 local number = redis.call('GET', revision) or '0'
 if ARGV[5] ~= '' then
+  local changed = ARGV[5]
+  if ARGV[6] ~= '' then
+    local kept = {}
+    for _, run in ipairs(cjson.decode(changed)) do
+      if not duplicates[run] and redis.call('HEXISTS', runs, run) == 1 then kept[#kept + 1] = run end
+    end
+    changed = #kept > 0 and cjson.encode(kept) or '[]'
+  end
   number = redis.call('INCR', revision)
-  redis.call('XADD', feed, 'MAXLEN', '~', ARGV[4], '*', 'v', number, 'r', ARGV[5])
+  redis.call('XADD', feed, 'MAXLEN', '~', ARGV[4], '*', 'v', number, 'r', changed)
 end
-return {'ok', redis.call('HGET', meta, 'id'), tostring(number)}
-"""
+local answer = {'ok', redis.call('HGET', meta, 'id'), tostring(number)}
+if next(duplicates) then answer[4] = cjson.encode(duplicates) end
+return answer
+""".replace("DUPLICATE_RUNS", str(MAX_DUPLICATE_RUNS))
 )
 """Registers runs in the indexes, and adds one entry to the feed.
 
 Arguments: schema version, id for a new journal, time ('' for that of the server), length of the
-feed, JSON array of the changed runs ('' for none), and for each run its id, the sequence of its
-root and its index entry. Answers the id of the journal and the revision. A superseded run does not
+feed, JSON array of the changed runs ('' for none), JSON object of the runs to check ('' for none),
+and for each run its id, the sequence of its root and its index entry. A run to check is not
+registered, and not added to the feed, if another process has an active run with the same operation
+id. The object has the processes that are not searched. Answers the id of the journal, the
+revision, and the other processes of such runs as JSON, if there are any. A superseded run does not
 change any more. With the key of a lease, its fence is the last argument. Answers 'fenced' without a
 change if the lease has another owner.
 """

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from otel_progress.batches import BatchDeclaration
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import JournalError
 from otel_progress.journal import rows
+from otel_progress.journal.duplicate_ids import DuplicateIdResolver
 from otel_progress.journal.fencing import leave_out_runs
 from otel_progress.journal.redis import batches, scripts
 from otel_progress.journal.redis.client import Command, RedisClient, call, command
@@ -48,9 +51,9 @@ from otel_progress.journal.redis.totals import build_totals_calls
 from otel_progress.journal.rows import PREVIEW
 from otel_progress.journal.sanitize import sanitize_change_set
 from otel_progress.journal.trajectory_codec import encode_trajectory
-from otel_progress.model import LevelInfo, LevelSnapshot
+from otel_progress.model import Instance, LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import ChangeSet, RenameRun
 from otel_progress.records import (
     MAX_TRAJECTORIES_PER_KEY,
     LogRecord,
@@ -64,6 +67,14 @@ _INVALID_VALUE_ERRORS: Final = (OverflowError, ValueError, TypeError)
 
 _REFRESH_CHECK_S: Final = 60.0
 """Time between two searches for runs whose time to live is renewed, in seconds."""
+
+
+_NO_RUNS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
+"""No runs to check."""
+
+
+_DUPLICATES: Final = 3
+"""Position of the runs with duplicate ids in the answer of FEED."""
 
 
 _LOCATION: Final = PREVIEW.index("location")
@@ -110,7 +121,9 @@ class Writer:
         read_clock: Callable[[], float],
         read_server_time: Callable[[], str],
         queries: Queries,
+        rename_run: RenameRun | None = None,
     ) -> None:
+        self.duplicate_ids = DuplicateIdResolver(rename_run)
         self._queries = queries
         self._client = client
         self._keys = keys
@@ -192,6 +205,8 @@ class Writer:
 
     def _write(self, change_set: ChangeSet, *, is_sanitized: bool) -> None:
         change_set = leave_out_runs(change_set, self._fenced.keys())
+        change_set = self.duplicate_ids.apply(change_set)
+        new = self.duplicate_ids.select_new_runs(change_set, self._runs.__contains__)
         # Why first: no level may be counted in the journal without its key.
         self._write_keys(change_set)
         runs = _group_by_run(change_set)
@@ -203,6 +218,9 @@ class Writer:
         first = [self._build_heartbeat(change_set)]
         written: list[tuple[str, int]] = []
         for run, changes in runs.items():
+            if run in new and self.duplicate_ids.has_renamed(run):
+                # Why: an earlier write of the run may have failed after it was renamed.
+                first += self._build_delete_calls(run, changes)
             calls = self._build_run_calls(run, changes, expected=True)
             written += ((run, len(first) + offset) for offset in range(len(calls)))
             first += calls
@@ -233,7 +251,7 @@ class Writer:
         first += self._build_value_calls(change_set)
         if change_set.totals is not None:
             first += build_totals_calls(self._keys, change_set.totals, self.ttl_ms)
-        feed = self._build_feed(change_set, runs)
+        feed = self._build_feed(change_set, runs, dict.fromkeys(new, ()))
         last = [*feed, *self._build_trajectory_calls(change_set)]
         last += self._build_reference_calls(change_set, is_sanitized)
         if self._client.get_server().is_cluster:
@@ -249,9 +267,10 @@ class Writer:
                 self._fence(run, _to_texts(answers[index])[1])
         repeated = [run for run, state in states.items() if state in {"lost", "incomplete"}]
         if repeated:
-            self._write_again(change_set, runs, repeated)
-        for answer in indexed:
-            self._check_feed(_to_texts(answer))
+            self._write_again(change_set, runs, repeated, new)
+        duplicates = self._check_feeds(indexed)
+        if duplicates:
+            self._rename_duplicates(change_set, new, duplicates)
         self._check_heartbeat(change_set.instance.id, answers[0], is_lost="lost" in states.values())
         self._acknowledge(runs)
         for run, index in written:
@@ -265,6 +284,114 @@ class Writer:
         self._drop_references(previews, answers[previews_start : previews_start + len(previews)])
         self._write_batches(change_set)
         self._refresh_idle_runs()
+
+    def _rename_duplicates(
+        self, change_set: ChangeSet, new: Mapping[str, str], found: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Register new runs whose ids other processes use.
+
+        Runs get another id if such a process is alive. ``new`` are the ids by run, and ``found``
+        the other processes. Readers do not find these runs yet, because no index contains them.
+        """
+        rounds = iter([found])
+
+        def find_owners(ids: Mapping[str, str]) -> dict[str, Instance]:
+            first = next(rounds, None)
+            conflicts = self._write_renamed(change_set, ids) if first is None else first
+            return self._register_unless_alive(change_set, conflicts)
+
+        kept = self.duplicate_ids.resolve({run: new[run] for run in found}, find_owners)
+        if kept:
+            self._register(change_set, kept, {})
+
+    def _write_renamed(self, change_set: ChangeSet, ids: Mapping[str, str]) -> dict[str, list[str]]:
+        """Write runs that were renamed, and register them.
+
+        Return the conflicts of :meth:`_register`.
+        """
+        groups = _group_by_run(self.duplicate_ids.apply(change_set))
+        runs = {run: changes for run, changes in groups.items() if run in ids}
+        calls: list[Command] = []
+        for run, changes in runs.items():
+            self._drop_run(run)
+            calls += self._build_delete_calls(run, changes)
+            calls += self._build_run_calls(run, changes, expected=False)
+        self._client.execute(calls)
+        return self._register(change_set, list(ids), dict.fromkeys(ids, ()))
+
+    def _build_delete_calls(self, run: str, changes: _RunChanges) -> list[Command]:
+        """Return the calls that delete levels of a renamed run that is not registered yet.
+
+        Why: a level is only replaced by one with a higher sequence number.
+        """
+        paths = [snapshot.info.path for snapshot in changes.snapshots]
+        keys, step = (self._keys.levels(run), self._keys.infos(run)), scripts.MAX_CALL_LEVELS
+        return [
+            command("HDEL", key, *paths[start : start + step])
+            for start in range(0, len(paths), step)
+            for key in keys
+        ]
+
+    def _register_unless_alive(
+        self, change_set: ChangeSet, conflicts: Mapping[str, Sequence[str]]
+    ) -> dict[str, Instance]:
+        """Register runs whose ids only dead processes use.
+
+        Return a live process of each other run.
+        """
+        owners: dict[str, Instance] = {}
+        dead: dict[str, list[str]] = {}
+        while conflicts:
+            heartbeats = self._queries.read_heartbeats(
+                {each for found in conflicts.values() for each in found}
+            )
+            moment = self._queries.read_time()
+            alive = {
+                key: each.instance for key, each in heartbeats.items() if moment.get_liveness(each).alive
+            }
+            checked: dict[str, Sequence[str]] = {}
+            for run, processes in conflicts.items():
+                living = [alive[each] for each in processes if each in alive]
+                if living:
+                    owners[run] = living[0]
+                else:
+                    checked[run] = dead[run] = [*dead.get(run, ()), *processes]
+            # Why checked again: another process may have registered the id in the meantime.
+            conflicts = self._register(change_set, list(checked), checked) if checked else {}
+        return owners
+
+    def _register(
+        self, change_set: ChangeSet, runs: Sequence[str], checked: Mapping[str, Sequence[str]]
+    ) -> dict[str, list[str]]:
+        """Register runs with their current ids, and add them to the feed.
+
+        Return the processes that use the ids of runs that were not registered. Only those of
+        ``checked`` are searched, without the processes that it names.
+        """
+        roots = [each for each in self.duplicate_ids.apply(change_set).snapshots if not each.info.path]
+        entries = [encode_root_entry(root) for root in roots if root.info.run in runs]
+        self._entries.update((run, text) for run, _, text in entries)
+        now, step = self._read_server_time(), scripts.MAX_CALL_RUNS
+        calls = []
+        for start in range(0, len(entries), step):
+            part = entries[start : start + step]
+            changed = [run for run, _, _ in part]
+            selected = {run: checked[run] for run in changed if run in checked} if checked else None
+            calls.append(build_feed_call(self._keys, part, changed, now, checked=selected))
+        return self._check_feeds(self._client.execute(calls))
+
+    def _check_feeds(self, answers: Sequence[Any]) -> dict[str, list[str]]:
+        """Check the answers of FEED.
+
+        Return the processes that use the ids of new runs, by run.
+        """
+        found: dict[str, list[str]] = {}
+        for answer in answers:
+            texts = _to_texts(answer)
+            self._check_feed(texts[:_DUPLICATES])
+            if len(texts) > _DUPLICATES:
+                found.update(json.loads(texts[_DUPLICATES]))
+        return found
 
     def _fence(self, run: str, successor: str) -> None:
         """Leave out a run from now on, because another process has continued it."""
@@ -299,7 +426,11 @@ class Writer:
                 self._fence(run, owner)
 
     def _write_again(
-        self, change_set: ChangeSet, runs: dict[str, _RunChanges], repeated: Sequence[str]
+        self,
+        change_set: ChangeSet,
+        runs: dict[str, _RunChanges],
+        repeated: Sequence[str],
+        new: Iterable[str],
     ) -> None:
         """Write the changes of runs again with all constant values.
 
@@ -309,7 +440,7 @@ class Writer:
             self._drop_run(run)
         calls = [each for run in repeated for each in self._build_run_calls(run, runs[run], expected=False)]
         self._client.execute(calls)
-        self._client.execute(self._build_feed(change_set, runs))
+        self._client.execute(self._build_feed(change_set, runs, dict.fromkeys(new, ())))
 
     def _acknowledge(self, runs: dict[str, _RunChanges]) -> None:
         """Add what was written to the cache, and drop ended levels and runs from it."""
@@ -412,8 +543,16 @@ class Writer:
         if is_lost:
             self._report_loss()
 
-    def _build_feed(self, change_set: ChangeSet, runs: dict[str, _RunChanges]) -> list[Command]:
-        """Return the calls that register runs. The last one adds an entry to the feed."""
+    def _build_feed(
+        self,
+        change_set: ChangeSet,
+        runs: dict[str, _RunChanges],
+        checked: Mapping[str, Sequence[str]] = _NO_RUNS,
+    ) -> list[Command]:
+        """Return the calls that register runs. The last one adds an entry to the feed.
+
+        Runs of ``checked`` are not registered if another process uses their id.
+        """
         entries: dict[str, tuple[str, str, str]] = {}
         for snapshot in change_set.snapshots:
             info = snapshot.info
@@ -438,8 +577,13 @@ class Writer:
         now, values = self._read_server_time(), list(entries.values())
         step = scripts.MAX_CALL_RUNS
         parts = [values[start : start + step] for start in range(0, len(values), step)] or [[]]
-        calls = [build_feed_call(self._keys, part, (), now) for part in parts[:-1]]
-        return [*calls, build_feed_call(self._keys, parts[-1], changed, now)]
+        calls = []
+        for part in parts:
+            runs_of_feed = changed if part is parts[-1] else ()
+            # Why also without runs: the last call leaves out those that were not registered.
+            selected = {run: checked[run] for run, _, _ in part if run in checked} if checked else None
+            calls.append(build_feed_call(self._keys, part, runs_of_feed, now, checked=selected))
+        return calls
 
     def _check_feed(self, answer: Sequence[str]) -> None:
         """Check the schema, and detect that the server lost the indexes."""
@@ -643,17 +787,24 @@ def build_feed_call(
     changed: Iterable[str],
     now: str,
     lease: tuple[str, str] | None = None,
+    checked: Mapping[str, Sequence[str]] | None = None,
 ) -> Command:
     """Return the call that registers runs, and adds changed ones to the feed.
 
-    With ``lease``, which is a key and a fence, it changes nothing if the lease has another owner.
+    Runs of ``checked`` are not registered if a process that it does not name uses their id. Unless
+    it is None, runs without an entry are left out of the feed. With ``lease``, which is a key and a
+    fence, nothing changes if the lease has another owner.
     """
     names = (
         keys.meta, keys.revision, keys.order, keys.runs, keys.active, keys.ids, keys.ended, keys.types,
         keys.members, keys.expiry, keys.feed,
     )  # fmt: skip
     runs = list(changed)
-    head = (SCHEMA_VERSION, create_journal_id(), now, scripts.MAX_FEED_ENTRIES, dumps(runs) if runs else "")
+    texts = (
+        dumps(runs) if runs else "",
+        "" if checked is None else dumps({run: list(owners) for run, owners in checked.items()}),
+    )
+    head = (SCHEMA_VERSION, create_journal_id(), now, scripts.MAX_FEED_ENTRIES, *texts)
     if lease is not None:
         return call(scripts.FEED, (*names, lease[0]), *head, *chain.from_iterable(entries), lease[1])
     return call(scripts.FEED, names, *head, *chain.from_iterable(entries))

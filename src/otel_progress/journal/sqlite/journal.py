@@ -62,6 +62,8 @@ from otel_progress.protocols import (
     HistoryQuery,
     LogQuery,
     PreviewQuery,
+    RenamedRun,
+    RenameRun,
     ResourceQuery,
 )
 from otel_progress.records import (
@@ -116,6 +118,8 @@ class SqliteJournal:
     - ``now``, ``clock``: functions that return Unix seconds and monotonic seconds.
     - ``on_deleted``: called with the locations of previews that nothing refers to any more, after
       their deletion was committed.
+    - ``rename_run``: renames a run of this process whose id another live process uses. None if
+      this process has no operations of its own.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class SqliteJournal:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         on_deleted: Callable[[Sequence[str]], object] | None = None,
+        rename_run: RenameRun | None = None,
     ) -> None:
         self.path = path
         self._on_deleted = on_deleted
@@ -142,7 +147,7 @@ class SqliteJournal:
         self._limits = limits
         self._writing = ManagedConnection(path, detect_replacement=True, busy_timeout_s=limits.busy_timeout_s)
         self._reading = ManagedConnection(path, read_only=read_only, busy_timeout_s=limits.busy_timeout_s)
-        self._writer = Writer(limits)
+        self._writer = Writer(limits, rename_run)
         self._generation = 0
         self._retention = Retention(retention_s, max_bytes, limits.rows_per_pass)
         self._cancel_request_poller = CancelRequestPoller()
@@ -525,6 +530,10 @@ class SqliteJournal:
         """
         superseded = self._writer.superseded
         return dict(superseded.popitem() for _ in range(len(superseded)))
+
+    def take_renamed_runs(self) -> Sequence[RenamedRun]:
+        """Return the runs of this process that were renamed since the last call."""
+        return self._writer.duplicate_ids.take_renamed_runs()
 
     def contributions(self, runs: Sequence[str]) -> Sequence[Contribution]:
         """Return the stored contributions to runs, parents before their children."""

@@ -146,6 +146,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (metrics_group, process, series)
         ) WITHOUT ROWID""",
     ),
+    (
+        # A start checks whether another process runs the id. An id may have many ended runs.
+        """CREATE INDEX operations_active_by_id ON operations (operation_id) WHERE finished_at IS NULL""",
+    ),
 )
 """Step n migrates version n to version n + 1 (``PRAGMA user_version``). Only append steps."""
 

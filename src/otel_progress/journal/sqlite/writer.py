@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from otel_progress.batches import BatchDeclaration
 from otel_progress.journal import rows
 from otel_progress.journal.decoding import SAMPLE
+from otel_progress.journal.duplicate_ids import DuplicateIdResolver
 from otel_progress.journal.fencing import leave_out_runs, list_runs
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.rows import ADVANCE, EVENT, LOG, STATE
@@ -23,13 +24,14 @@ from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.completed_keys import insert_keys, store_checkpoints
 from otel_progress.journal.sqlite.contributions import store_contributions
+from otel_progress.journal.sqlite.duplicate_ids import find_owners
 from otel_progress.journal.sqlite.limits import JournalLimits
 from otel_progress.journal.sqlite.paths import PathEncoder, has_long_paths, list_subtree_ranges
 from otel_progress.journal.sqlite.totals import store_totals
 from otel_progress.journal.sqlite.trajectories import insert_trajectories
 from otel_progress.model import LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
-from otel_progress.protocols import ChangeSet
+from otel_progress.protocols import ChangeSet, RenameRun
 from otel_progress.records import Contribution, LogRecord, Preview, ResourceSample, ResourceUse
 
 MAX_LOGS_PER_LEVEL: Final = 1_000
@@ -190,7 +192,7 @@ _INSERT_STATE: Final = f"INSERT INTO states ({', '.join(STATE)}, level, longest_
 _UPDATE_INFO: Final = "UPDATE levels SET info = ? WHERE key = ?"
 
 
-_UPDATE_OWNER: Final = "UPDATE operations SET instance = ?, batch = ? WHERE key = ?"
+_UPDATE_OWNER: Final = "UPDATE operations SET operation_id = ?, instance = ?, batch = ? WHERE key = ?"
 
 
 _UPDATE_STATE: Final = f"UPDATE states SET {_assign(STATE)} WHERE level = ? AND sequence < ?"
@@ -248,7 +250,7 @@ class _WritePlan:
         self._levels: list[tuple[Any, ...]] = []
         self._states: list[tuple[Any, ...]] = []
         self._infos: list[tuple[str, int]] = []
-        self._owners: list[tuple[str, str | None, int]] = []
+        self._owners: list[tuple[str, str, str | None, int]] = []
         self._batches: dict[str, BatchDeclaration] = {}
         self._changed: list[tuple[Any, ...]] = []
         self._moved: list[tuple[Any, ...]] = []
@@ -314,7 +316,8 @@ class _WritePlan:
             return
         self._touched.add(operation)
         if new:
-            self._owners.append((snapshot.info.instance, snapshot.info.batch, operation))
+            info = snapshot.info
+            self._owners.append((info.operation_id, info.instance, info.batch, operation))
             if snapshot.info.batch is not None:
                 self._add_to_batch(snapshot.info.batch, snapshot)
         if snapshot.status.finished:
@@ -350,8 +353,9 @@ class Writer:
     Call ``reset_cache`` after a failure, or when the file or the connection was replaced.
     """
 
-    def __init__(self, limits: JournalLimits) -> None:
+    def __init__(self, limits: JournalLimits, rename_run: RenameRun | None = None) -> None:
         self._limits = limits
+        self.duplicate_ids = DuplicateIdResolver(rename_run)
         self._operations: dict[str, int] = {}
         self._levels: dict[int, dict[str, _RowState]] = {}
         self._cached_count = 0
@@ -401,6 +405,7 @@ class Writer:
         identity = (process.id, process.pid, process.host, process.service, process.started_at, process.start)
         statement = _HEARTBEAT if is_heartbeat else _ADD_INSTANCE
         connection.execute(statement, (*identity, change_set.at, change_set.clock))
+        change_set = self._rename_duplicates(connection, change_set)
         # Why before the operations: a declaration may start a new run of its batch.
         if change_set.batches:
             moment = ReadTime(change_set.at, change_set.clock)
@@ -438,6 +443,25 @@ class Writer:
         superseded = {run: str(row[0]) for run, row in found.items() if row is not None}
         self.superseded.update(superseded)
         return leave_out_runs(change_set, superseded.keys())
+
+    def _rename_duplicates(self, connection: sqlite3.Connection, change_set: ChangeSet) -> ChangeSet:
+        """Return the change set with new ids for new runs with duplicate ids.
+
+        Why here: this transaction writes the runs, so of two processes only one keeps an id.
+        """
+        change_set = self.duplicate_ids.apply(change_set)
+        new = self.duplicate_ids.select_new_runs(change_set, self._has_root)
+        if new:
+            moment = ReadTime(change_set.at, change_set.clock)
+            self.duplicate_ids.resolve(
+                new, lambda runs: find_owners(connection, runs, change_set.instance.id, moment)
+            )
+        return self.duplicate_ids.apply(change_set)
+
+    def _has_root(self, run: str) -> bool:
+        """Return True if the cache has the operation of a run."""
+        key = self._operations.get(run)
+        return key is not None and "" in self._levels[key]
 
     def _write_chunks(self, connection: sqlite3.Connection, change_set: ChangeSet) -> bool:
         """Write the snapshots in chunks. Return False if a cached row was missing."""

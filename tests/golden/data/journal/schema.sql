@@ -1,10 +1,11 @@
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;
 PRAGMA application_id = 1869901938;
 PRAGMA journal_mode = wal;
 PRAGMA auto_vacuum = 2;
 CREATE INDEX contributions_by_operation ON contributions (operation);
 CREATE INDEX logs_by_level ON logs (operation, path, number);
 CREATE INDEX operations_active ON operations (key) WHERE finished_at IS NULL;
+CREATE INDEX operations_active_by_id ON operations (operation_id) WHERE finished_at IS NULL;
 CREATE INDEX operations_by_batch ON operations (batch, status, finished_at) WHERE batch IS NOT NULL;
 CREATE INDEX operations_by_id ON operations (operation_id);
 CREATE INDEX operations_by_lineage ON operations (lineage) WHERE lineage IS NOT NULL;
