@@ -56,13 +56,18 @@ def shell(block: dict[str, Any]) -> str:
     runtime = current_runtime()
     if runtime is not None:
         runtime.force_flush()
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block["text"]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ["bash", "-euxo", "pipefail", "-c", block["text"]],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = b"\n".join(text for text in (error.stdout, error.stderr) if isinstance(text, bytes))
+        msg = f"{block['name']}:{block['line']} takes more than 60 s:\n{printed.decode(errors='replace')}"
+        raise SystemExit(msg) from None
     if done.returncode:
         msg = f"{block['name']}:{block['line']} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         raise SystemExit(msg)
