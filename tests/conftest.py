@@ -30,7 +30,8 @@ for name in ("SIGHUP", "SIGQUIT"):
         signal.signal(getattr(signal, name), lambda *_: None)
 
 # The duration of a Hypothesis example depends on the load of the machine.
-settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("complete", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("here", settings.get_profile("complete"), max_examples=60)  # scripts/test
 settings.register_profile("fast", settings.get_profile("here"), max_examples=25)  # scripts/test --fast
 settings.load_profile("here")
 

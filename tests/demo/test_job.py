@@ -226,6 +226,7 @@ def test_survey_with_deleted_file_examines_other_files(
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_quick_survey_without_path_examines_part_of_interpreter(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.docs
 
 RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
+SLOW = {"celery.md", "fastapi.md", "gunicorn.md", "several-machines.md", "signals.md"}
+"""Documents whose programs start services. The same services are tested without documents, too."""
 PORTS = ("9464", "7764", "8000", "6379", "4318")
 """Ports in the documents. They are replaced by free ports, because another process may use them."""
 
@@ -49,7 +51,14 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the shell blocks are for bash")
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(program, marks=pytest.mark.slow if program.document.name in SLOW else ())
+        for program in PROGRAMS
+    ],
+    ids=lambda program: program.name,
+)
 def test_program_blocks_run_and_print_expected_output(
     program: Program, environ: dict[str, str], tmp_path: Path
 ) -> None:

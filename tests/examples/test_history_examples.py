@@ -69,6 +69,7 @@ def test_render_with_history_estimates_better_than_average_rate(run: Runner, tmp
     )
 
 
+@pytest.mark.slow
 def test_video_pipeline_estimates_opaque_steps_from_history(run: Runner) -> None:
     """In each run the failed stage is started again."""
     printed = run.example("video_pipeline.py", "--runs", 2, "--frames", 24).splitlines()
@@ -115,6 +116,7 @@ def release(pipes: list[Path]) -> None:
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT as a terminal does")
 def test_audio_batch_resumes_from_checkpoint_after_interrupt(run: Runner, tmp_path: Path) -> None:
     """Damaged files fail with their errors, the others have less noise."""
@@ -172,7 +174,7 @@ def test_audio_batch_resumes_from_checkpoint_after_interrupt(run: Runner, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT as a terminal does")
-@pytest.mark.parametrize("name", ["render.py", "video_pipeline.py"])
+@pytest.mark.parametrize("name", ["render.py", pytest.param("video_pipeline.py", marks=pytest.mark.slow)])
 def test_example_interrupted_is_cancelled_without_traceback(run: Runner, name: str) -> None:
     large = ("--size", 3_000) if name == "render.py" else ("--frames", 1_500)
 

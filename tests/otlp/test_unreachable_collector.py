@@ -123,7 +123,7 @@ def test_process_with_a_dead_collector_ends_normally() -> None:
 
 @pytest.mark.process
 @pytest.mark.usefixtures("dead_collector")
-@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("explicit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_shutdown_with_a_dead_collector_ends_within_the_documented_time(explicit: bool) -> None:
     """The limit of 3 s applies to the end of the process as well."""
     code = (

@@ -216,6 +216,7 @@ def test_conditions_have_distinct_words_and_reasons(worker: Worker, site: str, t
         level.cancel()
 
 
+@pytest.mark.slow
 def test_operation_without_progress_is_shown_as_stalled(shared: Serving, store: str, tab: Tab) -> None:
     """The page detects it by its own clock, without any message."""
     page = tab.page

@@ -67,6 +67,7 @@ def test_login_with_correct_token_opens_the_page(guarded: Serving, tab: Tab) -> 
     )
 
 
+@pytest.mark.slow
 def test_page_with_expired_cookie_reports_the_login(guarded: Serving, tab: Tab) -> None:
     """The page reports it and names the fix instead of retrying silently."""
     page = tab.page

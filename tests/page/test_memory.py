@@ -15,7 +15,7 @@ from tests.support.servers import poll
 if TYPE_CHECKING:
     from tests.support.browser import Tab
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: it drives the browser"

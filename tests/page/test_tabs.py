@@ -89,7 +89,14 @@ def open_tabs(context: BrowserContext, serving: Serving, number: int) -> list[Pa
     return pages
 
 
-@pytest.mark.parametrize(("place", "streams"), [("worker", 1), ("leader", 1), ("own", 3)])
+@pytest.mark.parametrize(
+    ("place", "streams"),
+    [
+        ("worker", 1),
+        pytest.param("leader", 1, marks=pytest.mark.slow),
+        pytest.param("own", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_every_tab_receives_live_data(
     served: Serving, open_tab: Callable[..., Tab], place: str, streams: int
 ) -> None:
@@ -124,7 +131,7 @@ def test_every_tab_receives_live_data(
         operation.cancel()
 
 
-@pytest.mark.parametrize("place", ["worker", "leader"])
+@pytest.mark.parametrize("place", ["worker", pytest.param("leader", marks=pytest.mark.slow)])
 def test_stream_is_closed_while_all_tabs_are_hidden(
     served: Serving, open_tab: Callable[..., Tab], place: str
 ) -> None:
@@ -175,7 +182,7 @@ def advancing(operation: progress.Level) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
 @pytest.mark.parametrize("served", [4.0], indirect=True)
-@pytest.mark.parametrize("failure", ["killed", "silent"])
+@pytest.mark.parametrize("failure", ["killed", pytest.param("silent", marks=pytest.mark.slow)])
 def test_disconnected_page_freezes_all_conditions(served: Serving, tab: Tab, failure: str) -> None:
     """Healthy work is not shown as stalled. The page reports the time of the failure."""
     operation = progress.operation("job", "Healthy", id="healthy").start()
@@ -248,7 +255,15 @@ def test_filters_of_an_address_replace_the_current_ones(served: Serving, tab: Ta
         operation.cancel()
 
 
-@pytest.mark.parametrize("id_", ["a/b", ".", "..", "-1", "~", "%2F", "../x"])
+@pytest.mark.parametrize(
+    "id_",
+    [
+        "a/b",
+        "..",
+        "-1",
+        *(pytest.param(id_, marks=pytest.mark.slow) for id_ in (".", "~", "%2F", "../x")),
+    ],
+)
 def test_details_of_any_id_are_shown(served: Serving, tab: Tab, id_: str) -> None:
     """A browser removes such segments from the path of a request."""
     page = tab.page

@@ -42,7 +42,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         yield server
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.server)])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=[pytest.mark.server, pytest.mark.slow])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty journal of each backend."""
     if request.param == "sqlite":
