@@ -199,6 +199,11 @@ def test_gunicorn_whose_workers_are_killed_continues_to_serve_their_counts(servi
                 pids |= set(threads.map(lambda number: service.request(f"/{number}"), range(40)))
             count += 40
         service.wait_for_finished("request", count)
+        # Why: a process loses what it has not stored when it is killed.
+        journal = open_journal(service.store, read_only=True)
+        query = HistoryQuery(limit=count + 10)
+        poll(lambda: len(journal.history(query)) == count, PATIENCE_S, f"{count} stored operations")
+        journal.close()
         for pid in sorted(pids):
             os.kill(pid, signal.SIGKILL)
             poll(lambda: service.count_finished("request") >= 0, PATIENCE_S, "a scrape")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from otel_progress.errors import build_bind_error
+from otel_progress.journal import open_journal
 from otel_progress.runtime.metrics_port import MetricsPort
 from tests.support.configuration import occupy_port
 from tests.support.servers import free_port, poll
@@ -85,6 +86,17 @@ class Group:
         """Wait until a scrape counts these operations."""
         poll(lambda: self.count() == count, PATIENCE_S, f"{count} operations")
 
+    def wait_until_stored(self, count: int) -> None:
+        """Wait until the journal has these operations, and so the counts of their processes.
+
+        A process that is killed earlier loses them.
+        """
+        journal = open_journal(self.environ["OTEL_PROGRESS_STORE"], read_only=True)
+        try:
+            poll(lambda: len(journal.history()) == count, PATIENCE_S, f"{count} stored operations")
+        finally:
+            journal.close()
+
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Let a process end. Return the URL of its metrics, and its log."""
@@ -98,6 +110,7 @@ def test_port_is_served_again_after_its_process_was_killed(tmp_path: Path) -> No
     with ExitStack() as stack:
         first, second, third = (stack.enter_context(group.started()) for _ in range(3))
         group.wait_for(3)
+        group.wait_until_stored(3)
         first.send_signal(signal.SIGKILL)
         first.wait()
         poll(lambda: group.count() >= 0, PATIENCE_S, "a scrape")
@@ -121,6 +134,7 @@ def test_forked_child_serves_after_the_end_of_its_parent(tmp_path: Path) -> None
     group = Group(tmp_path)
     with group.started("fork") as parent:
         group.wait_for(2)
+        group.wait_until_stored(2)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         group.wait_for(2)
