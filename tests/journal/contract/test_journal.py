@@ -110,6 +110,19 @@ def test_late_running_snapshot_keeps_operation_ended(open_another: Callable[...,
     assert [operation.root.sequence for operation in one.history()] == [9]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["older first", "newer first"])
+def test_two_snapshots_of_a_root_in_one_change_set_keep_the_end(
+    journal: Journal, order: tuple[int, int]
+) -> None:
+    """The end may arrive through a file, before the snapshots of the same change set."""
+    roots = [snapshot(sequence=1), ended(sequence=5)]
+    journal.write(make_change_set(*(roots[index] for index in order), snapshot("song:1")))
+    journal.write(make_change_set(roots[1]))
+    assert not journal.active()
+    (found,) = journal.history()
+    assert (found.status, found.root.sequence) == (Status.COMPLETED, 5)
+
+
 def test_levels_are_returned_depth_first(journal: Journal) -> None:
     """Siblings are sorted by their order."""
     levels = [

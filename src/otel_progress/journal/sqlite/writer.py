@@ -449,10 +449,15 @@ class Writer:
         """
         unknown: dict[str, LevelSnapshot] = {}
         for snapshot in change_set.snapshots:
-            if snapshot.info.run not in self._operations and (
-                not snapshot.info.path or snapshot.info.run not in unknown
+            run = snapshot.info.run
+            if run in self._operations:
+                continue
+            known = unknown.get(run)
+            # Why the sequence: an end from a file may precede an older snapshot of its operation.
+            if known is None or (
+                not snapshot.info.path and (known.info.path or known.sequence < snapshot.sequence)
             ):
-                unknown[snapshot.info.run] = snapshot
+                unknown[run] = snapshot
         keys = self._find_operations(connection, list(unknown))
         new = {run: snapshot for run, snapshot in unknown.items() if run not in keys}
         _insert_rows(
