@@ -57,6 +57,21 @@ def test_abandoned_run_is_marked_as_failed_for_all_readers(
     watch.close()  # type: ignore[attr-defined]
 
 
+def test_deep_levels_of_an_abandoned_run_are_cancelled(journal: Journal, fake_time: FakeTime) -> None:
+    """Journals store long paths in another form."""
+    levels = [
+        snapshot("/".join(f"folder:{number:03}" for number in range(depth)), instance="gone")
+        for depth in range(1, 90)
+    ]
+    journal.write(make_change_set(snapshot(instance="gone"), *levels, instance=instance("gone"), at=WALL))
+    fake_time.pass_(UNVERIFIED_TIMEOUT_S + 1)
+    assert journal.fail_abandoned("friday-42", "out of memory") is True
+    found = journal.get("friday-42")
+    assert found is not None
+    assert {level.status for level in found.levels} == {Status.CANCELLED}
+    assert {level.path for level in found.levels} == {level.path for level in levels}
+
+
 def test_run_that_may_be_active_is_not_marked(
     open_another: Callable[..., Journal], fake_time: FakeTime
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.sqlite import rows
-from otel_progress.journal.sqlite.connection import query_all
+from otel_progress.journal.sqlite.paths import read_level_keys
 from otel_progress.journal.sqlite.reader import add_levels, read_heartbeats, select_operations
 from otel_progress.journal.sqlite.rows import STATE
 from otel_progress.model import Failure, LevelSnapshot, Status
@@ -51,7 +51,7 @@ def fail_abandoned_run(
             return False
         (operation,) = add_levels(connection, [(key, root)])
         connection.execute(_REVISE)
-        keys = dict(query_all(connection, "SELECT path, key FROM levels WHERE operation = ?", (key,)))
+        keys = read_level_keys(connection, key)
         for level in (operation.root, *operation.levels):
             if level.status is Status.RUNNING:
                 ended = _end_level(level, operation, reason, moment)
