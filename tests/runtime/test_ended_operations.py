@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 import otel_progress as progress
 from otel_progress import semconv
 from otel_progress.ends import decode_end, encode_end
-from otel_progress.journal import open_journal
+from otel_progress.journal import SqliteJournal, open_journal
 from otel_progress.journal.spill import list_segments
 from otel_progress.live import tree
 from otel_progress.protocols import ChangeSet
@@ -67,6 +67,7 @@ class Sink:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.store: Callable[[ChangeSet], object] = lambda change_set: None
 
     def write(self, change_set: ChangeSet) -> None:
         """Store a change set, or reject it."""
@@ -74,6 +75,7 @@ class Sink:
         self.gate.wait()
         if self.failing:
             raise OSError("no room")
+        self.store(change_set)
         runs = [one.info.run for one in change_set.snapshots if one.status.finished]
         self.runs += runs
         self.sizes.append(len(runs))
@@ -149,6 +151,27 @@ def test_change_set_rejected_while_another_one_waits_is_written_with_it() -> Non
     assert worker.flush(60.0)
     assert sorted(sink.runs) == name_runs(0, 2)
     assert worker.close(60.0)
+
+
+def test_end_in_the_overflow_before_a_rejected_snapshot_ends_the_operation(tmp_path: Path) -> None:
+    """It is written after the end, and contains the operation as running."""
+    sink, overflow = Sink(), MemoryOverflow()
+    worker = SinkWorker("sink", sink, limits=PendingLimits(ends=0), overflow=overflow)
+    with closing(SqliteJournal(tmp_path / "journal.db")) as journal:
+        sink.store = journal.write
+        sink.gate.clear()
+        sink.failing = True
+        worker.submit(make_change_set(snapshot(sequence=1)))
+        assert sink.entered.wait(60.0)
+        worker.submit(make_change_set(ended(sequence=5)))
+        assert len(overflow) == 1
+        sink.gate.set()
+        assert worker.flush(60.0) is False
+        sink.failing = False
+        assert worker.flush(60.0)
+        assert [operation.root.sequence for operation in journal.history()] == [5]
+        assert not journal.active()
+        assert worker.close(60.0)
 
 
 def test_flush_with_failing_sink_and_waiting_overflow_tries_again() -> None:

@@ -619,15 +619,7 @@ class SinkWorker:
             return None
         if change_set is None:
             return ChangeSet(latest.instance, latest.at, latest.clock, snapshots=spilled)
-        # Why the comparison: the end may be in the file before the tick that collects it, while an
-        # older snapshot waits.
-        ends = {end.info.run: end.sequence for end in spilled}
-        newer = [
-            snapshot
-            for snapshot in change_set.snapshots
-            if snapshot.info.path or snapshot.sequence > ends.get(snapshot.info.run, -1)
-        ]
-        return replace(change_set, snapshots=[*spilled, *newer])
+        return replace(change_set, snapshots=[*spilled, *change_set.snapshots])
 
     def _report_written(self, change_set: ChangeSet) -> None:
         try:

@@ -158,11 +158,8 @@ def expand_records(connection: sqlite3.Connection, operation: int, records: Iter
 def read_level_keys(connection: sqlite3.Connection, operation: int) -> dict[str, int]:
     """Return the row keys of an operation's levels by full path."""
     stored = query_all(connection, "SELECT path, key FROM levels WHERE operation = ?", (operation,))
-    if not has_long_paths(connection, operation):
-        return dict(stored)
     expand = _load_prefixes(connection, operation)
-    full = ((expand(path), key) for path, key in stored)
-    return {path: key for path, key in full if path is not None}
+    return {path: key for compact, key in stored if (path := expand(compact)) is not None}
 
 
 def _encode(path: str, cache: dict[str, str], find: Callable[[str], int | None]) -> str | None:
