@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from otel_progress.resumption import (
 )
 from otel_progress.testing import Recorder
 from tests.support.factories import snapshot
+from tests.support.interruptions import Interrupter
 
 ROOT = digest_level_scope("")
 
@@ -159,3 +161,27 @@ def test_lost_journal_gets_all_keys_again(recorder: Recorder) -> None:
     assert [entry.key for entry in first.completed_keys] == [digest_key("part:b")]
     assert {entry.key for entry in again.completed_keys} == {digest_key("part:a"), digest_key("part:b")}
     assert list(first.checkpoints.values()) == list(again.checkpoints.values()) == ['"last"']
+
+
+def test_tick_at_each_bytecode_loses_no_checkpoint(recorder: Recorder) -> None:
+    """Another thread collects the changes while this one stores a checkpoint."""
+    store, collected = recorder.runtime._store, []
+
+    def collect() -> None:
+        collected.append(dict(store.collect().checkpoints))
+
+    def collect_in_another_thread() -> None:
+        # Why: it waits for the lock of this thread.
+        if not store._state.guard.is_owned():
+            thread = threading.Thread(target=collect)
+            thread.start()
+            thread.join()
+
+    with progress.operation("job") as op:
+        operation = op._node.operation
+        interrupter = Interrupter(collect_in_another_thread, event="opcode", files=frozenset({"store.py"}))
+        interrupter.run(lambda: store.set_checkpoint(operation, "1"))
+        collect()
+    assert interrupter.calls > 10
+    assert interrupter.errors == []
+    assert [each for each in collected if each] == [{operation.run: "1"}]

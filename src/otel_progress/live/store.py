@@ -292,8 +292,12 @@ class LiveStore:
         if operation.root is not None:
             # Why: the write of the operation finds whether another process has continued it.
             operation.root.dirty = True
-        self._state.guard.run(self._state.unsent_checkpoints.__setitem__, operation.run, text)
+        self._state.guard.run(self._store_checkpoint_locked, operation, text)
         self.notify_change()
+
+    def _store_checkpoint_locked(self, operation: Operation, text: str) -> None:
+        # Why under the lock: a tick replaces the dictionary.
+        self._state.unsent_checkpoints[operation.run] = text
 
     def supersede(self, run: str, successor: str) -> None:
         """Mark a run that another process has continued, and request that its work stops."""
