@@ -21,7 +21,7 @@ class MissedEnds:
     """Finds ended operations that a new watch does not yield.
 
     A new watch yields the active operations only. Call ``start`` before the first watch, ``add``
-    for its changes, and ``find`` after the first changes of each further one. Not thread-safe.
+    for its changes, and ``find`` after the first changes of each one. Not thread-safe.
     """
 
     def __init__(self, reader: Reader) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from otel_progress.batches import BatchDeclaration
+from otel_progress.ends import encode_end
 from otel_progress.journal import SqliteJournal
+from otel_progress.journal.spill import SpillFile, list_segments
 from otel_progress.model import LevelSnapshot, Status
-from otel_progress.processes import build_otlp_host
+from otel_progress.processes import build_otlp_host, current_instance
 from otel_progress.protocols import ChangeSet
 from tests.support.command_line import documents, run, url_of
 from tests.support.factories import ended, instance, local_instance, make_change_set, snapshot
@@ -178,3 +180,23 @@ def test_rm_of_a_batch_deletes_it_unless_an_operation_is_active(store: str, path
     assert (deleted.exit_code, deleted.stdout) == (0, "Deleted the batch thumbs with its operations.\n")
     assert run("--store", store, "show", BATCH).exit_code == 1
     assert run("--store", store, "ls", "--all").stdout == "No operations. Try: otel-progress demo\n"
+
+
+def test_operation_that_ended_while_the_journal_was_busy_is_shown(path: Path, store: str) -> None:
+    """Its process left the end in a file next to the journal."""
+    fill(path)
+    file = SpillFile(path, local_instance(DEAD_PID), "journal")
+    file.append([encode_end(ended_member(1))])
+    result = run("--store", store, "show", "o1")
+    assert (result.exit_code, "completed" in result.output) == (0, True)
+    assert list_segments(path) == []
+
+
+def test_file_of_a_living_process_is_left_to_it(path: Path, store: str) -> None:
+    """It may still write to it."""
+    fill(path)
+    file = SpillFile(path, current_instance("job"), "journal")
+    file.append([encode_end(ended_member(1))])
+    assert run("--store", store, "ls", "--all").exit_code == 0
+    assert len(list_segments(path)) == 1
+    file.close()

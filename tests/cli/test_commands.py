@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import threading
+import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
 
 from otel_progress.cli.app import App, cli
 from otel_progress.codec import SCHEMA, decode_operation
-from otel_progress.journal import open_journal
-from otel_progress.model import LevelCounts, Status
-from tests.support.command_line import EVIL, documents, present, run, url_of
-from tests.support.factories import ended, snapshot
+from otel_progress.journal import SqliteJournal, open_journal
+from otel_progress.model import LevelCounts, LevelSnapshot, Status
+from tests.support.command_line import EVIL, TIMEOUT_S, documents, present, run, url_of
+from tests.support.factories import ended, local_instance, make_change_set, snapshot
 
 UNSAFE = set("\x1b\x07\r\u202e\x9b")
 
@@ -240,6 +246,33 @@ def test_exit_status_option_reports_failure(store: str) -> None:
     assert run("--store", store, "show", "backup-2", "--exit-status").exit_code == 0
     assert run("--store", store, "watch", "backup-1", "--exit-status").exit_code == 1
     assert run("--store", store, "watch", "backup-2", "--exit-status").exit_code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
+def test_watch_of_operation_that_ends_meanwhile_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Sequence[str]
+) -> None:
+    """It ends after the command has found it, and before the first changes are read."""
+    path, watch, now = tmp_path / "progress.db", SqliteJournal.watch, time.time()
+
+    def write(level: LevelSnapshot) -> None:
+        moment = {"at": now, "clock": time.monotonic(), "instance": local_instance(os.getpid())}
+        with closing(SqliteJournal(path)) as journal:
+            journal.write(make_change_set(level, **moment))
+
+    def end_and_watch(self: SqliteJournal, *arguments: Any, **keywords: Any) -> Any:
+        write(ended(started_at=now, ended_at=now))
+        return watch(self, *arguments, **keywords)
+
+    write(snapshot(started_at=now))
+    monkeypatch.setattr(SqliteJournal, "watch", end_and_watch)
+    command = ("--store", url_of(path), "watch", "friday-42", "--exit-status", *options)
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(run(*command)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    assert [result.exit_code for result in results] == [0]
+    assert "completed" in results[0].stdout
 
 
 def test_watch_once_writes_one_frame(store: str) -> None:

@@ -20,6 +20,7 @@ class CommandRuns:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.last_result: subprocess.CompletedProcess[bytes] | None = None
         self.journal = folder / "progress.db"
         bin_folder = folder / "bin"
         bin_folder.mkdir()
@@ -41,7 +42,7 @@ class CommandRuns:
         self, *arguments: str, id: str = "run-1", stdin: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command to its end, with pipes as its input and output."""
-        return subprocess.run(
+        self.last_result = subprocess.run(
             self.build_command(*arguments, id=id),
             input=stdin,
             capture_output=True,
@@ -50,6 +51,7 @@ class CommandRuns:
             timeout=TIMEOUT_S,
             check=False,
         )
+        return self.last_result
 
     def start(self, *arguments: str, id: str = "run-1") -> subprocess.Popen[bytes]:
         """Start a command with pipes."""
@@ -64,7 +66,9 @@ class CommandRuns:
 
     def get(self, operation_id: str = "run-1") -> OperationSnapshot:
         """Return a stored operation."""
+        # Why first: if the disk was slow, the process left the end in a file. A close stores it.
+        SqliteJournal(self.journal).close()
         with closing(SqliteJournal(self.journal)) as journal:
             operation = journal.get(operation_id)
-        assert operation is not None
+        assert operation is not None, self.last_result
         return operation

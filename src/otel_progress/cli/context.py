@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from otel_progress.cli.output import MAX_BATCHES, CliError, quote_id
-from otel_progress.errors import ConfigurationError
+from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.protocols import BatchQuery, HistoryQuery
 from otel_progress.settings.fields import Settings
 from otel_progress.text import MAX_ID, escape_controls
@@ -63,7 +63,7 @@ class CliContext:
         """Open the journal for reading.
 
         A default journal that does not exist yet is read as empty, and with ``missing_ok`` any
-        journal is.
+        journal is. Ended operations that dead processes left in files are stored first.
         """
         url = self.settings().store
         if url.lower().startswith("memory:"):
@@ -75,6 +75,10 @@ class CliContext:
         from otel_progress.journal import open_journal
 
         is_default = url.lower() in _DEFAULT_STORES
+        # Why: a process whose journal was busy at its exit left its ends in a file. Each close of a
+        # journal that is not read-only stores them.
+        with suppress(ProgressError):
+            open_journal(url).close()
         with closing(open_journal(url, read_only=True, missing_ok=missing_ok or is_default)) as journal:
             yield journal
 

@@ -147,22 +147,24 @@ def _follow_changes(
 ) -> Iterator[Sequence[OperationSnapshot]]:
     """Yield the changes of a reader. Watch again after a temporary error.
 
-    The error is reported once. The operations with the IDs ``wanted`` and those that ended in the
-    meantime are yielded after it.
+    The error is reported once. The first change of each watch contains the operations with the IDs
+    ``wanted``, and those that ended shortly before.
     """
     has_failed, missed = False, MissedEnds(reader)
     while True:
+        is_first = True
         watch: Iterator[Sequence[OperationSnapshot]] = iter(())
         try:
             missed.start()
             watch = reader.watch(interval)
             for changes in watch:
                 missed.add(changes)
-                if has_failed:
+                if is_first:
+                    # Why: a new watch yields the active operations only.
                     found = {operation.run: operation for operation in (*changes, *missed.find())}
                     current = (reader.get(id_) for id_ in wanted)
                     found.update((each.run, each) for each in current if each is not None)
-                    has_failed, changes = False, list(found.values())
+                    has_failed, is_first, changes = False, False, list(found.values())
                 yield changes
             return
         except JournalError as error:
