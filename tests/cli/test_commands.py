@@ -249,7 +249,7 @@ def test_exit_status_option_reports_failure(store: str) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
-def test_watch_of_operation_that_ends_meanwhile_ends(
+def test_watch_of_operation_that_ends_at_its_start_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Sequence[str]
 ) -> None:
     """It ends after the command has found it, and before the first changes are read."""

@@ -87,7 +87,7 @@ class Group:
         poll(lambda: self.count() == count, PATIENCE_S, f"{count} operations")
 
     def wait_until_stored(self, count: int) -> None:
-        """Wait until the journal has these operations, and so the counts of their processes.
+        """Wait until the journal has these operations and their counts.
 
         A process that is killed earlier loses them.
         """
