@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from otel_progress.journal import SqliteJournal
@@ -147,17 +147,17 @@ def test_trajectories_and_previews_use_an_index(open_another: Callable[..., Sqli
 
 def test_search_for_duplicate_ids_reads_only_active_runs(path: Path) -> None:
     """An id may have many ended runs. One query checks 500 ids."""
-    journal = SqliteJournal(path, rename_run=lambda run, used_ids: None)
-    journal.write(make_change_set(*(ended(run=f"ended {n}") for n in range(50))))
     roots = [
         snapshot(operation_id=f"job {n}", run=f"run {n}", is_id_given=True, instance="other")
         for n in range(1_001)
     ]
-    with _trace_statements(journal._writing) as asked:
-        journal.write(make_change_set(*roots, instance=instance("other")))
-    searches = [one for one in asked if "operation_id IN" in one]
-    assert len(searches) == 3
-    with journal._writing.acquire() as connection:
-        plan = _explain_statements(connection, searches)
+    with closing(SqliteJournal(path, rename_run=lambda run, used_ids: None)) as journal:
+        journal.write(make_change_set(*(ended(run=f"ended {n}") for n in range(50))))
+        with _trace_statements(journal._writing) as asked:
+            journal.write(make_change_set(*roots, instance=instance("other")))
+        searches = [one for one in asked if "operation_id IN" in one]
+        assert len(searches) == 3
+        with journal._writing.acquire() as connection:
+            plan = _explain_statements(connection, searches)
     assert any("operations_active_by_id (operation_id=?)" in step for step in plan)
     assert not any(step.startswith("SCAN") for step in plan)
