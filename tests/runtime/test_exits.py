@@ -324,7 +324,9 @@ def test_terminate_signals_of_a_pool_cancel_the_operations_of_its_children(tmp_p
     def work(number):
         with progress.operation("o", id=f"o-{number}"):
             queue.put(number)
-            time.sleep(1000)
+            # Why a loop: Python runs no handler of a signal that arrives just before a long sleep.
+            while True:
+                time.sleep(0.05)
     if __name__ == "__main__":
         context = multiprocessing.get_context("fork")
         queue = context.Queue()
