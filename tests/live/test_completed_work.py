@@ -179,9 +179,10 @@ def test_tick_at_each_bytecode_loses_no_checkpoint(recorder: Recorder) -> None:
 
     with progress.operation("job") as op:
         operation = op._node.operation
-        interrupter = Interrupter(collect_in_another_thread, event="opcode", files=frozenset({"store.py"}))
-        interrupter.run(lambda: store.set_checkpoint(operation, "1"))
+        for act in (bool, collect_in_another_thread):  # since Python 3.12 the first run traces no bytecode
+            interrupter = Interrupter(act, event="opcode", files=frozenset({"store.py"}))
+            interrupter.run(lambda: store.set_checkpoint(operation, "1"))
         collect()
     assert interrupter.calls > 10
     assert interrupter.errors == []
-    assert [each for each in collected if each] == [{operation.run: "1"}]
+    assert [each for each in collected if each] == [{operation.run: "1"}] * 2
