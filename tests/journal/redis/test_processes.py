@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -128,3 +130,42 @@ def test_methods_in_many_threads_do_not_mix_their_answers(open_real: Callable[..
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+IMPORTS = """
+import sys
+from contextlib import contextmanager
+from otel_progress.journal import open_journal
+from otel_progress.journal.redis import client
+
+guarded, found = [], []
+defer_fork = client.defer_fork
+
+@contextmanager
+def guard():
+    with defer_fork():
+        guarded.append(True)
+        yield
+        guarded.pop()
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if not guarded:
+            found.append(name)
+
+client.defer_fork = guard
+journal = open_journal(sys.argv[1])
+sys.meta_path.insert(0, Finder)
+journal.check()
+journal.get("o")
+journal.close()
+print(found)
+"""
+
+
+def test_connection_imports_nothing_while_this_process_may_fork(redis_server: RedisServer) -> None:
+    """A child that is forked during an import by another thread waits for it indefinitely."""
+    command = [sys.executable, "-c", IMPORTS, redis_server.url]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "[]", "")

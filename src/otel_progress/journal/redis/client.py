@@ -290,9 +290,15 @@ class RedisClient:
         try:
             # Why: a thread of the runtime connects, and a forked child would wait for its import.
             with defer_fork():
+                # Why this codec: the first resolution of a host name imports it.
+                import encodings.idna  # noqa: F401
+
                 import redis
                 from redis.backoff import NoBackoff
                 from redis.retry import Retry
+
+                # Why: the first client imports more modules. This one does not connect.
+                redis.Redis().connection_pool.make_connection()
         except ImportError as error:
             raise MissingExtraError("A Redis journal", "redis") from error
         address = self.address
