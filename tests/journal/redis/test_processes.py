@@ -165,7 +165,7 @@ print(found)
 
 
 def test_connection_imports_nothing_while_this_process_may_fork(redis_server: RedisServer) -> None:
-    """A child that is forked during an import by another thread waits for it indefinitely."""
+    """A child that is forked during an import of another thread hangs."""
     command = [sys.executable, "-c", IMPORTS, redis_server.url]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "[]", "")
