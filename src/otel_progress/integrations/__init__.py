@@ -1,1 +1,5 @@
-"""Integrations with other libraries. They report to the current level."""
+"""Integrations with other libraries: progress of code that does not import otel-progress.
+
+Each module integrates one library, which it imports. No other package imports these modules, so
+``import otel_progress`` imports no other library. They use the public API.
+"""

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    from otel_progress.integrations.stdlib_logging import LogCapture
+    from otel_progress.log_capture import LogCapture
     from otel_progress.otlp.sdk_compat import EventLog
 
 
@@ -520,7 +520,7 @@ class _RuntimeBuilder:
         severity = self._settings.capture_logs
         if severity is False:
             return
-        from otel_progress.integrations.stdlib_logging import LogCapture
+        from otel_progress.log_capture import LogCapture
 
         capture = LogCapture(self._store, severity)
         self._capture = capture

@@ -14,8 +14,8 @@ import pytest
 import otel_progress as progress
 from otel_progress import ConfigurationError
 from otel_progress.diagnostics import internal_error_counts, report_internal_error
-from otel_progress.integrations.stdlib_logging import MAX_ATTRIBUTES
 from otel_progress.live.buffers import MAX_LOGS_PER_LEVEL, LogBuffer
+from otel_progress.log_capture import MAX_ATTRIBUTES
 from otel_progress.records import LogRecord
 from otel_progress.testing import Recorder, recording
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from opentelemetry import context as context_api
 
 import otel_progress as progress
-from otel_progress.integrations.propagator import MAX_HEADER_CHARACTERS, ProgressPropagator
 from otel_progress.model import ParentLink
 from otel_progress.propagation.parent_link import HEADER
+from otel_progress.propagator import MAX_HEADER_CHARACTERS, ProgressPropagator
 from otel_progress.testing import Recorder
 
 propagator = ProgressPropagator()
