@@ -56,7 +56,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         "temporary file, and another process scrapes the gauges every five seconds. Processor time of"
         " the whole process, including the updating loop, divided by wall time. The ticks are "
         "measured by their own histogram. The interval of the ticker grows if the ticks and the "
-        "journal take more than a tenth of the time.",
+        "journal use more than a tenth of a core.",
         loading.busy,
     ),
     Benchmark(

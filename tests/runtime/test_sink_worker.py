@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from otel_progress.journal import open_journal
 from otel_progress.protocols import ChangeSet
 from otel_progress.runtime import sink_worker
 from otel_progress.runtime.sink_worker import PendingLimits, SinkWorker
-from otel_progress.runtime.ticker import Ticker
+from otel_progress.runtime.ticker import MAX_PAUSE_S, Ticker
 from otel_progress.testing import Recorder, recording, wait_until
 from tests.support.factories import ended, event, make_change_set, make_trajectory_entry, snapshot
 
@@ -231,8 +232,10 @@ def test_ticker_pause_counts_processor_time_of_writes_only(
 ) -> None:
     """Time that a write waits for a disk or network does not count."""
     ticker = Ticker(lambda: lenient.runtime._store, [worker := SinkWorker("slow", sink)], interval=0.02)
-    for used_s, pause_s in ((0.001, 0.02), (0.09, 0.91)):
-        fake_time = SimpleNamespace(thread_time=iter([3.0, 3.0 + used_s]).__next__, monotonic=time.monotonic)
+    first_write = (2.0, 0.02)  # it imports modules, which no other write does
+    for used_s, pause_s in (first_write, (0.001, 0.02), (0.09, 0.91)):
+        readings = chain([3.0], repeat(3.0 + used_s))
+        fake_time = SimpleNamespace(thread_time=readings.__next__, monotonic=time.monotonic)
         monkeypatch.setattr(sink_worker, "time", fake_time)
         worker.submit(make_change_set())
         assert worker.flush(60.0)
@@ -241,10 +244,37 @@ def test_ticker_pause_counts_processor_time_of_writes_only(
 
 
 def test_ticker_pause_after_slow_tick_limits_its_time_share(lenient: Recorder) -> None:
-    """After a fast tick the pause is the interval."""
+    """After a fast tick the pause is the interval. It is never so long that heartbeats are late."""
     ticker = Ticker(lambda: lenient.runtime._store, [], interval=0.1)
     assert ticker.compute_pause(0.001) == pytest.approx(0.099)
-    assert 0.08 < 0.5 / (0.5 + ticker.compute_pause(0.5)) < 0.1
+    assert 0.08 < 0.4 / (0.4 + ticker.compute_pause(0.4)) < 0.1
+    assert ticker.compute_pause(100.0) == MAX_PAUSE_S
+    assert Ticker(lambda: lenient.runtime._store, [], interval=60.0).compute_pause(1.0) == 59.0
+
+
+def test_tick_that_waits_for_the_processor_returns_its_processor_time_only(lenient: Recorder) -> None:
+    """Otherwise a busy machine makes the pauses ten times as long as the wait."""
+    is_released = threading.Event()
+
+    def wait() -> None:
+        assert is_released.wait(60.0)
+
+    ticker = Ticker(lambda: lenient.runtime._store, [], interval=0.1, before=wait)
+    used_s: list[float] = []
+    elapsed_s: list[float] = []
+
+    def tick() -> None:
+        started = time.monotonic()
+        used_s.append(ticker.tick())
+        elapsed_s.append(time.monotonic() - started)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    is_released.wait(0.2)
+    is_released.set()
+    thread.join(60.0)
+    assert used_s[0] < elapsed_s[0]
+    assert elapsed_s[0] >= 0.2
 
 
 def test_ticker_with_rejected_change_set_continues_until_it_is_written() -> None:

@@ -328,7 +328,11 @@ class SinkWorker:
         self.dropped = 0
         """Number of records that the sink itself dropped, as last reported to ``on_dropped``."""
         self.seconds = 0.0
-        """Processor time of the last write, without the time it waited for a disk or network."""
+        """Processor time of the last write, without the time it waited for a disk or network.
+
+        It is 0 after the first write, which imports modules and opens connections.
+        """
+        self._is_first_write = True
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._on_recovered = on_recovered
@@ -647,7 +651,8 @@ class SinkWorker:
                 self._on_lost()
             return False
         finally:
-            self.seconds = time.thread_time() - started
+            self.seconds = 0.0 if self._is_first_write else time.thread_time() - started
+            self._is_first_write = False
         self._outages.report_success()
         if getattr(self.sink, "needs_resend", False) is True:
             # Why the attribute: the write itself has succeeded.

@@ -1,8 +1,8 @@
 """Ticker: the thread that collects changes and submits them to the sinks.
 
 It starts when a level starts, ticks while a level is active, and sleeps otherwise. The pause
-between two ticks grows with the time that ticks and sinks need, to at most a tenth of the time. The
-end of an operation interrupts the pause.
+between two ticks grows with the processor time that ticks and sinks need, so that they use at most
+a tenth of a core. The end of an operation interrupts the pause.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.settings.defaults import DEFAULT_TICK_S
 
 MAX_TIME_SHARE: Final = 0.09
-"""Maximum share of the time for ticks and writes. Beyond it the pauses become longer. It is below
+"""Maximum share of a core for ticks and writes. Beyond it the pauses become longer. It is below
 the documented tenth, because threads cost more than they can measure.
+"""
+
+
+MAX_PAUSE_S: Final = 5.0
+"""Maximum pause between two ticks in seconds. Other processes consider a process that writes no
+heartbeat for 15 seconds as ended.
 """
 
 
@@ -62,7 +68,7 @@ class Ticker:
     ``get_store`` returns the store. It may be created later than the ticker, because the
     store's listener wakes the ticker. ``before`` is called before each collection, ``collected``
     with its change set before the sinks receive it, and ``after`` with the change set and the
-    seconds it took. ``watching`` returns True when a level may
+    seconds that the tick took. ``watching`` returns True when a level may
     start without a call of ``wake``.
     """
 
@@ -181,8 +187,11 @@ class Ticker:
         self._thread = thread
 
     def tick(self) -> float:
-        """Collect changes once and submit them to the sinks. Return the seconds it took."""
-        started = time.perf_counter()
+        """Collect changes once and submit them to the sinks.
+
+        Return the processor time of the tick in seconds.
+        """
+        started, processor_started = time.perf_counter(), time.thread_time()
         # Why: a signal handler that flushes may interrupt a tick of its own thread.
         if self._tick_lock.is_interrupting():
             return 0.0
@@ -205,19 +214,22 @@ class Ticker:
                 self._get_store().resend(ended=True)
                 raise
             self._finished_ticks = number
-            seconds = time.perf_counter() - started
-            self._after(change_set, seconds)
-        return seconds
+            self._after(change_set, time.perf_counter() - started)
+        # Why not the elapsed time: on a busy machine most of it is that of other programs, and the
+        # pause would become longer by ten times as much.
+        return time.thread_time() - processor_started
 
     def compute_pause(self, seconds: float) -> float:
-        """Return the pause after a tick that took ``seconds``.
+        """Return the pause after a tick that used ``seconds`` of processor time.
 
-        The time of the last writes of the sinks counts as well.
+        The processor time of the last writes of the sinks counts as well. The pause is at most
+        ``MAX_PAUSE_S``, unless the interval is longer.
         """
-        return max(self._interval - seconds, self._get_busy_s(seconds) * (1 / MAX_TIME_SHARE - 1))
+        pause_s = min(MAX_PAUSE_S, self._get_busy_s(seconds) * (1 / MAX_TIME_SHARE - 1))
+        return max(self._interval - seconds, pause_s)
 
     def _get_busy_s(self, seconds: float) -> float:
-        """Return the time of a tick and of the last writes of the sinks."""
+        """Return the processor time of a tick and of the last writes of the sinks."""
         return seconds + sum(worker.seconds for worker in self._sink_workers)
 
     def drain(self, timeout: float) -> bool:
@@ -259,7 +271,7 @@ class Ticker:
                 self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:
-        """Wait after a tick that took ``seconds``, shorter while many ends wait.
+        """Wait after a tick that used ``seconds``, shorter while many ends wait.
 
         Move them to a file if they use much memory, which is faster than a tick.
         """
@@ -321,7 +333,7 @@ class Ticker:
         self._is_asleep = False
 
     def _tick_safely(self) -> float | None:
-        """Tick and return the seconds it took, or None after an error."""
+        """Tick and return its processor time, or None after an error."""
         try:
             return self.tick()
         except Exception as error:
