@@ -104,6 +104,14 @@ START_TIME: Final = "progress.start_time"
 """Start of the level in Unix seconds, on events. double"""
 
 
+DEADLINE: Final = "progress.deadline"
+"""Deadline of the operation in Unix seconds, on its events. Absent without one. double"""
+
+
+STALL_AFTER: Final = "progress.stall_after"
+"""Seconds without an advance after which the operation is stalled, on its events. double"""
+
+
 SKIPPED: Final = "progress.skipped"
 """Skipped units of the level, on events. Absent without any. int"""
 
@@ -288,6 +296,8 @@ ATTRIBUTES: Final = (
     BATCH_ID,
     PARENT,
     START_TIME,
+    DEADLINE,
+    STALL_AFTER,
     SKIPPED,
     FAILED_BELOW,
     RESUMED_FROM,

@@ -55,6 +55,8 @@ _LEVEL: Final = (
     semconv.BATCH_ID,
     semconv.PARENT,
     semconv.START_TIME,
+    semconv.DEADLINE,
+    semconv.STALL_AFTER,
     semconv.ESTIMATED,
     semconv.FAILED_BELOW,
     semconv.RESUMED_FROM,

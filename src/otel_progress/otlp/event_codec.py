@@ -40,6 +40,9 @@ def build_level_event(name: str, snapshot: LevelSnapshot, at: float) -> LogEvent
     _put_number(attributes, semconv.FAILED, snapshot.failed)
     _put_number(attributes, semconv.SEQUENCE, snapshot.sequence)
     _put_number(attributes, semconv.START_TIME, info.started_at)
+    if not info.path:
+        _put_number(attributes, semconv.DEADLINE, info.deadline_at)
+        _put_number(attributes, semconv.STALL_AFTER, snapshot.stall_after_s)
     if snapshot.skipped:
         _put_number(attributes, semconv.SKIPPED, snapshot.skipped)
     attributes[semconv.STATUS] = snapshot.status.value

@@ -284,7 +284,8 @@ class MergedRun:
     def build_snapshot(self, path: str, stall_after_s: float) -> LevelSnapshot:
         """Return the snapshot of a level.
 
-        The monotonic clock of the sender is not known. Clock times are therefore its wall times.
+        ``stall_after_s`` is the value for operations whose sender states none. The monotonic clock
+        of the sender is not known. Clock times are therefore its wall times.
         """
         level = self._levels[path]
         report = level.report
@@ -311,7 +312,7 @@ class MergedRun:
             observed_clock=at,
             advanced_at=advanced_at,
             advanced_clock=advanced_at,
-            stall_after_s=stall_after_s,
+            stall_after_s=(report and report.stall_after_s) or stall_after_s,
             ended_at=at if has_ended else None,
             duration_s=max(0.0, at - level.started_at) if has_ended else None,
             estimated=report is not None and report.estimated,
@@ -407,7 +408,7 @@ class MergedRun:
             order=order,
             started_at=started_at,
             started_clock=started_at,
-            deadline_at=None,
+            deadline_at=None if report is None else report.deadline_at,
             trace_id=trace_id,
             span_id=span_id,
             instance=self._instance,

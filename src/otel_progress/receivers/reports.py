@@ -84,8 +84,9 @@ class LevelReport:
 
     ``started_at`` is None if the sender does not state it. ``sequence`` is None if the sender does
     not count its reports. ``span_id`` is of the span of the level. ``order`` is None if the sender
-    does not number siblings. ``paused_s`` are the seconds of ended pauses. Only an operation has
-    ``paused_since``, ``batch`` and ``parent``. Times are Unix seconds on the clock of the sender.
+    does not number siblings. ``paused_s`` are the seconds of ended pauses. ``stall_after_s`` is
+    None if the receiver decides. Only an operation has ``paused_since``, ``batch``, ``parent``,
+    ``deadline_at`` and ``stall_after_s``. Times are Unix seconds on the clock of the sender.
     """
 
     origin: RunOrigin
@@ -120,6 +121,8 @@ class LevelReport:
     resumed_from: Number = 0
     batch: str | None = None
     parent: ParentLink | None = None
+    deadline_at: float | None = None
+    stall_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,8 @@ def read_report(event: ReceivedEvent) -> LevelReport | None:
         paused_s=float(_get_number(values, semconv.PAUSE_DURATION) or 0.0),
         batch=None if path else _read_batch(values),
         parent=None if path else parse_parent_link(values.get(semconv.PARENT)),
+        deadline_at=None if path else _get_number(values, semconv.DEADLINE),
+        stall_after_s=None if path else _get_number(values, semconv.STALL_AFTER) or None,
     )
 
 
