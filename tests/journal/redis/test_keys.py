@@ -34,3 +34,13 @@ def test_keys_of_a_run_have_one_hash_tag(run: str, kind: str) -> None:
 
     assert get_tag(getattr(keys, kind)(run)) == get_tag(keys.log_levels(run))
     assert {get_tag(key) for key in keys.indexes} == {"default"}
+
+
+@given(st.text())
+def test_keys_of_a_run_are_listed_in_the_order_of_the_scripts(run: str) -> None:
+    keys = JournalKeys("default")
+    kinds = (
+        keys.levels, keys.infos, keys.run_meta, keys.events, keys.logs,
+        keys.log_levels, keys.previews, keys.contributions,
+    )  # fmt: skip
+    assert keys.list_run_keys(run) == tuple(get_key(run) for get_key in kinds)

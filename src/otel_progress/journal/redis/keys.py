@@ -35,6 +35,12 @@ _OFFSET: Final = 2**63
 _TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 
+_RUN_KINDS: Final = (
+    "levels", "infos", "meta", "events", "logs", "log-levels", "previews", "contributions",
+)  # fmt: skip
+"""Kinds of the keys of a run, in the order of the arguments of the scripts."""
+
+
 class JournalKeys:
     """Names of the keys of one journal."""
 
@@ -138,10 +144,9 @@ class JournalKeys:
 
     def list_run_keys(self, run: str) -> tuple[str, ...]:
         """Return all keys of a run."""
-        return (
-            self.levels(run), self.infos(run), self.run_meta(run), self.events(run), self.logs(run),
-            self.log_levels(run), self.previews(run), self.contributions(run),
-        )  # fmt: skip
+        # Why not the methods above: each write of a run calls it.
+        prefix = self._of_run(run, "")
+        return tuple([prefix + kind for kind in _RUN_KINDS])
 
     def totals(self, group: str) -> str:
         """Hash of a group of processes: process and series to value."""
