@@ -21,6 +21,7 @@ there are any. It needs ``redis-server``.
 from __future__ import annotations
 
 import argparse
+import http
 import http.client
 import importlib.util
 import json
@@ -239,10 +240,15 @@ def follow_stream(port: int, states: States, is_over: threading.Event) -> None:
 
 
 def _read_history(port: int, states: States) -> None:
+    """Store the states of the history. Raise HTTPException while the store cannot be read."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30.0)
     with closing(connection):
         connection.request("GET", f"/api/v1/history?limit={RECENT}")
-        for document in json.loads(connection.getresponse().read())["operations"]:
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise http.client.HTTPException(f"status {answer.status}")
+        for document in json.loads(body)["operations"]:
             states[document["run"]] = _describe_document(document)
 
 
