@@ -9,8 +9,8 @@ import io
 import os
 import stat
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from otel_progress.diagnostics import log_warning
 from otel_progress.integrations.transfer import Transfer, get_path_name
@@ -268,81 +268,6 @@ class CountedRanges:
 # --- the file ------------------------------------------------------------------------------------
 
 
-class ProgressFile:
-    """File that counts what is read and written. See :func:`wrap_file`.
-
-    It has the methods of the file that it wraps. Those that read or write are attributes of the
-    instance, so a method that the file does not have is missing here as well.
-    """
-
-    def __init__(self, file: Any, meter: Any) -> None:
-        self._file = file
-        self._meter = meter
-        self._add_methods()
-
-    def _add_methods(self) -> None:
-        file, meter = self._file, self._meter
-        for name, make in _METHODS.items():
-            method = getattr(file, name, None)
-            if callable(method):
-                vars(self)[name] = make(method, meter, file)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        # Why: libraries check for text files and for files in memory by their class.
-        return _get_class(self._file)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_file", "_meter"):  # before __init__
-            raise AttributeError(name)
-        return getattr(self._file, name)
-
-    def __dir__(self) -> Iterable[str]:
-        return dir(self._file)
-
-    def __repr__(self) -> str:
-        return f"<ProgressFile of {self._file!r}>"
-
-    def __reduce_ex__(self, protocol: object) -> Any:
-        kind = _get_class(self._file).__name__
-        raise TypeError(
-            f"cannot pickle a {kind!r} that wrap_file returned: "
-            "pass the path, and open and wrap the file in the other process"
-        )
-
-    def __iter__(self) -> Iterator[Any]:
-        return iterate_file(iter(self._file), self._meter, self)
-
-    def __next__(self) -> Any:
-        # Why not iterate_file: the iterator of a file is the file itself.
-        try:
-            line = next(self._file)
-        except StopIteration:
-            self._meter.finish()
-            raise
-        except BaseException as error:
-            self._meter.fail(error)
-            raise
-        count_data(self._meter, line)
-        return line
-
-    def __enter__(self) -> Any:
-        entered = self._file.__enter__()
-        if entered is not self._file:
-            self._file = entered
-            self._add_methods()
-        return self
-
-    def __exit__(self, *details: Any) -> Any:
-        try:
-            result = self._file.__exit__(*details)
-        except BaseException as error:
-            self._meter.end(error)
-            raise
-        self._meter.end(None if result else details[1])
-        return result
-
-
 def count_data(meter: Any, data: Any) -> None:
     """Count data of a file: a text, or bytes."""
     if isinstance(data, str):
@@ -372,7 +297,7 @@ def iterate_file(lines: Iterator[Any], meter: Any, owner: object) -> Iterator[An
     meter.finish()
 
 
-def _make_read(method: Callable[..., Any], meter: Any, file: Any) -> Callable[..., Any]:  # noqa: ARG001
+def make_read(method: Callable[..., Any], meter: Any, file: Any) -> Callable[..., Any]:  # noqa: ARG001
     """Return a method that reads like ``method`` and counts the result."""
 
     def read(*args: Any, **options: Any) -> Any:
@@ -394,9 +319,9 @@ def _make_read(method: Callable[..., Any], meter: Any, file: Any) -> Callable[..
 
 
 def _make_read_all(method: Callable[..., Any], meter: Any, file: Any) -> Callable[..., Any]:  # noqa: ARG001
-    """Return a method like that of :func:`_make_read`, which reads the whole file without a size."""
+    """Return a method like that of :func:`make_read`, which reads the whole file without a size."""
 
-    # Why not with _make_read: each call would cost 150 ns more.
+    # Why not with make_read: each call would cost 150 ns more.
     def read(*args: Any, **options: Any) -> Any:
         try:
             data = method(*args, **options)
@@ -509,20 +434,97 @@ def _make_close(method: Callable[..., Any], meter: Any, file: Any) -> Callable[.
     return close
 
 
-_METHODS: Final[dict[str, Callable[[Callable[..., Any], Any, Any], Callable[..., Any]]]] = {
+METHODS: Final[dict[str, Callable[[Callable[..., Any], Any, Any], Callable[..., Any]]]] = {
     "close": _make_close,
     "read": _make_read_all,
-    "read1": _make_read,
+    "read1": make_read,
     "readall": _make_read_all,
     "readinto": _make_read_into,
     "readinto1": _make_read_into,
-    "readline": _make_read,
+    "readline": make_read,
     "readlines": _make_read_lines,
     "seek": _make_seek,
     "write": _make_write,
     "writelines": _make_write_lines,
 }
 """Methods of a file that are replaced, with the functions that create the replacements."""
+
+
+class ProgressFile:
+    """File that counts what is read and written. See :func:`wrap_file`.
+
+    It has the methods of the file that it wraps. Those that read or write are attributes of the
+    instance, so a method that the file does not have is missing here as well.
+    """
+
+    _methods: ClassVar[Mapping[str, Callable[[Callable[..., Any], Any, Any], Callable[..., Any]]]] = METHODS
+
+    def __init__(self, file: Any, meter: Any) -> None:
+        self._file = file
+        self._meter = meter
+        self._add_methods()
+
+    def _add_methods(self) -> None:
+        file, meter = self._file, self._meter
+        for name, make in self._methods.items():
+            method = getattr(file, name, None)
+            if callable(method):
+                vars(self)[name] = make(method, meter, file)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # Why: libraries check for text files and for files in memory by their class.
+        return _get_class(self._file)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_file", "_meter"):  # before __init__
+            raise AttributeError(name)
+        return getattr(self._file, name)
+
+    def __dir__(self) -> Iterable[str]:
+        return dir(self._file)
+
+    def __repr__(self) -> str:
+        return f"<ProgressFile of {self._file!r}>"
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        kind = _get_class(self._file).__name__
+        raise TypeError(
+            f"cannot pickle a {kind!r} that wrap_file returned: "
+            "pass the path, and open and wrap the file in the other process"
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iterate_file(iter(self._file), self._meter, self)
+
+    def __next__(self) -> Any:
+        # Why not iterate_file: the iterator of a file is the file itself.
+        try:
+            line = next(self._file)
+        except StopIteration:
+            self._meter.finish()
+            raise
+        except BaseException as error:
+            self._meter.fail(error)
+            raise
+        count_data(self._meter, line)
+        return line
+
+    def __enter__(self) -> Any:
+        entered = self._file.__enter__()
+        if entered is not self._file:
+            self._file = entered
+            self._add_methods()
+        return self
+
+    def __exit__(self, *details: Any) -> Any:
+        try:
+            result = self._file.__exit__(*details)
+        except BaseException as error:
+            self._meter.end(error)
+            raise
+        self._meter.end(None if result else details[1])
+        return result
 
 
 # --- properties of files -------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Transfer:
         unit: str = "B",
         weight: Any = None,
         parent: Level | None = None,
-        metadata: Mapping[str, object] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         start = level if parent is None else parent.level
         self.level: Level = start(
