@@ -51,9 +51,7 @@ def describe(level: LevelSnapshot) -> tuple[str | None, str, Any, Any, str | Non
     return level.info.name, level.status.value, level.current, level.total, level.info.unit
 
 
-def test_callback_recursive_get_has_a_level_per_file(
-    memory: Any, tmp_path: Path, op: progress.Level
-) -> None:
+def test_callback_recursive_get_has_a_level_per_file(memory: Any, tmp_path: Path, op: progress.Level) -> None:
     assert op.recording
     with ProgressCallback("dataset", bucket="source") as callback:
         memory.get("/source", str(tmp_path / "target"), recursive=True, callback=callback)
@@ -70,9 +68,7 @@ def test_callback_recursive_get_has_a_level_per_file(
     assert (tmp_path / "target" / "b.bin").stat().st_size == FILES["b.bin"]
 
 
-def test_callback_recursive_put_has_a_level_per_file(
-    memory: Any, tmp_path: Path, op: progress.Level
-) -> None:
+def test_callback_recursive_put_has_a_level_per_file(memory: Any, tmp_path: Path, op: progress.Level) -> None:
     assert op.recording
     (tmp_path / "a.bin").write_bytes(bytes(100))
     (tmp_path / "b.bin").write_bytes(bytes(200))

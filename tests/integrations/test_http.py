@@ -205,7 +205,10 @@ PLAIN_READS: dict[str, Callable[..., bytes]] = {
 }
 """Ways that do not decompress."""
 ALL_READS = READS | PLAIN_READS
-ONE_OF_EACH = ("requests-iter_content", "httpx-iter_bytes", "httpx-async-iter_bytes") + (
+ONE_OF_EACH = (
+    "requests-iter_content",
+    "httpx-iter_bytes",
+    "httpx-async-iter_bytes",
     "aiohttp-iter_chunked",
     "urllib3-stream",
     "urllib-copy",

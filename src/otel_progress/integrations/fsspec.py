@@ -50,6 +50,7 @@ class ProgressCallback(Callback):  # type: ignore[misc]
         self._parent: Level | None = find_parent()
         self._transfer: Transfer | None = None
         self._counts_files = False
+        self._has_failed_file = False
 
     def _start(self, unit: str = "B") -> Transfer:
         transfer = self._transfer
@@ -78,7 +79,8 @@ class ProgressCallback(Callback):  # type: ignore[misc]
         transfer = self._start()
         if inc > 0:
             transfer.add(inc)
-        if self._counts_files and transfer.has_reached_total:
+        # Why: fsspec does not close the callback, and it counts a file that failed.
+        if self._counts_files and transfer.has_reached_total and not self._has_failed_file:
             transfer.end()
 
     def absolute_update(self, value: int) -> None:
@@ -95,7 +97,7 @@ class ProgressCallback(Callback):  # type: ignore[misc]
 
     def branched(self, path_1: object, path_2: object, **kwargs: object) -> ProgressCallback:  # noqa: ARG002
         """Return the callback of one file, as a level below this one."""
-        return _FileCallback(path_1, self._start("file").level)
+        return _FileCallback(path_1, self, self._start("file").level)
 
     def branch(self, path_1: object, path_2: object, kwargs: dict[str, Any]) -> None:
         """Add the callback of one file to the arguments of its transfer, as older versions do."""
@@ -127,7 +129,15 @@ class ProgressCallback(Callback):  # type: ignore[misc]
 class _FileCallback(ProgressCallback):
     """Callback of one file of a transfer. Its level starts at once and counts bytes."""
 
-    def __init__(self, path: object, parent: Level) -> None:
+    def __init__(self, path: object, owner: ProgressCallback, parent: Level) -> None:
         super().__init__(get_url_name(path), type="file")
+        self._owner = owner
         self._parent = parent
         self._start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._owner._has_failed_file = True
+        super().__exit__(kind, error, traceback)
