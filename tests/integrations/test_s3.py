@@ -224,7 +224,7 @@ def test_subscriber_of_cancelled_transfer_cancels_its_level(
     assert get_only_level().status in (Status.CANCELLED, Status.COMPLETED)
     manager = TransferManager(client, MANAGER)
     manager.download("bucket", "video.mp4", str(tmp_path / "two"), subscribers=[ProgressSubscriber()])
-    manager.shutdown(cancel=True)
+    manager.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert {level.status for level in get_levels()} <= {Status.CANCELLED, Status.COMPLETED}
 
 
