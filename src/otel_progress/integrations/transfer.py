@@ -32,7 +32,7 @@ class Transfer:
         name: str | None,
         *,
         total: Any = None,
-        unit: str = "B",
+        unit: str | None = "B",
         weight: Any = None,
         parent: Level | None = None,
         metadata: Mapping[str, Any] | None = None,
