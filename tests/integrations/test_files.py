@@ -1,4 +1,4 @@
-"""Files that count what is read and written: every way to use a file, with real files."""
+"""Files that count what is read and written, with every way to use a file."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 import otel_progress as progress
 from otel_progress import LevelSnapshot, Status, diagnostics
+from otel_progress.integrations import files
 from otel_progress.integrations.files import MAX_RANGES, CountedRanges, wrap_file
 from otel_progress.testing import Recorder
 
@@ -47,9 +48,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def op(recorder: Recorder) -> Iterator[progress.Level]:
-    """A running operation. Invalid values raise, so the integration must not cause any."""
+def op(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[progress.Level]:
+    """A running operation. Invalid values raise, and each read changes the level."""
     assert recorder.runtime is not None
+    monkeypatch.setattr(files, "FLUSH_S", 0.0)
     with progress.operation("copy", id="copy-1") as operation:
         yield operation
     assert sum(diagnostics.internal_error_counts.values()) == 0
@@ -142,6 +144,46 @@ def test_wrap_file_text_while_it_is_read_advances(path: Path, op: progress.Level
     assert counts == sorted(counts)
     assert len(set(counts)) > 5
     assert max(counts) <= SIZE
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be", "latin-1", "ascii"])
+def test_wrap_file_text_in_any_encoding_counts_each_line(
+    encoding: str, tmp_path: Path, op: progress.Level
+) -> None:
+    """A slow loop over lines is not a stall, although the file reads ahead."""
+    assert op.recording
+    path = tmp_path / "lines.txt"
+    path.write_text("äöü line\n" * 100, encoding="utf-8" if encoding == "ascii" else encoding)
+    size = path.stat().st_size
+    with wrap_file(path.open(encoding=encoding, errors="replace")) as file:
+        counts = [get_only_level().current for _ in file]
+    assert len(set(counts)) > 70  # replaced characters are longer than the file, and do not count
+    assert counts == sorted(counts)
+    assert_complete(size, size)
+
+
+def test_wrap_file_small_reads_are_added_later(path: Path, recorder: Recorder) -> None:
+    """Small reads change the level at intervals, and nothing is lost."""
+    assert recorder.runtime is not None
+    with progress.operation("copy", id="copy-1"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "FLUSH_S", 3600.0)
+        file = wrap_file(path.open("rb"))
+        for _ in range(10):
+            file.read(10)
+        assert get_only_level().current == 10
+        file.read(5000)
+        assert get_only_level().current == 5100
+        file.read(10)
+        file.seek(0)
+        assert get_only_level().current == 5110
+        file.close()
+        text = wrap_file(path.open(encoding="utf-8"))
+        for _ in range(10):
+            text.readline()
+        text.close()
+    operation = progress.get_operation("copy-1")
+    assert operation is not None
+    assert operation.levels[1].current == len("".join(LINES[:10]).encode())
 
 
 def test_wrap_file_with_windows_line_ends_counts_all_bytes(tmp_path: Path, op: progress.Level) -> None:
@@ -310,7 +352,8 @@ def test_wrap_file_any_reads_and_seeks_count_distinct_bytes(steps: list[tuple[st
     """The count is the number of distinct positions that were read."""
     from otel_progress.testing import recording
 
-    with recording(), progress.operation("copy", id="copy-1"):
+    with recording(), progress.operation("copy", id="copy-1"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "FLUSH_S", 0.0)
         file = wrap_file(io.BytesIO(bytes(100)), type="model")
         seen: set[int] = set()
         for action, number in steps:
@@ -482,6 +525,56 @@ def test_pandas_read_csv_of_wrapped_file_counts(source: str, tmp_path: Path, op:
     assert_complete(path.stat().st_size, path.stat().st_size)
 
 
+def test_numpy_load_and_save_of_wrapped_file_count(tmp_path: Path, op: progress.Level) -> None:
+    """numpy uses the descriptor of a plain file."""
+    numpy = pytest.importorskip("numpy", reason="numpy reads the file here")
+    assert op.recording
+    path = tmp_path / "data.npy"
+    with wrap_file(path.open("wb")) as file:
+        numpy.save(file, numpy.arange(50_000))
+    size = path.stat().st_size
+    with wrap_file(path.open("rb")) as file:
+        assert numpy.load(file).sum() == sum(range(50_000))
+    operation = progress.get_operation("copy-1")
+    assert operation is not None
+    assert [(level.current, level.total) for level in operation.levels] == [(size, None), (size, size)]
+
+
+def test_wrap_file_of_unusual_methods_returns_their_results(op: progress.Level) -> None:
+    """Objects of libraries have such methods with other arguments and results."""
+    numpy = pytest.importorskip("numpy", reason="an array has no truth value")
+    assert op.recording
+
+    class Sound:
+        name = 7
+
+        def read(self, frames: object = -1, fill: object = None) -> Any:  # noqa: ARG002
+            return numpy.ones(4, dtype=numpy.int16) if frames else None
+
+        def readlines(self, hint: object = None) -> Any:  # noqa: ARG002
+            return (line for line in ("a", "b"))
+
+        def readinto(self, buffer: object) -> Any:  # noqa: ARG002
+            return "done"
+
+        def write(self, data: object) -> Any:  # noqa: ARG002
+            return numpy.ones(2)
+
+        def seek(self, position: object) -> Any:
+            return position
+
+    sound: Any = wrap_file(Sound())
+    assert len(sound.read("track", fill=numpy.ones(3))) == 4
+    assert sound.read(0) is None
+    assert list(sound.readlines("all")) == ["a", "b"]
+    assert sound.readinto(None) == "done"
+    assert len(sound.write(object())) == 2
+    assert sound.seek("start") == "start"
+    assert get_only_level().current == 8
+    assert len(sound.read()) == 4
+    assert (get_only_level().current, get_only_level().status) == (16, Status.COMPLETED)
+
+
 def test_text_wrapper_over_wrapped_file_counts(path: Path, op: progress.Level) -> None:
     assert op.recording
     with io.TextIOWrapper(wrap_file(path.open("rb")), encoding="utf-8") as file:
@@ -496,7 +589,7 @@ def test_wrap_file_result_is_like_the_file(path: Path, op: progress.Level) -> No
     assert op.recording
     with path.open("rb") as inner:
         file: Any = wrap_file(inner)
-        assert isinstance(file, io.BufferedReader)
+        assert isinstance(file, io.BufferedIOBase)
         assert isinstance(file, io.IOBase)
         assert (file.name, file.mode, file.closed) == (inner.name, "rb", False)
         assert file.fileno() == inner.fileno()
@@ -544,6 +637,7 @@ def test_wrap_file_in_memory_has_total_and_unit(op: progress.Level) -> None:
     assert wrap_file(io.BytesIO(DATA)).read() == DATA
     assert_complete()
     text = wrap_file(io.StringIO(TEXT))
+    assert isinstance(text, io.StringIO)
     assert text.read() == TEXT
     operation = progress.get_operation("copy-1")
     assert operation is not None
@@ -764,7 +858,10 @@ def test_wrap_file_with_invalid_total_reads_anyway(
 
 @pytest.mark.slow
 def test_wrap_file_read_costs_about_a_microsecond(lenient: Recorder) -> None:
-    """The control is the plain file in the same run. The limit leaves room for a busy machine."""
+    """The control is the plain file in the same run.
+
+    The limit permits a busy machine.
+    """
     assert lenient.runtime is not None
 
     def measure(file: Any) -> float:

@@ -23,7 +23,7 @@ FILES = {"a.bin": 1000, "b.bin": 200_000, "sub/c.bin": 50}
 
 @pytest.fixture
 def op(recorder: Recorder) -> Iterator[progress.Level]:
-    """A running operation. Invalid values raise, so the integration must not cause any."""
+    """A running operation. Invalid values raise."""
     assert recorder.runtime is not None
     with progress.operation("sync", id="sync-1") as operation:
         yield operation

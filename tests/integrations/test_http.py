@@ -1,4 +1,4 @@
-"""Responses and uploads of requests, httpx, aiohttp, urllib3 and urllib, with a real server."""
+"""Downloads and uploads of HTTP libraries, with a real server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server() -> Iterator[DownloadServer]:
 
 @pytest.fixture
 def op(recorder: Recorder) -> Iterator[progress.Level]:
-    """A running operation. Invalid values raise, so the integration must not cause any."""
+    """A running operation. Invalid values raise."""
     assert recorder.runtime is not None
     with progress.operation("downloads", id="downloads-1") as operation:
         yield operation

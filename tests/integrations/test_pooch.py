@@ -26,7 +26,7 @@ def server() -> Iterator[DownloadServer]:
 
 @pytest.fixture
 def op(recorder: Recorder) -> Iterator[progress.Level]:
-    """A running operation. Invalid values raise, so the integration must not cause any."""
+    """A running operation. Invalid values raise."""
     assert recorder.runtime is not None
     with progress.operation("fetch", id="fetch-1") as operation:
         yield operation

@@ -61,7 +61,7 @@ def client(server: S3Server) -> Iterator[Any]:
 
 @pytest.fixture
 def op(recorder: Recorder) -> Iterator[progress.Level]:
-    """A running operation. Invalid values raise, so the integration must not cause any."""
+    """A running operation. Invalid values raise."""
     assert recorder.runtime is not None
     with progress.operation("backup", id="backup-1") as operation:
         yield operation

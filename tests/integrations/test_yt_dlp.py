@@ -28,7 +28,7 @@ def server() -> Iterator[DownloadServer]:
 
 @pytest.fixture
 def op(recorder: Recorder) -> Iterator[progress.Level]:
-    """A running operation. Invalid values raise, so the integration must not cause any."""
+    """A running operation. Invalid values raise."""
     assert recorder.runtime is not None
     with progress.operation("archive", id="archive-1") as operation:
         yield operation

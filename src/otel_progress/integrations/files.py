@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-from otel_progress.diagnostics import log_warning
+from otel_progress.diagnostics import log_warning, report_internal_error
+from otel_progress.errors import ProgressError
 from otel_progress.integrations.transfer import Transfer, get_path_name
+from otel_progress.interrupts import is_interrupt
 
 F = TypeVar("F")
 
@@ -27,21 +32,37 @@ def wrap_file(
     weight: float | None = None,
     **metadata: object,
 ) -> F:
-    """Return a file that counts the bytes which are read or written, as a level.
+    """Return a file that counts the bytes which are read or written.
 
     ``file`` is an open file, binary or text, or another object with ``read`` or ``write``. The
-    result has all its attributes, is an instance of its class for ``isinstance``, and may be used
-    instead of it everywhere. Reads and writes of ``file`` itself, or by ``fileno()``, are not
-    counted. ``name`` defaults to the name of the file. ``total`` is a number of bytes and defaults
-    to the size of a file that is read, from its current position.
+    result has all its attributes, is an instance of its class (for a file on disk, of
+    ``io.BufferedIOBase`` or ``io.RawIOBase``), and is used instead of it. Reads and writes of
+    ``file`` itself, or by ``fileno()``, are not counted. ``name`` defaults to the name of the file.
+    ``total`` is a number of bytes and defaults to the size of a file that is read, from its current
+    position.
 
-    The level is a child of the current level, or an operation. It is never the current level. It is
-    completed at the end of a file that is only read, and by ``close()``. It fails if a read or
-    write fails, or if an exception leaves the ``with`` block of the file. A byte counts once, even
-    if it is read again after a ``seek``. Any thread may use the file as far as it may use ``file``.
+    The bytes are counted by a child of the current level, or by an operation. It is completed at
+    the end of a file that is only read, and by ``close()``. It fails if a read or write fails, or
+    if an exception leaves the ``with`` block of the file. A byte counts once, even if it is read
+    again after a ``seek``. Threads may share the result as far as they may share ``file``.
 
-    Without :func:`otel_progress.configure` the result is ``file`` itself. Never raises.
+    Without :func:`otel_progress.configure` the result is ``file`` itself. Raises only for invalid
+    arguments in strict mode.
     """
+    try:
+        return cast(F, _wrap(file, name, type, total, weight, metadata))
+    except ProgressError:  # of an invalid argument, in strict mode
+        raise
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        report_internal_error("callback", "A file could not be wrapped. It is used as it is.", error=error)
+        return file
+
+
+def _wrap(
+    file: Any, name: str | None, type: str, total: Any, weight: Any, metadata: dict[str, object]
+) -> object:
     if not (hasattr(file, "read") or hasattr(file, "write")):
         log_warning(
             "Invalid file of the type %s: expected an object with read() or write(). Open it first.",
@@ -53,15 +74,23 @@ def wrap_file(
         name = get_path_name(getattr(file, "name", None))
     unit = "character" if isinstance(file, io.StringIO) else "B"
     transfer = Transfer(type, name, total=size, unit=unit, weight=weight, metadata=metadata)
-    if not transfer.is_running:
-        return file
-    return cast(F, ProgressFile(file, make_meter(file, transfer)))
+    return ProgressFile(file, make_meter(file, transfer)) if transfer.is_running else file
+
+
+FLUSH_S: Final = 0.05
+"""Time between two changes of the level by small reads, in seconds. Those between them are added
+to the next change, to the end of the file, or to the end of the level.
+"""
+
+
+SMALL_BYTES: Final = 4096
+"""Size of a small read or write. A larger one changes the level at once."""
 
 
 class FileMeter:
-    """Counts the bytes of one file. After a seek, bytes that were counted do not count again."""
+    """Counts the bytes of one file. A byte counts once, also after a seek."""
 
-    __slots__ = ("_covered", "_file", "_sequence_start", "_transfer", "count")
+    __slots__ = ("_covered", "_file", "_next_flush", "_pending", "_sequence_start", "_transfer")
 
     is_read_only = True
     """True if the file cannot be written."""
@@ -73,31 +102,45 @@ class FileMeter:
         """Counted ranges of positions. None before the first seek."""
         self._sequence_start: int | None = self.get_position() or 0
         """Position at which a sequence started beyond all counted ranges. None outside of one."""
-        # Why an attribute: files are usually read in order, and need no position then.
-        self.count: Callable[[int], None] = transfer.add
-        """Counts bytes that were read or written before the current position."""
+        # Why a deque: each thread adds to it and takes from it without a lock, and no size is lost.
+        self._pending: deque[int] = deque()
+        """Sizes of small reads and writes since the last change of the level."""
+        self._next_flush = -math.inf
+        """Time from which on the next small read changes the level, of ``perf_counter``."""
+
+    def count(self, size: int) -> None:
+        """Count bytes that were read or written before the current position."""
+        if size < SMALL_BYTES and perf_counter() < self._next_flush:
+            self._pending.append(size)
+        else:
+            self._change(size)
 
     def count_text(self, text: str) -> None:
         """Count a text that was read or written."""
         self.count(len(text))
 
-    def get_position(self) -> int | None:
-        """Return the position in bytes. None if the file has none."""
-        return get_position(self._file)
-
-    def seek_from(self, before: int | None) -> None:
-        """Note a seek from the position ``before`` to the current one."""
-        after = self.get_position()
-        if before is None or after is None:
-            return
-        if self._covered is None:
-            self._covered = CountedRanges()
-        if self._sequence_start is not None:
-            self._covered.add(self._sequence_start, before)
-        if after >= self._covered.end:
-            self._sequence_start, self.count = after, self._transfer.add
+    def _change(self, size: int) -> None:
+        """Add a size and those that are pending to the level."""
+        size += self._take_pending()
+        # Why: files are usually read in order, and need no position then.
+        if self._sequence_start is None:
+            self._count_new(size)
         else:
-            self._sequence_start, self.count = None, self._count_new
+            self._next_flush = perf_counter() + FLUSH_S
+            self._transfer.add(size)
+
+    def _take_pending(self) -> int:
+        size = 0
+        while self._pending:
+            try:
+                size += self._pending.popleft()
+            except IndexError:  # another thread took the last one
+                break
+        return size
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._change(0)
 
     def _count_new(self, size: int) -> None:
         position = self.get_position()
@@ -106,22 +149,46 @@ class FileMeter:
             return
         self._transfer.add(self._covered.add(position - size, position))
         if position >= self._covered.end:
-            self._sequence_start, self.count = position, self._transfer.add
+            self._sequence_start = position
+
+    def get_position(self) -> int | None:
+        """Return the position in bytes. None if the file has none."""
+        return get_position(self._file)
+
+    def seek_from(self, before: int | None) -> None:
+        """Note a seek from the position ``before`` to the current one."""
+        self._flush()
+        after = self.get_position()
+        if before is None or after is None:
+            return
+        if self._covered is None:
+            self._covered = CountedRanges()
+        if self._sequence_start is not None:
+            self._covered.add(self._sequence_start, before)
+        self._sequence_start = after if after >= self._covered.end else None
+        self._next_flush = -math.inf
 
     def finish(self) -> None:
-        """End the level at the end of the file, unless a part was left out or may be written."""
+        """End the level at the end of the file.
+
+        It continues if a part of the file was left out, or if the file may be written.
+        """
+        self._flush()
         is_sequential = self.is_read_only and self._covered is None
         if is_sequential or self._transfer.has_reached_total:
             self.end(None)
 
     def fail(self, error: BaseException) -> None:
-        """End the level after a read or write raised, unless the caller may try again."""
+        """End the level after a read or write raised.
+
+        It continues if the caller may try again.
+        """
         if isinstance(error, Exception) and not isinstance(error, _RETRYABLE):
             self.end(error)
 
     def end(self, error: BaseException | None) -> None:
         """End the level."""
-        self.count = self._transfer.add  # without a reference cycle
+        self._flush()
         self._transfer.end(error)
 
 
@@ -134,74 +201,87 @@ class WritableFileMeter(FileMeter):
 
 
 class EncodedTextMeter(FileMeter):
-    """Counts a text file that is written, or has no position, by the size of its encoded text.
+    """Counts a text file by the size of its encoded text.
 
-    A range counts each time that it is read or written.
+    The file is written or has no position. A range counts each time that it is read or written.
     """
 
-    __slots__ = ("_encoding", "is_read_only")
+    __slots__ = ("_encoding", "_is_ascii_based", "is_read_only")
 
     def __init__(self, file: Any, transfer: Transfer, *, is_read_only: bool) -> None:
         super().__init__(file, transfer)
-        self._encoding = str(getattr(file, "encoding", None) or "")
+        self._encoding = str(getattr(file, "encoding", None) or "utf-8").lower()
+        self._is_ascii_based = not self._encoding.startswith(("utf-16", "utf-32", "utf_16", "utf_32"))
+        if not self._is_ascii_based:
+            # Why: the encoder of the other ones adds a byte order mark to each text.
+            self._encoding = f"{self._encoding[:6]}-le"
         self.is_read_only = is_read_only
 
     def count_text(self, text: str) -> None:
         """Count a text with the size of its encoding."""
-        self.count(_get_encoded_size(text, self._encoding))
+        if self._is_ascii_based and text.isascii():
+            size = len(text)
+        else:
+            size = _get_encoded_size(text, self._encoding)
+        # Why not count: lines are many, and the call would cost 50 ns.
+        if size < SMALL_BYTES and perf_counter() < self._next_flush:
+            self._pending.append(size)
+        else:
+            self._change(size)
 
     def get_position(self) -> int | None:
         """Return None. Why: ``tell`` writes the buffer of a text file."""
         return None
 
 
-SAMPLE_CHARACTERS: Final = 8192
-"""Characters of a text file between two readings of its position. It is the size that a text file
-reads at once, so a smaller number is not more exact.
-"""
+class TextFileMeter(EncodedTextMeter):
+    """Counts a text file that is read, by the size of its encoded text.
 
+    Line ends and decoding errors can have another size in the file. So the position of the binary
+    file below it replaces the count at the end, and after a seek. It is up to 8 KiB ahead.
+    """
 
-class TextFileMeter(FileMeter):
-    """Counts a text file that is read, by the position of the binary file below it."""
-
-    __slots__ = ("_pending", "_position")
+    __slots__ = ("_start",)
 
     def __init__(self, file: Any, transfer: Transfer) -> None:
-        super().__init__(file, transfer)
-        self._position = self._sequence_start or 0
-        self._pending = 0
+        super().__init__(file, transfer, is_read_only=True)
+        self._start = self._sequence_start or 0
 
     def get_position(self) -> int | None:
         """Return the position up to which the text file has read ahead."""
         return get_position(self._file.buffer)
 
-    def count_text(self, text: str) -> None:
-        """Count a text that was read."""
-        self._pending += len(text)
-        if self._pending >= SAMPLE_CHARACTERS:
-            self._count_read()
+    def _change(self, size: int) -> None:
+        size += self._take_pending()
+        if self._transfer.total is not None:  # the encoded text may be longer than the file
+            size = max(0, min(size, self._transfer.total - self._transfer.done))
+        super()._change(size)
 
-    def _count_read(self) -> None:
-        self._pending = 0
-        position = self.get_position()
-        if position is not None and position > self._position:
-            added = position - self._position
-            if self._covered is not None:
-                added = self._covered.add(self._position, position)
-            self._transfer.add(added)
-            self._position = position
+    def seek_from(self, before: int | None) -> None:
+        """Note a seek from the position ``before`` to the current one."""
+        if self._covered is None and before is not None:
+            self._flush()
+            self._transfer.set_done(before - self._start)
+        super().seek_from(before)
 
-    def seek_from(self, before: int | None) -> None:  # noqa: ARG002 - the seek has read ahead
-        """Note a seek. The range up to the last reading of the position is counted."""
-        if self._covered is None:
-            self._covered = CountedRanges()
-            self._covered.add(self._sequence_start or 0, self._position)
-        self._position = self.get_position() or 0
+    def _count_new(self, size: int) -> None:
+        # Why: what was read is between the positions before and after the last reading ahead.
+        super()._count_new(max(size, READ_AHEAD_BYTES))
 
     def finish(self) -> None:
-        """Count the rest of the file, and end the level."""
-        self._count_read()
+        """Count the whole file and end the level, at the end of the file."""
+        self._flush()
+        position = self.get_position()
+        if position is not None:
+            if self._covered is None:
+                self._transfer.set_done(position - self._start)
+            else:
+                self._count_new(READ_AHEAD_BYTES)
         super().finish()
+
+
+READ_AHEAD_BYTES: Final = 8192
+"""Bytes that a text file reads at once. After a seek, so many before the position count as read."""
 
 
 def make_meter(file: Any, transfer: Transfer) -> FileMeter:
@@ -268,12 +348,20 @@ class CountedRanges:
 # --- the file ------------------------------------------------------------------------------------
 
 
-def count_data(meter: Any, data: Any) -> None:
-    """Count data of a file: a text, or bytes."""
+def count_data(meter: Any, data: Any) -> bool:
+    """Count data of a file: a text, bytes or a buffer. Return whether it is empty."""
     if isinstance(data, str):
         meter.count_text(data)
-    else:
-        meter.count(_get_data_size(data))
+        return not data
+    size = _get_data_size(data)
+    if size:
+        meter.count(size)
+    return size == 0
+
+
+def _is_empty_request(args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    """Return whether a read of no data is requested, whose result is not the end of the file."""
+    return any(type(value) is int and value == 0 for value in (*args, *options.values()))
 
 
 def iterate_file(lines: Iterator[Any], meter: Any, owner: object) -> Iterator[Any]:  # noqa: ARG001
@@ -306,20 +394,17 @@ def make_read(method: Callable[..., Any], meter: Any, file: Any) -> Callable[...
         except BaseException as error:
             meter.fail(error)
             raise
-        if not data:
-            if data is not None and 0 not in args and 0 not in options.values():
-                meter.finish()
-        elif type(data) is bytes:
+        if type(data) is bytes and data:
             meter.count(len(data))
-        else:
-            count_data(meter, data)
+        elif count_data(meter, data) and not _is_empty_request(args, options):
+            meter.finish()
         return data
 
     return read
 
 
 def _make_read_all(method: Callable[..., Any], meter: Any, file: Any) -> Callable[..., Any]:  # noqa: ARG001
-    """Return a method like that of :func:`make_read`, which reads the whole file without a size."""
+    """Return a method like :func:`make_read` that reads the whole file by default."""
 
     # Why not with make_read: each call would cost 150 ns more.
     def read(*args: Any, **options: Any) -> Any:
@@ -330,18 +415,19 @@ def _make_read_all(method: Callable[..., Any], meter: Any, file: Any) -> Callabl
             raise
         if type(data) is bytes and data:
             meter.count(len(data))
-        elif data:
-            count_data(meter, data)
-        if args:
-            size = args[0]
-            is_at_end = size is None or size < 0 or (size != 0 and data is not None and not data)
+            is_at_end = False
         else:
-            is_at_end = not options or not (data or data is None or 0 in options.values())
-        if is_at_end:
+            is_at_end = count_data(meter, data) and not _is_empty_request(args, options)
+        if is_at_end or (not options and (not args or _is_whole(args[0])) and data is not None):
             meter.finish()
         return data
 
     return read
+
+
+def _is_whole(size: object) -> bool:
+    """Return whether the size of a read requests the rest of the file."""
+    return size is None or (type(size) is int and size < 0)
 
 
 def _make_read_into(method: Callable[..., Any], meter: Any, file: Any) -> Callable[..., Any]:  # noqa: ARG001
@@ -351,10 +437,11 @@ def _make_read_into(method: Callable[..., Any], meter: Any, file: Any) -> Callab
         except BaseException as error:
             meter.fail(error)
             raise
-        if size:
-            meter.count(size)
-        elif size is not None and len(buffer):
-            meter.finish()
+        if type(size) is int:
+            if size > 0:
+                meter.count(size)
+            elif size == 0 and _get_data_size(buffer):
+                meter.finish()
         return size
 
     return read_into
@@ -367,10 +454,11 @@ def _make_read_lines(method: Callable[..., Any], meter: Any, file: Any) -> Calla
         except BaseException as error:
             meter.fail(error)
             raise
-        for line in lines:
-            count_data(meter, line)
-        if not args or args[0] is None or args[0] <= 0:
-            meter.finish()
+        if isinstance(lines, list):  # another iterable might be used only once
+            for line in lines:
+                count_data(meter, line)
+            if not args or _is_whole(args[0]) or args[0] == 0:
+                meter.finish()
         return lines
 
     return read_lines
@@ -450,6 +538,18 @@ METHODS: Final[dict[str, Callable[[Callable[..., Any], Any, Any], Callable[..., 
 """Methods of a file that are replaced, with the functions that create the replacements."""
 
 
+_BASES: Final[dict[type, type]] = {
+    io.BufferedRandom: io.BufferedIOBase,
+    io.BufferedReader: io.BufferedIOBase,
+    io.BufferedWriter: io.BufferedIOBase,
+    io.FileIO: io.RawIOBase,
+}
+"""Classes of files on disk, and those that a wrapped one has.
+
+numpy reads and writes files of these classes by their descriptor, so nothing would be counted.
+"""
+
+
 class ProgressFile:
     """File that counts what is read and written. See :func:`wrap_file`.
 
@@ -474,7 +574,8 @@ class ProgressFile:
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         # Why: libraries check for text files and for files in memory by their class.
-        return _get_class(self._file)
+        kind = _get_class(self._file)
+        return _BASES.get(kind, kind)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_file", "_meter"):  # before __init__
@@ -551,7 +652,7 @@ def _is_writable(file: Any) -> bool:
 
 
 def _get_remaining_size(file: Any) -> int | None:
-    """Return the number of bytes from the position of a file that is read to its end.
+    """Return the number of bytes from the position of a file to its end.
 
     None if it is unknown. Nothing is read, and a compressed file has no known size.
     """
@@ -585,18 +686,23 @@ def _get_size(file: Any) -> int | None:
     return cast("int | None", getattr(file, "size", getattr(raw, "size", None)))
 
 
-def _get_data_size(data: Any) -> int:
-    """Return the number of bytes of bytes or another buffer."""
+def _get_data_size(data: Any) -> int | None:
+    """Return the number of bytes of a buffer, or the length of another object.
+
+    None without a length.
+    """
     try:
-        return data.nbytes if isinstance(data, memoryview) else memoryview(data).nbytes
-    except (TypeError, ValueError, BufferError):
-        return len(data) if hasattr(data, "__len__") else 0
+        return memoryview(data).nbytes
+    except Exception:  # A foreign object may raise any exception.
+        pass
+    try:
+        return len(data)
+    except Exception:  # A foreign object may raise any exception.
+        return None
 
 
 def _get_encoded_size(text: str, encoding: str) -> int:
-    if text.isascii() and not encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
-        return len(text)
     try:
-        return len(text.encode(encoding or "utf-8", "surrogatepass" if not encoding else "replace"))
+        return len(text.encode(encoding, "replace"))
     except LookupError:
         return len(text)

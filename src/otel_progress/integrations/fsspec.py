@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class ProgressCallback(Callback):  # type: ignore[misc]
-    """Callback that records a transfer as a level, and each file of it as a level below.
+    """Callback that records a transfer as a level with a child per file.
 
     ``with ProgressCallback("dataset") as callback: fs.get(source, target, callback=callback)``.
     ``name`` is a display name, ``type`` the kind of the level, and further arguments are metadata.
@@ -74,7 +74,7 @@ class ProgressCallback(Callback):  # type: ignore[misc]
             self._transfer.set_total(size)
 
     def relative_update(self, inc: int = 1) -> None:
-        """Count ``inc`` more files or bytes. A negative number is a step back, which is ignored."""
+        """Count ``inc`` more files or bytes. A negative number is ignored."""
         super().relative_update(inc)
         transfer = self._start()
         if inc > 0:
@@ -100,7 +100,10 @@ class ProgressCallback(Callback):  # type: ignore[misc]
         return _FileCallback(path_1, self, self._start("file").level)
 
     def branch(self, path_1: object, path_2: object, kwargs: dict[str, Any]) -> None:
-        """Add the callback of one file to the arguments of its transfer, as older versions do."""
+        """Add the callback of one file to the arguments of its transfer.
+
+        Older versions of fsspec call it.
+        """
         kwargs["callback"] = self.branched(path_1, path_2)
 
     def branch_coro(self, fn: Any) -> Any:

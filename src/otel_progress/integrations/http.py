@@ -1,4 +1,7 @@
-"""Downloads with requests, httpx, aiohttp, urllib3 and urllib: responses that count their bytes."""
+"""HTTP responses that count their bytes.
+
+Supports requests, httpx, aiohttp, urllib3 and urllib.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
 from typing import Any, Final, TypeVar, cast
 
-from otel_progress.diagnostics import log_warning
+from otel_progress.diagnostics import log_warning, report_internal_error
+from otel_progress.errors import ProgressError
 from otel_progress.integrations.files import METHODS, ProgressFile, make_read
 from otel_progress.integrations.transfer import Transfer, find_parent, get_url_name
+from otel_progress.interrupts import is_interrupt
 
 R = TypeVar("R")
 
@@ -38,8 +43,23 @@ def wrap_response(
     The level is a child of the current level, or an operation. It is completed at the end of the
     body. It fails if the connection breaks, if bytes are missing at the end, or if the status is
     400 or higher. It is cancelled if the response is closed before the end. Without
-    :func:`otel_progress.configure` the response is unchanged. Never raises.
+    :func:`otel_progress.configure` the response is unchanged. Raises only for invalid arguments in
+    strict mode.
     """
+    try:
+        return cast(R, _wrap(response, name, type, total, weight, metadata))
+    except ProgressError:  # of an invalid argument, in strict mode
+        raise
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        report_internal_error("callback", "A response could not be wrapped. It is unchanged.", error=error)
+        return response
+
+
+def _wrap(
+    response: Any, name: str | None, type: str, total: Any, weight: Any, metadata: dict[str, object]
+) -> object:
     kind = _find_kind(response)
     if kind is None:
         log_warning(
@@ -48,7 +68,7 @@ def wrap_response(
         )
         return response
     size = _BodySize(response)
-    is_async = kind is _wrap_aiohttp or (kind is _wrap_httpx and hasattr(response.stream, "__aiter__"))  # type: ignore[attr-defined]
+    is_async = kind is _wrap_aiohttp or (kind is _wrap_httpx and hasattr(response.stream, "__aiter__"))
     start = size.start
     if start and is_async and find_parent() is None:
         # Why: resume_from of an operation waits for the journal, which would block the event loop.
@@ -62,11 +82,14 @@ def wrap_response(
         return response
     if start:
         transfer.resume_from(start)
-    return cast(R, kind(response, BodyMeter(transfer, size.status)))
+    return kind(response, BodyMeter(transfer, size.status))
 
 
 class BodyMeter:
-    """Counts the body of a response, and ends its level by the status and the missing bytes."""
+    """Counts the body of a response, and ends its level.
+
+    The level fails by the status of the response, or if bytes are missing at the end.
+    """
 
     __slots__ = ("_get_received", "_received", "_status", "_transfer")
 
@@ -190,7 +213,10 @@ def _get_url(response: Any) -> object:
 
 
 def _find_kind(response: object) -> Callable[[Any, BodyMeter], Any] | None:
-    """Return the function that wraps responses of a library. It imports no library."""
+    """Return the function that wraps responses of a library.
+
+    It imports no library.
+    """
     for base in response.__class__.__mro__:
         wrap = _KINDS.get((base.__module__.partition(".")[0], base.__name__))
         if wrap is not None:

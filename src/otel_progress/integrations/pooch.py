@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """Progress bar for ``pooch.HTTPDownloader(progressbar=bar)`` and ``pooch.retrieve``.
+    """Progress bar for the argument ``progressbar`` of pooch.
 
     ``with ProgressBar("data.zip") as bar: pooch.retrieve(url, known_hash, progressbar=bar)``. Each
     download is a level that counts bytes, as a child of the level that is current when the bar is
@@ -36,7 +36,10 @@ class ProgressBar:
 
     @property
     def total(self) -> int | None:
-        """Number of bytes in all. pooch sets it when a download starts, to 0 if it is unknown."""
+        """Number of bytes in all. None if it is unknown.
+
+        pooch sets it when a download starts.
+        """
         return self._total
 
     @total.setter

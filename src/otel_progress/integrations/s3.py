@@ -1,4 +1,4 @@
-"""Transfers of boto3 and s3transfer: a callback for one object, and a subscriber for many."""
+"""Callback of boto3 for one transfer, and subscriber of s3transfer for many."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ProgressSubscriber(BaseSubscriber):  # type: ignore[misc]
 
 
 class _RetriedBytes:
-    """Counts bytes of which parts may be sent again. Bytes that are repeated count once."""
+    """Counter of bytes that may be sent again. Repeated bytes count once."""
 
     __slots__ = ("_lock", "_repeated", "transfer")
 

@@ -1,4 +1,7 @@
-"""Level that counts the bytes of one transfer. The integrations of files and downloads share it."""
+"""Level that counts the bytes of one transfer.
+
+The integrations of files, downloads and uploads share it.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,10 @@ class Transfer:
             _report_error(error)
 
     def set_total(self, total: Any) -> None:
-        """Set the number of bytes in all. An invalid one, or one that is exceeded, is unknown."""
+        """Set the number of bytes in all.
+
+        An invalid number, or one that is exceeded, makes it unknown.
+        """
         try:
             number = int(total) if isinstance(total, float) and total >= 1.0 else total
             known = number if _is_size(number) and number >= self.done else None
@@ -111,7 +117,7 @@ class Transfer:
             _report_error(error)
 
     def end(self, error: BaseException | None = None) -> None:
-        """End the level: completed, or by the kind of the exception failed or cancelled."""
+        """End the level as completed, or by the kind of the exception."""
         try:
             if self.level.recording:
                 self.level.__exit__(None if error is None else type(error), error, None)
@@ -146,7 +152,7 @@ def find_parent() -> Level | None:
 
 
 def get_path_name(path: object) -> str | None:
-    """Return the last part of a path. None if there is none."""
+    """Return the last part of a path. None if it is empty, or not a path."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         return None
     text = os.fsdecode(path)
@@ -154,7 +160,10 @@ def get_path_name(path: object) -> str | None:
 
 
 def get_url_name(url: object) -> str | None:
-    """Return the file name of a URL, or its host. The query is left out, as it may be secret."""
+    """Return the file name of a URL, or its host.
+
+    The query is left out, because it may contain a secret.
+    """
     try:
         parts = urlsplit(str(url))
         return unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname
