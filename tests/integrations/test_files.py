@@ -140,7 +140,7 @@ def test_wrap_file_text_counts_bytes_of_the_file(way: str, path: Path, op: progr
 def test_wrap_file_text_while_it_is_read_advances(path: Path, op: progress.Level) -> None:
     assert op.recording
     with wrap_file(path.open(encoding="utf-8")) as file:
-        counts = [get_only_level().current for _ in file]
+        counts = [get_only_level().current for _ in itertools.islice(file, 0, None, 50)]
     assert counts == sorted(counts)
     assert len(set(counts)) > 5
     assert max(counts) <= SIZE

@@ -76,7 +76,7 @@ def with_httpx(read: Callable[[Any], bytes]) -> Callable[..., bytes]:
     def download(url: str, wrap: Callable[[Any], Any], headers: dict[str, str]) -> bytes:
         httpx = pytest.importorskip("httpx", reason="this test runs the real library")
         with (
-            httpx.Client(follow_redirects=True, trust_env=False) as client,
+            httpx.Client(follow_redirects=True, trust_env=False, verify=False) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             assert wrap(response) is response
@@ -91,7 +91,7 @@ def with_async_httpx(read: Callable[[Any], Any]) -> Callable[..., bytes]:
 
         async def run() -> bytes:
             async with (
-                httpx.AsyncClient(follow_redirects=True, trust_env=False) as client,
+                httpx.AsyncClient(follow_redirects=True, trust_env=False, verify=False) as client,
                 client.stream("GET", url, headers=headers) as response,
             ):
                 return await read(wrap(response))
@@ -311,7 +311,7 @@ def test_wrap_response_of_head_completes(server: DownloadServer, op: progress.Le
     with wrap_response(requests.head(f"{server.url}/file.bin", stream=True, timeout=30)) as response:
         assert response.headers["Content-Length"] == str(SIZE)
     assert_level(Status.COMPLETED, 0, 0)
-    wrap_response(httpx.head(f"{server.url}/file.bin", trust_env=False))
+    wrap_response(httpx.head(f"{server.url}/file.bin", trust_env=False, verify=False))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(f"{server.url}/file.bin", method="HEAD")
     with wrap_response(opener.open(request, timeout=30)) as answer:
@@ -353,7 +353,7 @@ def test_wrap_response_that_was_read_completes(server: DownloadServer, op: progr
     httpx = pytest.importorskip("httpx", reason="this test runs the real library")
     assert op.recording
     assert wrap_response(requests.get(f"{server.url}/file.bin", timeout=30)).content == BODY
-    assert wrap_response(httpx.get(f"{server.url}/file.bin", trust_env=False)).content == BODY
+    assert wrap_response(httpx.get(f"{server.url}/file.bin", trust_env=False, verify=False)).content == BODY
     operation = progress.get_operation("downloads-1")
     assert operation is not None
     assert [(level.status, level.current) for level in operation.levels] == [(Status.COMPLETED, SIZE)] * 2
@@ -458,7 +458,7 @@ def test_httpx_upload_of_wrapped_file_has_content_length(
     httpx = pytest.importorskip("httpx", reason="this test runs the real library")
     assert op.recording
     opened: Any = io.BytesIO(BODY) if in_memory else path.open("rb")
-    with httpx.Client(trust_env=False) as client, wrap_file(opened, type="upload") as file:
+    with httpx.Client(trust_env=False, verify=False) as client, wrap_file(opened, type="upload") as file:
         assert client.put(server.url, content=file).text == "stored"
     assert_upload(server)
 
@@ -468,7 +468,7 @@ def test_httpx_multipart_of_wrapped_file_counts(
 ) -> None:
     httpx = pytest.importorskip("httpx", reason="this test runs the real library")
     assert op.recording
-    with httpx.Client(trust_env=False) as client, wrap_file(path.open("rb")) as file:
+    with httpx.Client(trust_env=False, verify=False) as client, wrap_file(path.open("rb")) as file:
         client.post(server.url, files={"file": file})
     assert BODY in server.uploads.pop()[2]
     assert_level(Status.COMPLETED, SIZE, SIZE)

@@ -360,7 +360,7 @@ def count_data(meter: Any, data: Any) -> bool:
 
 
 def _is_empty_request(args: tuple[Any, ...], options: dict[str, Any]) -> bool:
-    """Return whether a read of no data is requested, whose result is not the end of the file."""
+    """Return whether a read of no data is requested."""
     return any(type(value) is int and value == 0 for value in (*args, *options.values()))
 
 

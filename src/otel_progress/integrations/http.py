@@ -403,7 +403,7 @@ class ProgressReader:
         return self._iterate(self.readany)
 
     async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
-        """Yield parts as the server sent them, and whether each is the end of an HTTP chunk."""
+        """Yield parts, and whether each one is the end of an HTTP chunk."""
         while (part := await self.readchunk()) != (b"", False):
             yield part
 
