@@ -115,6 +115,19 @@ def test_bar_with_unusual_calls_is_valid(op: progress.Level) -> None:
     ]
 
 
+def test_bar_filled_at_the_end_has_that_size(op: progress.Level) -> None:
+    """pooch repeats the size after a reset, also if fewer or more bytes were counted."""
+    assert op.recording
+    bar = ProgressBar()
+    for size in (5, 9):
+        bar.total = None
+        bar.update(size)
+        bar.reset()
+        bar.update(7)
+        bar.close()
+    assert [(level.status, level.current) for level in get_levels()] == [(Status.COMPLETED, 7)] * 2
+
+
 def test_bar_without_configuration_does_nothing(server: DownloadServer, tmp_path: Path) -> None:
     with ProgressBar() as bar:
         path = pooch.retrieve(f"{server.url}/file.bin", None, path=tmp_path, progressbar=bar)
