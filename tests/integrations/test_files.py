@@ -167,6 +167,7 @@ def test_wrap_file_small_reads_are_added_later(path: Path, recorder: Recorder) -
     assert recorder.runtime is not None
     with progress.operation("copy", id="copy-1"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "FLUSH_S", 3600.0)
+        patch.setattr(files, "SMALL_BYTES", 4096)
         file = wrap_file(path.open("rb"))
         for _ in range(10):
             file.read(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import io
 import shutil
@@ -346,6 +347,38 @@ def test_wrap_response_closed_early_is_cancelled(server: DownloadServer, op: pro
     assert operation is not None
     assert [level.status for level in operation.levels] == [Status.CANCELLED] * 4
     assert {level.message for level in operation.levels} == {"stopped before the end"}
+
+
+@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
+def test_wrap_response_of_cancelled_task_is_cancelled(
+    library: str, server: DownloadServer, recorder: Recorder
+) -> None:
+    with_library = {"httpx": with_async_httpx, "aiohttp": with_aiohttp}[library]
+
+    async def read(response: Any) -> bytes:
+        parts = response.aiter_bytes(1000) if library == "httpx" else response.content.iter_chunked(1000)
+        async for _ in parts:
+            raise asyncio.CancelledError
+        return b""
+
+    assert recorder.runtime is not None
+    with pytest.raises(asyncio.CancelledError), progress.operation("downloads", id="downloads-1"):
+        with_library(read)(f"{server.url}/file.bin", wrap_response, {})
+    gc.collect()
+    assert get_only_level().status is Status.CANCELLED
+
+
+def test_wrap_response_of_resumed_async_download_without_operation_does_not_wait(
+    server: DownloadServer, recorder: Recorder
+) -> None:
+    """The event loop must not wait for the journal, so the level has the rest only."""
+    assert recorder.runtime is not None
+    headers = {"Range": "bytes=150000-", "Accept-Encoding": "identity"}
+    for way in ("httpx-async-iter_bytes", "httpx-iter_bytes"):
+        assert ALL_READS[way](f"{server.url}/file.bin", wrap_response, headers) == BODY[150_000:]
+    later, earlier = progress.get_history()
+    assert (earlier.root.current, earlier.root.total, earlier.root.resumed_from) == (50_000, 50_000, 0)
+    assert (later.root.current, later.root.total, later.root.resumed_from) == (SIZE, SIZE, 150_000)
 
 
 def test_wrap_response_that_was_read_completes(server: DownloadServer, op: progress.Level) -> None:

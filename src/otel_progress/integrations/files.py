@@ -83,8 +83,10 @@ to the next change, to the end of the file, or to the end of the level.
 """
 
 
-SMALL_BYTES: Final = 4096
-"""Size of a small read or write. A larger one changes the level at once."""
+SMALL_BYTES: Final = 128 * 1024
+"""Bytes of a read or write from which on it changes the level at once. It takes much longer than
+the change.
+"""
 
 
 class FileMeter:
