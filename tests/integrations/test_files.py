@@ -510,6 +510,7 @@ def test_json_and_pickle_load_of_wrapped_file_count(tmp_path: Path, op: progress
     assert_complete(path.stat().st_size, path.stat().st_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["binary", "text", "memory"])
 def test_pandas_read_csv_of_wrapped_file_counts(source: str, tmp_path: Path, op: progress.Level) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas reads the file here")
