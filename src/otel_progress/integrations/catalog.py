@@ -20,5 +20,36 @@ class Integration:
     """Name of the entry point that ``opentelemetry-instrument`` loads. Empty without one."""
 
 
-INTEGRATIONS: Final[tuple[Integration, ...]] = ()
+INTEGRATIONS: Final[tuple[Integration, ...]] = (
+    Integration(
+        "files",
+        (),
+        "Wrap an open file with `otel_progress.integrations.files.wrap_file(file)`.",
+    ),
+    Integration(
+        "fsspec",
+        ("fsspec",),
+        "Pass `callback=otel_progress.integrations.fsspec.ProgressCallback()` to a transfer.",
+    ),
+    Integration(
+        "http",
+        (),
+        "Wrap a response with `otel_progress.integrations.http.wrap_response(response)`.",
+    ),
+    Integration(
+        "pooch",
+        ("pooch",),
+        "Pass `progressbar=otel_progress.integrations.pooch.ProgressBar()` to `pooch.retrieve`.",
+    ),
+    Integration(
+        "s3",
+        ("boto3", "s3transfer"),
+        "Pass `Callback=otel_progress.integrations.s3.ProgressCallback(key)` to a transfer.",
+    ),
+    Integration(
+        "yt_dlp",
+        ("yt-dlp",),
+        'Add `otel_progress.integrations.yt_dlp.ProgressHook()` to the option "progress_hooks".',
+    ),
+)
 """All integrations, in alphabetical order of the names."""
