@@ -170,6 +170,40 @@ def test_end_in_a_child_whose_journal_hangs_is_stored_in_a_file(
     assert list_segments(journal_file) == []
 
 
+def test_first_delivery_of_shared_work_waits_for_the_connection(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later ones wait for a shorter time, also if the first one failed."""
+    monkeypatch.setattr(end_delivery, "MAX_FIRST_SHARE_WAIT_S", NEVER_S)
+    monkeypatch.setattr(end_delivery, "MAX_SHARE_WAIT_S", 0.0)
+    entered, released = threading.Event(), threading.Event()
+    (worker,) = [worker for worker in runtime._sink_workers if worker.name == "journal"]
+    write = worker.sink.write
+
+    def hang(change_set: ChangeSet) -> None:
+        entered.set()
+        released.wait(NEVER_S)
+        write(change_set)
+
+    monkeypatch.setattr(worker.sink, "write", hang)
+    with progress.operation("o", id="o", total=2) as op:
+        first = threading.Thread(target=get_ends(runtime).deliver_shares)
+        first.start()
+        assert entered.wait(PATIENCE_S)
+        assert first.is_alive()
+        released.set()
+        first.join(PATIENCE_S)
+        assert not first.is_alive()
+        assert not worker.has_backlog
+        released.clear()
+        entered.clear()
+        op.increment()
+        get_ends(runtime).deliver_shares()
+        assert entered.wait(PATIENCE_S)
+        assert worker.has_backlog
+        released.set()
+
+
 @pytest.mark.usefixtures("is_child")
 def test_waits_in_a_child_are_limited_to_a_share_of_the_time(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch

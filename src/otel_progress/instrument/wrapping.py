@@ -41,6 +41,7 @@ def wrap(function: Callable[P, R], level: Level | None = None) -> Callable[P, R]
 
     In another process, the units and levels of a call belong to the same operation. They are
     delivered before the call returns, which usually takes some milliseconds, and at most 250 ms.
+    The first call in a process may take 2 s longer.
     """
     found = cast("Level | None", get_current_level()) if level is None else level
     kind = _WrappedCoroutineFunction if inspect.iscoroutinefunction(function) else _WrappedFunction

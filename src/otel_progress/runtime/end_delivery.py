@@ -32,6 +32,12 @@ then is lost if a pool ends the process, because it is not stored in a file.
 """
 
 
+MAX_FIRST_SHARE_WAIT_S: Final = 2.0
+"""Maximum time of the first such wait of a process, in seconds. Why longer: the process imports
+modules and opens a connection, which takes seconds on a busy machine.
+"""
+
+
 MAX_WAIT_SHARE: Final = 0.1
 """Maximum share of the time for such waits. Beyond it, ends only wake the sinks."""
 
@@ -72,6 +78,7 @@ class EndDelivery:
         self._credited_at = time.monotonic()
         self._share_credit_s = MAX_WAIT_CREDIT_S
         self._share_credited_at = self._credited_at
+        self._is_first_share = True
         self._is_storing = False
         self._waiting: set[int] = set()
         """Identifiers of the threads that wait."""
@@ -115,7 +122,8 @@ class EndDelivery:
         """Deliver the work on operations of other processes, and wait for the sinks.
 
         The caller waits at most ``MAX_SHARE_WAIT_S``, and at most ``MAX_WAIT_SHARE`` of the time.
-        Beyond it the sinks are only woken. Never raises, except an exception that interrupts it.
+        Beyond it the sinks are only woken. The first wait of a process may be longer. Never raises,
+        except an exception that interrupts it.
         """
         try:
             started = time.monotonic()
@@ -123,9 +131,12 @@ class EndDelivery:
                 self._ticker.wake_at_end()
                 return
             tick = self._ticker.request_tick()
-            while time.monotonic() - started < MAX_SHARE_WAIT_S and not self._is_written(tick):
+            is_first, self._is_first_share = self._is_first_share, False
+            limit_s = MAX_FIRST_SHARE_WAIT_S if is_first else MAX_SHARE_WAIT_S
+            while time.monotonic() - started < limit_s and not self._is_written(tick):
                 time.sleep(_POLL_S)
-            self._share_credit_s -= time.monotonic() - started
+            if not is_first:
+                self._share_credit_s -= time.monotonic() - started
         except Exception as error:
             if is_interrupt(error):
                 raise
