@@ -34,6 +34,10 @@ MAX_DRAWING_RATIO: Final = 0.03
 """Largest share of wall time for drawing. After a slow frame the next one is delayed."""
 
 
+MAX_WAITING: Final = 100
+"""Finished operations whose lines wait while the terminal is in use. Further ones are counted."""
+
+
 _TOLERANCE_S: Final = 0.01
 """Time by which a tick may be early and still draw. Otherwise every second frame would be lost."""
 
@@ -44,6 +48,7 @@ class LiveConsole:
     Each finished operation leaves a line, with lines for its last failed levels. Up to three active
     batches have a line below the operations, unless ``batches`` is False. ``clock`` is monotonic,
     in seconds. ``size`` returns columns and rows. ``color`` None follows NO_COLOR.
+    ``has_child_processes`` returns whether a child process may write to the terminal.
 
     ``write`` and ``show_operations`` are called from one thread at a time. They raise OSError or
     ValueError if the terminal is closed. After that, nothing is drawn.
@@ -58,12 +63,13 @@ class LiveConsole:
         size: Callable[[], tuple[int, int]] | None = None,
         color: bool | None = None,
         batches: bool | Sequence[str] = True,
+        has_child_processes: Callable[[], bool] | None = None,
     ) -> None:
         self._reader = reader
         self._batches = make_batch_watch(reader, batches)
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
-        self._region = Region(self._stream, size=size)
+        self._region = Region(self._stream, size=size, has_child_processes=has_child_processes, clock=clock)
         # Why: this console only converts styles to escape sequences. The region writes them.
         self._console = Console(
             file=io.StringIO(),
@@ -111,11 +117,14 @@ class LiveConsole:
     def close(self) -> None:
         """Keep the last frame on the screen and remove the hooks. The stream remains open."""
         if not self._is_closed and (self._finished or self._may_have_finished_batch()):
-            self._draw((), self._clock())
+            self._draw((), self._clock(), is_last=True)
         self._region.release()
 
-    def _draw(self, active: Sequence[OperationSnapshot], started_at: float) -> None:
-        if not self._region.is_ready():
+    def _draw(self, active: Sequence[OperationSnapshot], started_at: float, *, is_last: bool = False) -> None:
+        # Why: the last lines would be lost while another display has the terminal.
+        if not (self._region.is_writable() if is_last else self._region.is_ready(has_block=bool(active))):
+            self._rate_limiter.suppressed += len(self._finished[MAX_WAITING:])
+            del self._finished[MAX_WAITING:]
             return
         columns, rows = self._region.size
         width = max(1, columns - 1)
