@@ -4,12 +4,12 @@ While a block is on screen, ``write`` and ``flush`` are hooked on the stream obj
 terminal, such as ``sys.stdout`` and ``sys.stderr``. Output to files is not changed.
 """
 
-# Why below the cursor: other writers, such as a prompt, a C extension or the echo of typed text, are
-# not hooked. They write at the cursor, so their text never lands on rows that a frame erases. A frame
-# needs no memory of where the cursor was, so it is also correct after Ctrl-Z and after a resize.
-# Why a scroll region while a child process shares the terminal: its output would run into the block
-# below the cursor. The terminal then scrolls only the rows above the block. It is not used otherwise,
-# because a process that is killed leaves it behind.
+# Why below the cursor: other writers, such as a prompt, a C extension or the echo of typed text,
+# are not hooked. They write at the cursor, so their text never lands on rows that a frame erases.
+# A frame needs no memory of where the cursor was, so it is also correct after Ctrl-Z and a resize.
+# Why a scroll region while a child process shares the terminal: its output would run into a block
+# below the cursor. The terminal then scrolls only the rows above the block. It is not used
+# otherwise, because a process that is killed leaves it behind.
 # Why hooks: replacing sys.stdout would miss logging handlers that hold the old stream, and would
 # conflict with programs that replace it themselves. A hooked print costs two short writes.
 # Why the cursor is hidden only within one write: a process that is killed never leaves it hidden.

@@ -93,8 +93,8 @@ class TerminalSharing:
         if local_flags & termios.ICANON:
             # Why the first state: a terminal may be used without echo permanently.
             return self._has_echo and not local_flags & termios.ECHO
-        # Why ICRNL: without it, every key is read, as by readline and full-screen programs. A program
-        # that only waits for single keys leaves it on, and the bars stay useful.
+        # Why ICRNL: without it every key is read, as by readline and full-screen programs. A
+        # program that only waits for single keys leaves it on, and the bars stay useful.
         return not input_flags & termios.ICRNL or self.has_child_processes()
 
     def _read_flags(self) -> tuple[int, int] | None:
@@ -128,7 +128,7 @@ class ProcessHooks:
 
     def add(self) -> None:
         """Add the hooks."""
-        # Why a function inside of Popen: a hooked Popen would appear in the tracebacks of its errors.
+        # Why a function that Popen calls: a hooked Popen would be in the tracebacks of its errors.
         self._add(subprocess, "_cleanup", self._before_start)
         for name in ("system", "posix_spawn", "posix_spawnp"):
             self._add(os, name, self._before_start)

@@ -24,7 +24,7 @@ from otel_progress.errors import JournalError
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader
-from otel_progress.settings.parsing import ConsoleMode
+from otel_progress.settings.parsing import AutoMode
 
 REFRESH_S: Final = 0.1
 """Shortest time between two frames. Changes in between are drawn with the next frame."""
@@ -183,7 +183,7 @@ def make_console(
     reader: Reader,
     *,
     stream: TextIO | None = None,
-    mode: ConsoleMode = "auto",
+    mode: AutoMode = "auto",
     environ: Mapping[str, str] | None = None,
     color: bool | None = None,
     batches: bool | Sequence[str] = True,
@@ -191,8 +191,8 @@ def make_console(
     """Return a display for ``stream`` (default: stderr), None if ``mode`` is False.
 
     Also None if there is no stream. ``True`` always draws. ``"auto"`` draws on a terminal, and
-    writes plain lines to files and pipes, with ``TERM=dumb``, under CI and in notebooks.
-    ``batches`` enables the lines of batches, of all or of those with the given ids.
+    writes plain lines to files and pipes, with ``TERM=dumb`` and under CI. ``batches`` enables the
+    lines of batches, of all or of those with the given ids.
     """
     target = stream if stream is not None else sys.stderr
     if mode is False or target is None:  # pythonw has no stderr
