@@ -94,7 +94,8 @@ def configure(
     The runtime is also a context manager. Otherwise it shuts down at interpreter exit.
 
     Every argument but ``tracer_provider``, ``inherit`` and ``reconfigure`` has an environment
-    variable: ``OTEL_PROGRESS_`` and its name in capitals. Arguments take precedence over the environment. None means that an argument is not given.
+    variable: ``OTEL_PROGRESS_`` and its name in capitals. Arguments take precedence over the
+    environment. None means that an argument is not given.
     Durations are seconds or texts such as ``"24h"``.
 
     ``store`` is ``memory:``, ``sqlite:``, ``sqlite:///path``, or for several machines

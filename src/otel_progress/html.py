@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from otel_progress.text import escape_controls
+
 MAX_CELL_CHARS: Final = 300
 """Longest text of a cell, in characters. Longer ones are cut."""
 
@@ -116,4 +118,4 @@ def _render_bar(row: HtmlRow, colour: str) -> str:
 def _clean(text: str) -> str:
     """Return text for HTML, on one line and cut."""
     text = text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"
-    return escape(" ".join(text.split()))
+    return escape(escape_controls(" ".join(text.split())))
