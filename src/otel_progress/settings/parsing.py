@@ -139,7 +139,7 @@ def parse_console(value: object) -> ConsoleMode:
         return parse_auto(value)
     except ValueError:
         raise ValueError(
-            "auto, true, false, log, json, or json: and a file descriptor from 1, such as json:3"
+            "auto, true or false, log, json, or json: and a file descriptor from 1, such as json:3"
         ) from None
 
 
