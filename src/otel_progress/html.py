@@ -1,4 +1,4 @@
-"""HTML tables of progress for notebooks: inline styles, no scripts, all texts escaped."""
+"""HTML tables of progress for notebooks, with inline styles and escaped texts."""
 
 # Why inline styles: notebooks remove style elements from outputs that are not trusted.
 # Why no id and no class: an output must not depend on the style sheets of its page.

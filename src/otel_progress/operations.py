@@ -395,7 +395,9 @@ class OperationList(list[OperationSnapshot]):
 def render_operations(
     operations: Sequence[OperationSnapshot], batches: Sequence[BatchSnapshot] = (), *, omitted: int = 0
 ) -> str:
-    """Return batches, then operations with their running and failed levels, as an HTML table.
+    """Return batches, then operations with their levels, as an HTML table.
+
+    Only running and failed levels are included.
 
     ``omitted`` is the number of further operations, which are only counted.
     """
@@ -433,7 +435,7 @@ def _build_batch_row(batch: BatchSnapshot) -> HtmlRow:
 
 
 def _build_html_rows(operation: OperationSnapshot) -> list[HtmlRow]:
-    """Return the rows of an operation: itself, its running levels, and its last failed ones."""
+    """Return rows of an operation, its running levels and its last failed ones."""
     running = [level for level in operation.levels if level.status is Status.RUNNING]
     failed = [level for level in operation.levels if level.status is Status.FAILED]
     failed = failed[-max(0, MAX_HTML_LEVELS - len(running)) :] if len(running) < MAX_HTML_LEVELS else []

@@ -55,9 +55,9 @@ class Notebook:
         self.cell_of_output: list[int] = []
         self.updates = 0
         self.cell = 0
-        self.console = NotebookConsole(self.shelf, self, show=self.show, clock=self.clock)  # type: ignore[arg-type]
+        self.console = NotebookConsole(self.shelf, self, show=self.show_bundle, clock=self.clock)  # type: ignore[arg-type]
 
-    def show(self, bundle: dict[str, str]) -> Callable[[dict[str, str]], None]:
+    def show_bundle(self, bundle: dict[str, str]) -> Callable[[dict[str, str]], None]:
         """Append an output to the current cell."""
         number = len(self.outputs)
         self.outputs.append(bundle)

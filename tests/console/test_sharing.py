@@ -1,4 +1,4 @@
-"""Bars on a terminal that prompts, child processes and other displays write to as well."""
+"""Bars on a terminal that prompts, child processes and other displays share."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def start_on_terminal(code: str) -> terminal_process.TerminalProcess:  # type: i
     return terminal_process.TerminalProcess([sys.executable, "-c", code], environ, Path.cwd())
 
 
-def show(output: bytes) -> list[str]:
+def read_lines(output: bytes) -> list[str]:
     """Return all lines of output, without empty ones."""
     screen = pyte.HistoryScreen(80, 24, history=10_000)
     pyte.ByteStream(screen).feed(output)
@@ -254,7 +254,7 @@ def run_on_terminal(code: str) -> list[str]:
     """Run a program to its end and return the lines that it leaves."""
     with start_on_terminal(code) as process:
         assert process.finish() == 0, process.output
-        return show(process.output)
+        return read_lines(process.output)
 
 
 OTHER_OUTPUT = """
@@ -333,7 +333,7 @@ def test_prompts_and_debugger_stay_visible() -> None:
                 process.wait_for("Install")  # bars below the open prompt
             process.press(keys)
         assert process.finish() == 0
-        lines = show(process.output)
+        lines = read_lines(process.output)
     assert lines[:3] == ["Overwrite the file? [y/N] yes", "answer yes", "Password:"]
     assert lines[3] == "secret open"
     assert "".join(lines[4:8]) == f"With readline: y{'x' * 100}text y{'x' * 100}"
@@ -390,7 +390,7 @@ def test_killed_process_without_children_leaves_no_scroll_region() -> None:
     code = PREAMBLE + "with progress.operation('x'):\n  wait_for_frame(); os.kill(os.getpid(), 9)"
     with start_on_terminal(code) as process:
         assert process.finish() == -9
-        show(process.output)
+        read_lines(process.output)
 
 
 @pytest.mark.process
@@ -415,7 +415,7 @@ def test_errors_of_popen_show_no_hook_in_their_traceback() -> None:
     code = "with progress.operation('x'):\n  wait_for_frame(); subprocess.run(['/does/not/exist'])"
     with start_on_terminal(PREAMBLE + code) as process:
         assert process.finish() == 1
-        lines = show(process.output)
+        lines = read_lines(process.output)
     assert not any("otel_progress/console" in line for line in lines)
     assert any(line.startswith("FileNotFoundError") for line in lines)
 

@@ -1,4 +1,4 @@
-"""Formats for a terminal: text cut to cells, and all formats of ``otel_progress.formats``."""
+"""Text cut to terminal cells, and the formats of ``otel_progress.formats``."""
 
 from __future__ import annotations
 

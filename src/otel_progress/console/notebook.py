@@ -1,4 +1,4 @@
-"""Display in a notebook: a table in the output of the cell in which an operation started.
+"""Display in a notebook: a table in the cell in which an operation started.
 
 The table is updated in place by its display id, as a plain output of HTML with a text. So it works
 in every program that shows Jupyter notebooks, and the saved notebook contains the last state.
@@ -92,7 +92,7 @@ class NotebookConsole:
             self._cell = _Cell(time.time(), self._clock, self._show)
 
     def _finish_cell(self, *_: object) -> None:
-        """Show short operations of the cell before the next one starts. Called by the shell."""
+        """Show short operations before the next cell starts. Called by the shell."""
         try:
             with self._lock:
                 if self._is_closed:
@@ -114,7 +114,7 @@ class NotebookConsole:
             self._add(operation)
 
     def _add(self, operation: OperationSnapshot) -> None:
-        """Store the state of an operation in its table. A new one belongs to the current cell."""
+        """Store the state of an operation. A new one belongs to the current cell."""
         cell = next((each for each in self._cells if operation.run in each.operations), None)
         (cell or self._use_current_cell()).add(operation)
 

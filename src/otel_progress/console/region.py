@@ -1,4 +1,4 @@
-"""Block of lines below the cursor of a terminal, redrawn without moving the cursor.
+"""Block of lines below the cursor of a terminal, redrawn in place.
 
 While a block is on screen, ``write`` and ``flush`` are hooked on the stream objects of the same
 terminal, such as ``sys.stdout`` and ``sys.stderr``. Output to files is not changed.
@@ -430,7 +430,7 @@ def _reserve_rows(rows: int) -> str:
 
 
 def _draw_below_cursor(lines: Sequence[str]) -> str:
-    """Return the sequence that draws lines below the cursor and clears the rows after them."""
+    """Return the sequence that draws lines below the cursor and clears the rest."""
     block = "".join(f"{_CLEAR_LINE}\r\n{line}" for line in lines).removeprefix(_CLEAR_LINE)
     return f"{_reserve_rows(len(lines))}{_SAVE_CURSOR}{block}{_CLEAR_BELOW}{_RESTORE_CURSOR}"
 

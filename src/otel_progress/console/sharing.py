@@ -1,4 +1,4 @@
-"""Other users of a terminal: child processes, prompts, and displays of other libraries."""
+"""Other users of a terminal: child processes, prompts and other displays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ _LOCAL_FLAGS: Final = 3
 
 
 class TerminalSharing:
-    """Other users of the terminal of ``stream``. Nothing is detected if it is not a terminal."""
+    """Other users of the terminal of ``stream``.
+
+    Nothing is detected if it is not a terminal.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,7 +54,7 @@ class TerminalSharing:
         return self._device is not None
 
     def is_occupied(self) -> bool:
-        """Return whether another program or library uses the terminal for a display of its own.
+        """Return whether another program or library has the terminal.
 
         That is an editor of lines such as readline, a full-screen program, the prompt for a
         password, or a display of rich or tqdm in this process.
@@ -85,7 +88,7 @@ class TerminalSharing:
         return False
 
     def _is_reading_keys(self) -> bool:
-        """Return whether a program has switched off the echo or the editing of the terminal."""
+        """Return whether a program reads keys without echo or without editing."""
         flags = self._read_flags()
         if flags is None:
             return False
