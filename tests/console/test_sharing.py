@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_progress.console.region import SHARED_S, SPAWN_QUIET_S, Region
+from otel_progress.console.sharing import TerminalSharing, _has_ended
 from tests.support.examples import scale_examples
 from tests.support.terminal import Clock, Terminal
 
-pytest.importorskip("termios", reason="no terminals of this kind on this platform")
+termios = pytest.importorskip("termios", reason="no terminals of this kind on this platform")
 terminal_process = pytest.importorskip("tests.support.terminal_process")
 
 BAR = [("bar 50%", 7)]
@@ -209,6 +211,55 @@ def test_hooks_of_processes_are_removed_with_the_bars() -> None:
     )
     screen = run_on_terminal(code)
     assert screen[0].startswith("True False <built-in method flush of ")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system has no /proc")
+def test_only_running_children_on_the_terminal_count() -> None:
+    """Children of other tests do not: they have another terminal or none."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        sharing = TerminalSharing(stream)
+        assert sharing.is_terminal
+        assert not sharing.has_child_processes()
+        silent = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert not sharing.has_child_processes()
+        loud = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=stream)
+        assert sharing.has_child_processes()
+        loud.kill()
+        os.waitid(os.P_PID, loud.pid, os.WEXITED | os.WNOWAIT)  # it has ended and is not reaped
+        assert not sharing.has_child_processes()
+        assert _has_ended(loud.pid)
+        assert not _has_ended(silent.pid)
+        silent.kill()
+        for process in (silent, loud):
+            process.wait(60)
+        assert not sharing.has_child_processes()
+    os.close(ours)
+
+
+def test_terminal_is_occupied_while_keys_are_read_without_echo() -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        sharing = TerminalSharing(stream)
+        normal = termios.tcgetattr(theirs)
+        assert not sharing.is_occupied()
+        password, single_keys, editor = ([*normal[:3], normal[3], *normal[4:]] for _ in range(3))
+        password[3] &= ~termios.ECHO
+        single_keys[3] &= ~(termios.ECHO | termios.ICANON)
+        editor[3] &= ~(termios.ECHO | termios.ICANON)
+        editor[0] &= ~termios.ICRNL
+        for attributes, is_occupied in (
+            (password, True),
+            (single_keys, False),
+            (editor, True),
+            (normal, False),
+        ):
+            termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+            assert sharing.is_occupied() is is_occupied
+        termios.tcsetattr(theirs, termios.TCSANOW, password)
+        assert not TerminalSharing(stream).is_occupied()  # it has no echo from the start
+    os.close(ours)
 
 
 # --- programs on a pseudo-terminal ---------------------------------------------------------------

@@ -81,8 +81,9 @@ class TerminalSharing:
             try:
                 if os.stat(f"/proc/{pid}/fd/{descriptor}").st_rdev == self._device:  # noqa: PTH116 - faster
                     return True
-            except PermissionError:  # a process of another user, such as sudo
-                return True
+            except PermissionError:
+                # A process of another user, such as sudo, or one that has ended.
+                return not _has_ended(pid)
             except OSError:
                 continue
         return False
@@ -209,6 +210,14 @@ def _iterate_child_processes() -> Iterator[int]:
                 raise  # this kernel has no such files
             continue
         yield from map(int, text.split())
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a child process has ended, and only its exit status is left."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True
 
 
 def _is_rich_drawing() -> bool:
