@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_progress.console.region import SHARED_S, SPAWN_QUIET_S, Region
+from otel_progress.console.region import SHARED_S, Region
 from otel_progress.console.sharing import TerminalSharing, _has_ended
 from tests.support.examples import scale_examples
 from tests.support.terminal import Clock, Terminal
@@ -97,11 +97,11 @@ def test_cursor_and_colours_of_program_are_unchanged_by_frames() -> None:
 
 
 STEPS = st.lists(
-    st.one_of(st.text("ab \n", max_size=8), st.integers(1, 3), st.just("\n" * 9), st.booleans()), max_size=14
+    st.one_of(st.text("ab \n", max_size=8), st.integers(1, 3), st.just("\n" * 9), st.booleans()), max_size=20
 )
 
 
-@settings(max_examples=scale_examples(150), deadline=None)
+@settings(max_examples=scale_examples(100), deadline=None)
 @given(STEPS)
 def test_output_of_child_process_is_complete_for_any_order(steps: list[str | int | bool]) -> None:
     """A number draws bars, True and False are a child that starts or ends."""
@@ -110,11 +110,11 @@ def test_output_of_child_process_is_complete_for_any_order(steps: list[str | int
     stage.region.draw(BAR)
     for step in steps:
         if isinstance(step, bool):
-            stage.region.prepare_for_process()
+            if step:
+                stage.region.prepare_for_process()
             stage.has_children = step
-            stage.clock.now += SHARED_S
         elif isinstance(step, int):
-            stage.clock.now += SPAWN_QUIET_S
+            stage.clock.now += 0.1 * SHARED_S
             stage.region.draw(BAR * step)
         elif stage.has_children or stage.terminal.screen.margins:
             plain.write(step)
@@ -182,17 +182,28 @@ def test_release_removes_scroll_region_and_keeps_bars() -> None:
     assert stage.terminal.lines()[-1] == "$"
 
 
-def test_no_frame_follows_start_of_process_until_it_is_listed() -> None:
+def test_frames_after_start_of_process_use_scroll_region_until_it_is_listed() -> None:
     stage = Stage()
     stage.region.draw(BAR)
     stage.region.prepare_for_process()
     assert stage.terminal.lines() == []
-    assert not stage.region.is_ready()
-    stage.has_children = True
-    assert stage.region.is_ready()
-    stage.has_children = False
-    stage.clock.now += SPAWN_QUIET_S
-    assert stage.region.is_ready()
+    stage.region.draw(BAR)
+    stage.write_unseen("".join(f"child {number}\n" for number in range(20)))
+    stage.region.draw(BAR)
+    assert [line for line in stage.all_lines() if line] == [*(f"child {n}" for n in range(20)), "bar 50%"]
+    stage.clock.now += SHARED_S
+    stage.region.draw(BAR)
+    assert stage.terminal.screen.margins is None
+
+
+def test_processes_in_quick_succession_do_not_hide_the_bars() -> None:
+    stage = Stage()
+    for _ in range(50):
+        stage.region.draw(BAR)
+        assert stage.terminal.lines()[-1] == "bar 50%"
+        stage.region.prepare_for_process()
+        stage.clock.now += 0.05
+        assert stage.region.is_ready()
 
 
 def test_hooks_of_processes_are_removed_with_the_bars() -> None:

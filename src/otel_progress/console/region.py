@@ -31,14 +31,11 @@ from otel_progress.console.streams import flush_stream, get_encoding
 from otel_progress.fork import ForkPhase, on_fork
 
 SHARED_S: Final = 2.0
-"""Time for which a scroll region is kept after the last child process ended, in seconds.
+"""Time for which a scroll region is kept after a process was started or has ended, in seconds.
 
-Without it, a program that starts one process after another would move the block each time.
+A process is not listed at once. A program that starts one process after another would otherwise
+move the block each time.
 """
-
-
-SPAWN_QUIET_S: Final = 0.2
-"""Time without frames after a process was started, in seconds. It is not listed at once."""
 
 
 _FRAME_START: Final = "\x1b[?25l\x1b[?7l"
@@ -121,7 +118,6 @@ class Region:
         self._is_line_unknown = False
         """True if a prompt or a process may have written since then."""
         self._shared_until = float("-inf")
-        self._quiet_until = float("-inf")
         self._hooks: list[_Hook] = []
         on_fork(
             phase=ForkPhase.OUTPUTS,
@@ -135,15 +131,12 @@ class Region:
         """Current columns and rows of the terminal."""
         return self._size()
 
-    def is_ready(self, *, has_block: bool = True) -> bool:
-        """Return whether a frame can be drawn now, with or without a block of lines.
+    def is_ready(self) -> bool:
+        """Return whether a frame can be drawn now.
 
         False after Ctrl-S, because a write would block, and while another program or library uses
-        the terminal for a display of its own. A block is not drawn immediately after a process was
-        started.
+        the terminal for a display of its own.
         """
-        if has_block and self._clock() < self._quiet_until and not self._has_child_processes():
-            return False
         return self.is_writable() and not self._sharing.is_occupied()
 
     def is_writable(self) -> bool:
@@ -239,7 +232,7 @@ class Region:
         Its output may follow at once.
         """
         if self._hooks:
-            self._quiet_until = self._clock() + SPAWN_QUIET_S
+            self._shared_until = self._clock() + SHARED_S
             self.prepare_for_output()
 
     def prepare_for_output(self) -> None:
@@ -276,7 +269,7 @@ class Region:
         self._remove_hooks()
 
     def _is_shared(self) -> bool:
-        """Return whether a child process may write, now or shortly after another one."""
+        """Return whether a child process may write, or one did or will shortly."""
         now = self._clock()
         if self._has_child_processes():
             self._shared_until = now + SHARED_S

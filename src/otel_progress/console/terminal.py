@@ -122,7 +122,7 @@ class LiveConsole:
 
     def _draw(self, active: Sequence[OperationSnapshot], started_at: float, *, is_last: bool = False) -> None:
         # Why: the last lines would be lost while another display has the terminal.
-        if not (self._region.is_writable() if is_last else self._region.is_ready(has_block=bool(active))):
+        if not (self._region.is_writable() if is_last else self._region.is_ready()):
             self._rate_limiter.suppressed += len(self._finished[MAX_WAITING:])
             del self._finished[MAX_WAITING:]
             return
