@@ -34,10 +34,8 @@ pytestmark = [
 PATIENCE_S = 120.0
 """Deadline of each step. The first start of the server and of the kernel may be slow."""
 CELLS = (
-    "import threading\nimport otel_progress as progress\n"
-    'runtime = progress.configure(service_name="notebook", store="memory:")\n'
-    "def wait_for(path):\n    while not os.path.exists(path): time.sleep(0.05)\n"
-    "import os, time",
+    "import otel_progress as progress\n"
+    'runtime = progress.configure(service_name="notebook", store="memory:")',
     'op = progress.operation("training", "Train <b>model</b>", total=4, unit="step").start()\nop.increment()',
     'op.increment()\nprint("another cell")',
     "op.increment(2)\nop.complete()\nprogress.flush()\nprogress.get_history()",
