@@ -159,6 +159,64 @@ def test_configure_again_with_other_values_is_rejected(provider: TracerProvider)
         assert runtime.get_operation("o") is not None
 
 
+@pytest.mark.usefixtures("shut_down")
+def test_configure_with_replace_starts_a_new_runtime(provider: TracerProvider) -> None:
+    first = progress.configure(service_name="a", tick=0.5, tracer_provider=provider, **QUIET)
+    handle = progress.operation("job", id="job").start()
+    second = progress.configure(service_name="b", tracer_provider=provider, reconfigure="replace", **QUIET)
+    assert second is not first
+    assert first.is_shut_down
+    assert not second.is_shut_down
+    assert (second.settings.service_name, second.settings.tick) == ("b", Settings().tick)
+    handle.increment()  # has no effect any more
+    with progress.operation("job", id="other"):
+        assert [each.operation_id for each in second.get_active_operations()] == ["other"]
+
+
+@pytest.mark.usefixtures("shut_down")
+def test_configure_with_replace_and_same_values_keeps_the_runtime(provider: TracerProvider) -> None:
+    first = progress.configure(service_name="a", tracer_provider=provider, **QUIET)
+    again = {"service_name": "a", "reconfigure": "replace", **QUIET}
+    assert progress.configure(**again) is first
+    assert progress.configure(reconfigure="replace") is first
+    assert progress.configure(tracer_provider=provider, reconfigure="replace") is first
+
+
+@pytest.mark.usefixtures("shut_down")
+def test_configure_with_replace_and_removed_argument_uses_its_default(provider: TracerProvider) -> None:
+    first = progress.configure(service_name="a", tick=0.5, tracer_provider=provider, **QUIET)
+    second = progress.configure(service_name="a", reconfigure="replace", **QUIET)
+    assert second is not first
+    assert second.settings.tick == Settings().tick
+
+
+@pytest.mark.usefixtures("shut_down")
+def test_configure_with_replace_and_invalid_value_keeps_the_runtime(provider: TracerProvider) -> None:
+    first = progress.configure(service_name="a", tracer_provider=provider, **QUIET)
+    with pytest.raises(ConfigurationError, match="Invalid argument tick"):
+        progress.configure(service_name="b", tick=-1.0, reconfigure="replace", **QUIET)
+    assert not first.is_shut_down
+    assert config.current_runtime() is first
+
+
+@pytest.mark.parametrize("value", ["Replace", "", "keep", True, 1, ["replace"]])
+def test_invalid_reconfigure_is_rejected_before_anything_starts(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Invalid argument reconfigure .*: expected 'replace' or"):
+        progress.configure(reconfigure=value, **QUIET)
+    assert config.current_runtime() is None or config.current_runtime().is_shut_down  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("shut_down")
+def test_reconfigure_is_replace_in_an_interactive_shell(
+    monkeypatch: pytest.MonkeyPatch, provider: TracerProvider
+) -> None:
+    first = progress.configure(service_name="a", tracer_provider=provider, **QUIET)
+    monkeypatch.setattr(config, "find_shell", object)
+    assert progress.configure(service_name="b", **QUIET) is not first
+    with pytest.raises(ConfigurationError, match='reconfigure="replace"'):
+        progress.configure(service_name="c", reconfigure="error", **QUIET)
+
+
 def test_configure_after_shutdown_accepts_other_values(provider: TracerProvider) -> None:
     """Handles of the first runtime have no effect."""
     first = progress.configure(**QUIET, tracer_provider=provider)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from otel_progress.diagnostics import logger, report_internal_error
 from otel_progress.errors import ConfigurationError, ProgressError
@@ -20,11 +20,19 @@ from otel_progress.runtime.parent_process import (
 from otel_progress.runtime.providers import discard_own_provider
 from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
 from otel_progress.settings.fields import Settings
-from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
-from otel_progress.text import remove_credentials
+from otel_progress.settings.parsing import AutoMode, CaptureLevel, ConsoleMode, PreviewAt, RedactRule
+from otel_progress.shell import find_shell
+from otel_progress.text import remove_credentials, truncate
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+
+ReconfigureMode: TypeAlias = Literal["replace", "error"]
+"""Effect of a second call of ``configure`` with other arguments."""
+
+
+RECONFIGURE_MODES: Final = ("replace", "error")
 
 
 _lock = CallerLock()
@@ -64,7 +72,7 @@ def configure(
     segment_after: float | str | None = None,
     capture_logs: CaptureLevel | None = None,
     redact: RedactRule | None = None,
-    resources: ConsoleMode | None = None,
+    resources: AutoMode | None = None,
     previews: str | bool | os.PathLike[str] | None = None,
     preview_at: PreviewAt | None = None,
     preview_edge: int | None = None,
@@ -79,14 +87,15 @@ def configure(
     terminate_signals: bool | None = None,
     enabled: bool | None = None,
     inherit: bool | None = None,
+    reconfigure: ReconfigureMode | None = None,
 ) -> Runtime:
     """Record progress from now on and return the runtime.
 
     The runtime is also a context manager. Otherwise it shuts down at interpreter exit.
 
-    Every argument but ``tracer_provider`` and ``inherit`` has an environment variable:
-    ``OTEL_PROGRESS_`` and its name in capitals.
-    Arguments take precedence over the environment. None means that an argument is not given.
+    Every argument but ``tracer_provider``, ``inherit`` and ``reconfigure`` has an environment
+    variable: ``OTEL_PROGRESS_`` and its name in capitals. Arguments take precedence over the
+    environment. None means that an argument is not given.
     Durations are seconds or texts such as ``"24h"``.
 
     ``store`` is ``memory:``, ``sqlite:``, ``sqlite:///path``, or for several machines
@@ -121,13 +130,19 @@ def configure(
     are a port in use, no further thread, and a folder that is not writable. With ``strict`` it
     raises ConfigurationError.
 
-    Calling it again with the same arguments returns the same runtime. Thread-safe. Raises
-    ConfigurationError for an invalid value, and for a value that contradicts the active runtime.
+    Calling it again with the same arguments returns the same runtime. With other arguments,
+    ``reconfigure="replace"`` shuts the active runtime down, cancels its operations, and starts a
+    new one with these arguments. That is the default in IPython and Jupyter, where a cell runs
+    again. ``reconfigure="error"``, the default elsewhere, raises ConfigurationError.
+
+    Thread-safe. Raises ConfigurationError for an invalid value, and for a value that contradicts
+    the active runtime.
     Raises MissingExtraError if a required package is not installed. Nothing is changed then.
     """
     arguments = dict(locals())  # first statement: exactly the arguments
     provider, is_inheriting = arguments.pop("tracer_provider"), arguments.pop("inherit")
-    return start(arguments, provider, is_inheriting=bool(is_inheriting))
+    is_replacing = _is_replacing(arguments.pop("reconfigure"))
+    return start(arguments, provider, is_inheriting=bool(is_inheriting), is_replacing=is_replacing)
 
 
 def start(
@@ -138,10 +153,12 @@ def start(
     sources: ClockAndIds | None = None,
     is_exclusive: bool = False,
     is_inheriting: bool = False,
+    is_replacing: bool = False,
 ) -> Runtime:
     """Return the runtime of :func:`configure` for a mapping of its arguments.
 
-    With ``is_exclusive``, raise ConfigurationError if there is an active runtime.
+    With ``is_exclusive``, raise ConfigurationError if there is an active runtime. With
+    ``is_replacing``, an active runtime with other arguments is shut down first.
     """
     if provider is not None and not callable(getattr(provider, "get_tracer", None)):
         msg = (
@@ -157,14 +174,37 @@ def start(
         if active is not None and is_exclusive:
             msg = "Progress is recorded already. Call shutdown() on the active runtime first."
             raise ConfigurationError(msg)
-        if active is not None:
-            return _reuse_runtime(active, arguments, provider)
         environ = os.environ if environ is None else environ
+        if active is not None and not (
+            is_replacing and _is_different(active, arguments, environ) and not is_inherited(active)
+        ):
+            return _reuse_runtime(active, arguments, provider)
         parent = read_parent_settings() if is_inheriting else None
         if parent is not None:
             environ = {**environ, **parent.environ}
         settings = Settings.from_environ(environ).with_arguments(**arguments)
+        if active is not None:
+            active.shutdown()
+            discard_own_provider()
         return _start_runtime(settings, provider, sources, _find_withheld(settings))
+
+
+def _is_replacing(mode: object) -> bool:
+    if mode is None:
+        return find_shell() is not None
+    if mode not in RECONFIGURE_MODES:
+        msg = f"Invalid argument reconfigure {truncate(repr(mode), 100)}: expected 'replace' or 'error'."
+        raise ConfigurationError(msg)
+    return mode == "replace"
+
+
+def _is_different(runtime: Runtime, arguments: Mapping[str, object], environ: Mapping[str, str]) -> bool:
+    """Return whether arguments are other ones than those of the active runtime.
+
+    A call without arguments is never different.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return bool(given) and Settings.from_environ(environ).with_arguments(**given) != runtime.settings
 
 
 def _start_runtime(
@@ -237,7 +277,7 @@ def _reuse_runtime(
     if differences:
         msg = (
             f"Invalid second configure(): expected the values of the first one ({'; '.join(differences)}). "
-            "Configure once, or call shutdown() on the runtime first."
+            'Configure once, pass reconfigure="replace", or call shutdown() on the runtime first.'
         )
         raise ConfigurationError(msg)
     if provider is not None and runtime.settings.enabled:

@@ -7,9 +7,19 @@ import this module.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Final
 
+from otel_progress.formats import (
+    ENDED_EARLY,
+    format_count,
+    format_duration,
+    format_percentage,
+    format_rate,
+    format_time_left,
+)
+from otel_progress.html import HtmlRow, render_table
 from otel_progress.model import (
     NO_LEVELS,
     NO_METADATA,
@@ -24,6 +34,7 @@ from otel_progress.model import (
     Status,
 )
 from otel_progress.records import ResourceUse
+from otel_progress.text import split_title
 
 
 class Condition(str, Enum):
@@ -232,6 +243,10 @@ class OperationSnapshot:
         """
         return _count_evicted_levels(self)
 
+    def _repr_html_(self) -> str:
+        """Return a table of the operation and its levels for a notebook."""
+        return render_operations([self])
+
     def get_overall_progress(self) -> OverallProgress:
         """Return percentage, completed, failed and total of the operation."""
         root = self.root
@@ -350,7 +365,127 @@ class BatchSnapshot:
             self.ended_at is not None or (self.total is not None and ended >= self.total > 0)
         )
 
+    def _repr_html_(self) -> str:
+        """Return a table of the batch and its active and failed operations for a notebook."""
+        return render_batch_table(self)
+
     @property
     def elapsed_seconds(self) -> float:
         """Seconds since the batch was declared, or its duration once it has ended."""
         return max(0.0, (self.read_at if self.ended_at is None else self.ended_at) - self.started_at)
+
+
+# --- tables for notebooks ------------------------------------------------------------------------
+
+MAX_HTML_OPERATIONS: Final = 50
+"""Operations of a table. The others are counted."""
+
+
+MAX_HTML_LEVELS: Final = 20
+"""Levels below an operation in a table: running and failed ones. The others are counted."""
+
+
+class OperationList(list[OperationSnapshot]):
+    """List of operations that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return render_operations(self)
+
+
+def render_operations(
+    operations: Sequence[OperationSnapshot], batches: Sequence[BatchSnapshot] = (), *, omitted: int = 0
+) -> str:
+    """Return batches, then operations with their levels, as an HTML table.
+
+    Only running and failed levels are included.
+
+    ``omitted`` is the number of further operations, which are only counted.
+    """
+    shown = operations[:MAX_HTML_OPERATIONS]
+    rows = [_build_batch_row(batch) for batch in batches]
+    rows.extend(row for operation in shown for row in _build_html_rows(operation))
+    omitted += len(operations) - len(shown)
+    return render_table(rows, f"{omitted} more operations" if omitted else "" if rows else "No operations")
+
+
+def render_batch_table(batch: BatchSnapshot) -> str:
+    """Return a batch with its active and failed operations as an HTML table."""
+    shown = [*batch.active, *batch.failed][:MAX_HTML_LEVELS]
+    more = len(batch.active) + len(batch.failed) - len(shown)
+    rows = [replace(row, indent=row.indent + 1) for each in shown for row in _build_html_rows(each)]
+    return render_table([_build_batch_row(batch), *rows], f"{more} more operations" if more > 0 else "")
+
+
+def _build_batch_row(batch: BatchSnapshot) -> HtmlRow:
+    throughput, remaining = batch.throughput, batch.remaining_s
+    left = "" if remaining is None else f", {format_duration(remaining)} left"
+    return HtmlRow(
+        name=batch.name,
+        kind=batch.type or "batch",
+        status=batch.status.value,
+        ratio=batch.ratio,
+        percentage=format_percentage(batch.ratio),
+        count=format_count(batch.finished_count, batch.total, "operation"),
+        # Why an hour: a shorter time rounds low rates to nothing.
+        rate="" if throughput is None else format_rate(throughput * 3600.0, 3600.0, "operation"),
+        time=format_duration(batch.elapsed_seconds) + left,
+        note=f"{batch.abandoned} abandoned" if batch.abandoned else "",
+        message=", ".join(f"{count} {status.value}" for status, count in batch.counts.items() if count),
+    )
+
+
+def _build_html_rows(operation: OperationSnapshot) -> list[HtmlRow]:
+    """Return rows of an operation, its running levels and its last failed ones."""
+    running = [level for level in operation.levels if level.status is Status.RUNNING]
+    failed = [level for level in operation.levels if level.status is Status.FAILED]
+    failed = failed[-max(0, MAX_HTML_LEVELS - len(running)) :] if len(running) < MAX_HTML_LEVELS else []
+    shown = [*running[:MAX_HTML_LEVELS], *failed]
+    rows = [_build_html_row(operation, operation.root)]
+    rows.extend(
+        _build_html_row(operation, level)
+        for level in sorted(shown, key=lambda level: (level.info.path.split("/"), level.info.order))
+    )
+    return rows
+
+
+def _build_html_row(operation: OperationSnapshot, level: LevelSnapshot) -> HtmlRow:
+    kind, name = split_title(level.info.type, level.info.name)
+    is_root = not level.info.path
+    has_count = level.current > 0 or level.total is not None
+    unit, plural = level.info.unit, level.info.unit_plural
+    time = format_duration(level.elapsed(operation.clock))
+    time_left = format_time_left(operation.eta_of(level), bounds=False)
+    return HtmlRow(
+        name=name,
+        kind=kind,
+        status=level.status.value,
+        ratio=level.ratio,
+        percentage=format_percentage(level.ratio, estimated=level.estimated),
+        count=format_count(level.current, level.total, unit, plural) if has_count else "",
+        rate=format_rate(level.done_this_session, operation.rate_seconds_of(level), unit),
+        time=f"{time}, {time_left}" if time_left else time,
+        note=", ".join(_list_notes(operation if is_root else None, level)),
+        message=_format_reason(level),
+        indent=level.info.depth,
+    )
+
+
+def _list_notes(operation: OperationSnapshot | None, level: LevelSnapshot) -> list[str]:
+    notes = [f"{level.failed} failed"] if level.failed else []
+    if level.ended_early:
+        notes.append(ENDED_EARLY)
+    if level.info.attempt > 1:
+        notes.append(f"attempt {level.info.attempt}")
+    if operation is not None and operation.condition is not Condition.OK:
+        notes.append(operation.condition.value.replace("_", " "))
+    if operation is not None and operation.cancel_requested_at is not None and not level.status.finished:
+        notes.append("cancelling")
+    return notes
+
+
+def _format_reason(level: LevelSnapshot) -> str:
+    """Return the error of a failed level, otherwise its message."""
+    if level.status is not Status.FAILED or level.error is None:
+        return level.message or ""
+    first_line = level.error.message.strip().partition("\n")[0]
+    return f"{level.error.type}: {first_line}" if first_line else level.error.type

@@ -136,7 +136,7 @@ def test_operation_with_cancel_request_is_cancelling_until_its_end() -> None:
     cancelling = operation(cancel_requested_at=WALL + 5)
     terminal, stream = Terminal(110), io.StringIO()
     live(terminal, Shelf(cancelling)).show_operations([cancelling])
-    assert "cancelling" in terminal.lines()[0]
+    assert "cancelling" in terminal.lines()[1]
     PlainConsole(Shelf(cancelling), stream, clock=Clock()).show_operations([cancelling])  # type: ignore[arg-type]
     assert " running cancelling " in stream.getvalue()
     cancelled = operation(

@@ -1,4 +1,4 @@
-"""Block of lines at the bottom of an emulated terminal."""
+"""Block of lines below the cursor of an emulated terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_block_is_redrawn_in_place(terminal: Terminal) -> None:
     region = region_on(terminal)
     region.draw(block("one long line", "two", "three"))
     region.draw(block("1", "2"))
-    assert terminal.lines() == ["1", "2"]
+    assert terminal.lines() == ["", "1", "2"]
 
 
 def test_print_and_logging_are_above_the_block(terminal: Terminal) -> None:
@@ -46,7 +46,7 @@ def test_print_and_logging_are_above_the_block(terminal: Terminal) -> None:
     handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "logged", None, None))
     terminal.writelines(["a\n", "b\n"])  # type: ignore[attr-defined]
     region.draw(block("bar"))
-    assert terminal.lines() == ["printed 1", "logged", "a", "b", "bar"]
+    assert terminal.lines() == ["printed 1", "logged", "a", "b", "", "bar"]
 
 
 def test_partial_line_is_continued_after_frames(terminal: Terminal) -> None:
@@ -58,7 +58,7 @@ def test_partial_line_is_continued_after_frames(terminal: Terminal) -> None:
     region.draw(block("baz"))
     terminal.write(" done\n")
     region.draw(block("bar"))
-    assert terminal.lines() == ["Loading… done", "bar"]
+    assert terminal.lines() == ["Loading… done", "", "bar"]
 
 
 def test_rewritten_line_of_other_bar_is_above_the_block(terminal: Terminal) -> None:
@@ -94,7 +94,7 @@ def test_line_wider_than_its_cells_does_not_wrap(terminal: Terminal) -> None:
     region = region_on(terminal)
     for _ in range(3):
         region.draw([("x" * 100, 59), ("second", 6)])
-    assert terminal.lines()[1:] == ["second"]
+    assert terminal.lines()[2:] == ["second"]
 
 
 def test_every_write_shows_the_cursor_again(terminal: Terminal) -> None:
@@ -106,12 +106,13 @@ def test_every_write_shows_the_cursor_again(terminal: Terminal) -> None:
     assert all(text.count("\x1b[?7l") == text.count("\x1b[?7h") for text in terminal.writes)
 
 
-def test_block_on_narrowed_terminal_counts_wrapped_rows(terminal: Terminal) -> None:
+def test_block_on_narrowed_terminal_is_redrawn(terminal: Terminal) -> None:
     region = region_on(terminal)
+    terminal.write("text\n")
     region.draw(block("x" * 59, "y" * 20))
     terminal.screen.resize(columns=30)
     region.draw(block("z"))
-    assert "\x1b[3A" in terminal.writes[-1]
+    assert terminal.lines() == ["text", "", "z"]
 
 
 def test_empty_block_writes_nothing(terminal: Terminal) -> None:

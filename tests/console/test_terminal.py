@@ -43,8 +43,8 @@ def test_console_without_operations_writes_nothing() -> None:
 def test_finished_operation_leaves_one_line() -> None:
     stage = Stage(running("Friday"))
     stage.console.write(tick())
-    assert "Friday" in stage.terminal.lines()[0]
-    assert "50%" in stage.terminal.lines()[0]
+    assert "Friday" in stage.terminal.lines()[1]
+    assert "50%" in stage.terminal.lines()[1]
     end = ended(name="Friday", operation_id="Friday", run="Friday", ratio=1.0)
     stage.shelf.operations = (operation(end),)
     stage.console.write(tick(end))
@@ -126,7 +126,7 @@ def test_unencodable_text_becomes_question_marks() -> None:
     stage.terminal.encoding = "ascii"
     stage.console = LiveConsole(stage.shelf, stage.terminal, clock=stage.clock, size=stage.terminal.size)  # type: ignore[arg-type]
     stage.console.write(tick())
-    assert stage.terminal.lines()[0].startswith("> ?? ")
+    assert stage.terminal.lines()[1].startswith("> ?? ")
 
 
 def test_more_operations_than_lines_are_read_without_levels() -> None:
@@ -159,5 +159,5 @@ def test_elapsed_time_is_from_the_snapshot_clock(capsys: pytest.CaptureFixture[s
     stage = Stage(operation(snapshot(ratio=0.5), clock=CLOCK + 3600.0))
     stage.clock.now = 0.0
     stage.console.write(tick())
-    assert "1h 00m" in stage.terminal.lines()[0]
+    assert "1h 00m" in stage.terminal.lines()[1]
     assert capsys.readouterr() == ("", "")

@@ -92,9 +92,9 @@ def test_settings_table_has_every_setting() -> None:
 
 
 def test_configure_signature_has_every_setting() -> None:
-    """The reference also explains ``tracer_provider``."""
+    """The reference also explains the other arguments."""
     arguments = set(config.configure.__kwdefaults__ or {})
-    assert arguments == {setting.name for setting in SETTINGS} | {"tracer_provider", "inherit"}
+    assert arguments == {setting.name for setting in SETTINGS} | {"tracer_provider", "inherit", "reconfigure"}
     assert "`tracer_provider`" in section("Settings")
 
 

@@ -44,10 +44,10 @@ def load_finished_operation(
         operation = reader.get(root.info.operation_id)
         if operation is not None and operation.run == root.info.run:
             return operation
-    return _wrap_root(root, change_set)
+    return wrap_root(root, change_set)
 
 
-def _wrap_root(root: LevelSnapshot, change_set: ChangeSet) -> OperationSnapshot:
+def wrap_root(root: LevelSnapshot, change_set: ChangeSet) -> OperationSnapshot:
     """Return an operation without levels below its root."""
     return OperationSnapshot(root, (), change_set.at, change_set.clock, change_set.instance)
 
@@ -98,7 +98,7 @@ class PlainConsole:
                 self._write_failed_level(snapshot, change_set.at)
         for root in _select_roots(change_set.snapshots):
             if not root.status.finished and root.info.run not in self._running:
-                self._write_start(_wrap_root(root, change_set))
+                self._write_start(wrap_root(root, change_set))
         for root in find_finished_roots(change_set):
             self._write_end(load_finished_operation(self._reader, change_set, root, levels=False))
         if self._running:

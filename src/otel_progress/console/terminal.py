@@ -24,7 +24,7 @@ from otel_progress.errors import JournalError
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader
-from otel_progress.settings.parsing import ConsoleMode
+from otel_progress.settings.parsing import AutoMode
 
 REFRESH_S: Final = 0.1
 """Shortest time between two frames. Changes in between are drawn with the next frame."""
@@ -32,6 +32,10 @@ REFRESH_S: Final = 0.1
 
 MAX_DRAWING_RATIO: Final = 0.03
 """Largest share of wall time for drawing. After a slow frame the next one is delayed."""
+
+
+MAX_WAITING: Final = 100
+"""Finished operations whose lines wait while the terminal is in use. Further ones are counted."""
 
 
 _TOLERANCE_S: Final = 0.01
@@ -44,6 +48,7 @@ class LiveConsole:
     Each finished operation leaves a line, with lines for its last failed levels. Up to three active
     batches have a line below the operations, unless ``batches`` is False. ``clock`` is monotonic,
     in seconds. ``size`` returns columns and rows. ``color`` None follows NO_COLOR.
+    ``has_child_processes`` returns whether a child process may write to the terminal.
 
     ``write`` and ``show_operations`` are called from one thread at a time. They raise OSError or
     ValueError if the terminal is closed. After that, nothing is drawn.
@@ -58,12 +63,13 @@ class LiveConsole:
         size: Callable[[], tuple[int, int]] | None = None,
         color: bool | None = None,
         batches: bool | Sequence[str] = True,
+        has_child_processes: Callable[[], bool] | None = None,
     ) -> None:
         self._reader = reader
         self._batches = make_batch_watch(reader, batches)
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
-        self._region = Region(self._stream, size=size)
+        self._region = Region(self._stream, size=size, has_child_processes=has_child_processes, clock=clock)
         # Why: this console only converts styles to escape sequences. The region writes them.
         self._console = Console(
             file=io.StringIO(),
@@ -111,11 +117,14 @@ class LiveConsole:
     def close(self) -> None:
         """Keep the last frame on the screen and remove the hooks. The stream remains open."""
         if not self._is_closed and (self._finished or self._may_have_finished_batch()):
-            self._draw((), self._clock())
+            self._draw((), self._clock(), is_last=True)
         self._region.release()
 
-    def _draw(self, active: Sequence[OperationSnapshot], started_at: float) -> None:
-        if not self._region.is_ready():
+    def _draw(self, active: Sequence[OperationSnapshot], started_at: float, *, is_last: bool = False) -> None:
+        # Why: the last lines would be lost while another display has the terminal.
+        if not (self._region.is_writable() if is_last else self._region.is_ready()):
+            self._rate_limiter.suppressed += len(self._finished[MAX_WAITING:])
+            del self._finished[MAX_WAITING:]
             return
         columns, rows = self._region.size
         width = max(1, columns - 1)
@@ -174,7 +183,7 @@ def make_console(
     reader: Reader,
     *,
     stream: TextIO | None = None,
-    mode: ConsoleMode = "auto",
+    mode: AutoMode = "auto",
     environ: Mapping[str, str] | None = None,
     color: bool | None = None,
     batches: bool | Sequence[str] = True,
@@ -182,8 +191,8 @@ def make_console(
     """Return a display for ``stream`` (default: stderr), None if ``mode`` is False.
 
     Also None if there is no stream. ``True`` always draws. ``"auto"`` draws on a terminal, and
-    writes plain lines to files and pipes, with ``TERM=dumb``, under CI and in notebooks.
-    ``batches`` enables the lines of batches, of all or of those with the given ids.
+    writes plain lines to files and pipes, with ``TERM=dumb`` and under CI. ``batches`` enables the
+    lines of batches, of all or of those with the given ids.
     """
     target = stream if stream is not None else sys.stderr
     if mode is False or target is None:  # pythonw has no stderr

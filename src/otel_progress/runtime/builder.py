@@ -305,9 +305,9 @@ class _RuntimeBuilder:
     def _add_console(self) -> None:
         if "console" in self._withheld:
             return
-        from otel_progress.console.terminal import make_console
+        from otel_progress.console.factory import build_console
 
-        console = make_console(self._store.reader, mode=self._settings.console)
+        console = build_console(self._store.reader, self._settings.console)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
 

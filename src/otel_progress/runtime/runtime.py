@@ -15,7 +15,7 @@ from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.instrument.rejections import CallSiteWarnings
 from otel_progress.model import Outcome, Status
-from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
+from otel_progress.operations import BatchSnapshot, Event, OperationList, OperationSnapshot
 from otel_progress.otlp.instance_id import get_process_instance_id
 from otel_progress.processes import current_instance
 from otel_progress.records import LogRecord
@@ -149,14 +149,14 @@ class Runtime:
 
     def get_active_operations(self) -> list[OperationSnapshot]:
         """Return the active operations of this process with their levels, newest first."""
-        return list(self._store.reader.active())
+        return OperationList(self._store.reader.active())
 
     def get_history(self, operation_type: str | None = None, limit: int = 100) -> list[OperationSnapshot]:
         """Return ended operations of this process and the journal, newest end first.
 
         The operations have no levels. ``limit`` is the maximum number of operations.
         """
-        return list(self.reader.history(operation_type=operation_type, limit=limit))
+        return OperationList(self.reader.history(operation_type=operation_type, limit=limit))
 
     def get_events(
         self,

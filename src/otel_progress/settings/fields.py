@@ -30,8 +30,10 @@ from otel_progress.settings.defaults import (
 )
 from otel_progress.settings.parsing import (
     MAX_TOKEN,
+    AutoMode,
     ConsoleMode,
     RedactRule,
+    parse_auto,
     parse_base_url,
     parse_bool,
     parse_capture,
@@ -136,7 +138,9 @@ class Settings:
     console: ConsoleMode = _setting(
         "auto",
         parse_console,
-        "Progress on stderr: `auto` (bars on a terminal, otherwise lines), `true` (bars) or `false`.",
+        "Display of progress: `auto` (bars on a terminal, a table in a notebook, otherwise lines on "
+        "stderr), `true` (bars on stderr), `log` (records of `logging`), `json` (JSON lines on stderr), "
+        "`json:3` (JSON lines on that file descriptor), or `false`.",
         per_process=True,
     )
     strict: bool = _setting(
@@ -178,9 +182,9 @@ class Settings:
         "Whether to replace secrets in metadata, messages, errors and logs by `[redacted]`. As an argument "
         "also a function of a key and a text, which is called afterwards and returns the text to show.",
     )
-    resources: ConsoleMode = _setting(
+    resources: AutoMode = _setting(
         "auto",
-        parse_console,
+        parse_auto,
         "Whether to sample processor, memory and GPU use of the process: `auto` (when psutil is installed), "
         "`true` or `false`.",
     )

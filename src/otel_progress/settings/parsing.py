@@ -18,7 +18,11 @@ from urllib.parse import urlsplit
 from otel_progress.records import SEVERITIES
 from otel_progress.settings.defaults import MAX_PORT
 
-ConsoleMode: TypeAlias = Literal["auto"] | bool
+AutoMode: TypeAlias = Literal["auto"] | bool
+
+
+ConsoleMode: TypeAlias = Literal["auto", "log", "json"] | bool | str
+"""``auto``, a bool, ``log``, ``json``, or ``json:3`` for a file descriptor."""
 
 
 CaptureLevel: TypeAlias = bool | int | str
@@ -89,6 +93,9 @@ _FALSE_WORDS: Final = frozenset({"false", "0", "no", "off"})
 _PERCENT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 
 
+_JSON_DESCRIPTOR: Final = re.compile(r"json:0*([1-9][0-9]{0,5})", re.ASCII)
+
+
 _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -111,7 +118,7 @@ def parse_bool(value: object) -> bool:
     raise ValueError("true or false")
 
 
-def parse_console(value: object) -> ConsoleMode:
+def parse_auto(value: object) -> AutoMode:
     """Return ``auto`` or a bool."""
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
@@ -119,6 +126,21 @@ def parse_console(value: object) -> ConsoleMode:
         return parse_bool(value)
     except ValueError:
         raise ValueError("auto, true or false") from None
+
+
+def parse_console(value: object) -> ConsoleMode:
+    """Return ``auto``, a bool, ``log``, ``json``, or ``json:`` and a file descriptor."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in ("log", "json"):
+        return word
+    if match := _JSON_DESCRIPTOR.fullmatch(word):
+        return f"json:{int(match[1])}"
+    try:
+        return parse_auto(value)
+    except ValueError:
+        raise ValueError(
+            "auto, true or false, log, json, or json: and a file descriptor from 1, such as json:3"
+        ) from None
 
 
 def parse_port(value: object) -> int:
