@@ -20,5 +20,12 @@ class Integration:
     """Name of the entry point that ``opentelemetry-instrument`` loads. Empty without one."""
 
 
-INTEGRATIONS: Final[tuple[Integration, ...]] = ()
+INTEGRATIONS: Final[tuple[Integration, ...]] = (
+    Integration(
+        "joblib",
+        ("joblib",),
+        "Call otel_progress.integrations.joblib.instrument(), or use opentelemetry-instrument.",
+        "progress-joblib",
+    ),
+)
 """All integrations, in alphabetical order of the names."""
