@@ -85,6 +85,15 @@ def test_call_with_each_backend_counts_all_tasks(backend: str, options: dict[str
     assert not diagnostics.internal_error_counts
 
 
+@pytest.mark.usefixtures("recorder")
+def test_call_with_loky_below_a_level_counts_all_tasks() -> None:
+    with progress.operation("training", total=1) as op:
+        assert len(make_parallel("loky")(delayed(operator.neg)(number) for number in range(12))) == 12
+        op.increment()
+    (level,) = read_only_operation().levels
+    assert (level.current, level.total, level.status) == (12, 12, Status.COMPLETED)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("recorder")
 def test_call_with_unknown_length_has_a_total_at_its_end(backend: str) -> None:
@@ -161,7 +170,7 @@ def test_generator_that_is_consumed_completes(backend: str, return_as: str) -> N
 @pytest.mark.parametrize("backend", ["sequential", SLOW_LOKY])
 @pytest.mark.usefixtures("recorder")
 def test_generator_that_is_dropped_cancels_the_level(backend: str) -> None:
-    results = make_parallel(backend, return_as="generator")(delayed(operator.neg)(n) for n in range(1000))
+    results = make_parallel(backend, return_as="generator")(delayed(operator.neg)(n) for n in range(10**6))
     next(results)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # joblib warns that results are not used
@@ -169,7 +178,7 @@ def test_generator_that_is_dropped_cancels_the_level(backend: str) -> None:
         gc.collect()
     operation = read_only_operation()
     assert operation.status is Status.CANCELLED
-    assert operation.root.current < 1000
+    assert operation.root.current < 10**6
 
 
 @pytest.mark.parametrize("backend", ["sequential", "threading"])
@@ -207,7 +216,7 @@ def test_error_of_a_task_fails_the_level(backend: str) -> None:
     assert operation.root.total == 12
 
 
-@pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
+@pytest.mark.parametrize("backend", ["sequential", "threading", SLOW_LOKY])
 @pytest.mark.usefixtures("recorder")
 def test_error_of_a_task_fails_the_level_of_a_generator(backend: str) -> None:
     results = make_parallel(backend, return_as="generator")(
