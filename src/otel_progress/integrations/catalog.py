@@ -22,6 +22,18 @@ class Integration:
 
 INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
+        "dask",
+        ("dask",),
+        "Compute in a block 'with otel_progress.integrations.dask.ProgressCallback()', or use "
+        "opentelemetry-instrument.",
+        "progress-dask",
+    ),
+    Integration(
+        "distributed",
+        ("distributed",),
+        "Submit in a block 'with otel_progress.integrations.distributed.follow_client(client)'.",
+    ),
+    Integration(
         "joblib",
         ("joblib",),
         "Call otel_progress.integrations.joblib.instrument(), or use opentelemetry-instrument.",

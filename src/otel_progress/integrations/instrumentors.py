@@ -31,6 +31,13 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         import_module(f"otel_progress.integrations.{self._module}").uninstrument()
 
 
+class DaskInstrumentor(_ModuleInstrumentor):
+    """Instrumentor ``progress-dask``."""
+
+    _module = "dask"
+    _dependency = "dask >= 2024.8"
+
+
 class JoblibInstrumentor(_ModuleInstrumentor):
     """Instrumentor ``progress-joblib``."""
 
