@@ -34,6 +34,11 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "Submit in a block 'with otel_progress.integrations.distributed.follow_client(client)'.",
     ),
     Integration(
+        "futures",
+        (),
+        "Call otel_progress.integrations.futures.follow_futures(futures, name).",
+    ),
+    Integration(
         "joblib",
         ("joblib",),
         "Call otel_progress.integrations.joblib.instrument(), or use opentelemetry-instrument.",
