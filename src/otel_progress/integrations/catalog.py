@@ -44,5 +44,10 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "Call otel_progress.integrations.joblib.instrument(), or use opentelemetry-instrument.",
         "progress-joblib",
     ),
+    Integration(
+        "ray",
+        ("ray",),
+        "Decorate functions with otel_progress.integrations.ray.remote, or pass a handle to tasks.",
+    ),
 )
 """All integrations, in alphabetical order of the names."""
