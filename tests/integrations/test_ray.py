@@ -1,6 +1,6 @@
-"""Progress of Ray tasks and actors, in a network namespace with a loopback interface only.
+"""Progress of Ray tasks and actors, in a network namespace of their own.
 
-Ray listens on all interfaces and cannot be told not to, so it runs nowhere else.
+Ray listens on all interfaces, and no option prevents that. The namespace has only a loopback one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress of Dask's local schedulers: each computation is a level with its completed tasks.
+"""Progress of Dask's local schedulers: each computation is a level.
 
 Dask calls the methods of a callback in the thread that called ``compute``. They are not called for
 a client of dask.distributed: use :mod:`otel_progress.integrations.distributed`.

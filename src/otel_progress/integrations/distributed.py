@@ -1,4 +1,4 @@
-"""Progress of dask.distributed: each graph of a client is a level in the client's process.
+"""Progress of dask.distributed: each graph that a client submits is a level.
 
 A plug-in in the scheduler counts the tasks of the graphs. It sends the counts to the client as
 events, at most every 0.2 s per graph, and the end of a graph at once. The client receives the end
@@ -81,7 +81,7 @@ class ProgressPlugin(SchedulerPlugin):
         self._scheduler = scheduler
 
     def update_graph(self, scheduler: Any, *, client: str, keys: Any, tasks: Any, **_: Any) -> None:
-        """Add a graph if the client has submitted it and any of its tasks has not finished."""
+        """Add a graph of the client, unless all its tasks have finished."""
         if client != self.client:
             return
         pending = {
@@ -250,7 +250,10 @@ def follow_client(client: Any, level: Level | None = None) -> FollowedClient:
 
 
 class FollowedClient:
-    """Context manager that :func:`follow_client` returns. The innermost block records a graph."""
+    """Context manager that :func:`follow_client` returns.
+
+    The innermost block of a client records a graph.
+    """
 
     def __init__(self, client: Any, level: Level | None) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""Progress of futures of ``concurrent.futures`` that exist already, without waiting for them."""
+"""Progress of futures of ``concurrent.futures`` that exist already."""
 
 from __future__ import annotations
 

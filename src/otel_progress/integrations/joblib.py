@@ -1,4 +1,4 @@
-"""Progress of joblib: each call of ``Parallel`` is a level with the number of completed tasks.
+"""Progress of joblib: each call of ``Parallel`` is a level.
 
 Three methods of ``joblib.Parallel`` are replaced. ``__call__`` starts a level and ends it.
 ``print_progress`` reads the counts. joblib calls it after each batch of tasks, under its own lock
@@ -150,7 +150,9 @@ class _Call:
         self._is_closed = False
 
     def report(self, parallel: Any) -> None:
-        """Copy the counts of joblib. It changes memory only, because joblib holds its lock."""
+        """Copy the counts of joblib.
+
+        It changes memory only, because joblib holds its lock."""
         try:
             with self._lock:
                 if self._is_closed:
@@ -268,7 +270,7 @@ def _start_call(parallel: Any, iterable: Any) -> _Call | None:
 
 
 def _find_generator_level(frame: FrameType | None) -> Level | None:
-    """Return the level of the generator that runs a task in this thread, which calls joblib again.
+    """Return the level of the generator whose task calls joblib in this thread.
 
     Its level is not the current one, because its consumer would inherit it between two tasks.
     """
@@ -288,7 +290,7 @@ def _find_generator_level(frame: FrameType | None) -> Level | None:
 
 
 def _find_caller(frame: FrameType | None) -> tuple[str, str]:
-    """Return the name of the function that called joblib, and the same with its module."""
+    """Return the caller of joblib: the name of its function, and that with its module."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__") or "")
         if module.partition(".")[0] not in ("joblib", "otel_progress") and module != "sklearn.utils.parallel":
@@ -356,6 +358,6 @@ def _estimate_length(iterable: Any, depth: int = 0) -> int | None:
 
 @functools.lru_cache(maxsize=256)
 def _has_one_loop(code: CodeType) -> bool:
-    """Return True if a generator expression yields one element per element of its source."""
+    """Return True if a generator expression yields an element for each of its source."""
     names = [instruction.opname for instruction in dis.get_instructions(code)]
     return names.count("FOR_ITER") == 1 and not any("JUMP" in name and "IF" in name for name in names)

@@ -1,4 +1,4 @@
-"""Progress of Ray tasks: each call has the level of its submitter as its current level.
+"""Progress of Ray tasks: the current level is that of the submitter.
 
 Ray has no hooks for tasks. So :func:`remote` passes the handle of the level with each call.
 """
@@ -61,7 +61,7 @@ class RemoteFunction:
         self._function = function
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submit a task with the current level, see ``ray.remote_function.RemoteFunction``."""
+        """Submit a task with the current level, see ``ray.remote``."""
         return self._function.remote(_find_level(), *args, **kwargs)
 
     def options(self, **options: Any) -> RemoteFunction:

@@ -1,4 +1,4 @@
-"""Program of the tests of Ray: tasks and actors that count on an operation of the driver."""
+"""Tasks and actors of Ray that count on an operation of the driver."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def main() -> None:
         with contextlib.suppress(ray.exceptions.WorkerCrashedError):
             ray.get(leave.remote(op))
     progress.flush()
-    print(json.dumps({name: describe(name) for name in ("decorated", "handles", "futures")}))
+    found = {name: describe(name) for name in ("decorated", "handles", "futures")}
+    sys.stdout.write(json.dumps(found) + "\n")
     ray.shutdown()
 
 
