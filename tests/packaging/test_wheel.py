@@ -91,6 +91,7 @@ def test_wheel_metadata_has_extras_and_command(wheel: zipfile.ZipFile) -> None:
         "resources",
         "redis",
         "grpc",
+        "mcp",
         "previews",
         "all",
     }

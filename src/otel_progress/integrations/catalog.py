@@ -45,6 +45,11 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "progress-joblib",
     ),
     Integration(
+        "mcp",
+        ("mcp",),
+        "Run 'otel-progress mcp', or call otel_progress.integrations.mcp.add_tools(server, runtime.reader).",
+    ),
+    Integration(
         "ray",
         ("ray",),
         "Decorate functions with otel_progress.integrations.ray.remote, or pass a handle to tasks.",
