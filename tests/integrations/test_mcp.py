@@ -1,4 +1,4 @@
-"""Model Context Protocol: notifications of tools, and the tools that read progress."""
+"""Model Context Protocol: notifications of tools, and tools that read progress."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Notification = tuple[float, float | None, str | None]
 
 
 class Notifications:
-    """Progress notifications that a client receives. Threads and tasks can wait for them."""
+    """Progress notifications that a client receives, for waits of threads and tasks."""
 
     def __init__(self) -> None:
         self.received: list[Notification] = []
@@ -102,7 +102,7 @@ def call_failing_tool(server: Any, name: str, **arguments: Any) -> str:
 
 @pytest.fixture
 def server() -> Iterator[MCPServer]:
-    """An MCP server of a program. Its logger is restored, because the SDK configures logging."""
+    """An MCP server of a program. The logging that the SDK configures is restored."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield MCPServer("tests", log_level="CRITICAL")

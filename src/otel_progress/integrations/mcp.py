@@ -149,7 +149,7 @@ class ForwardedProgress:
 
 
 def _find_cancel_scope() -> Any:
-    """Return the scope of the request that runs a plain function in this thread, or None."""
+    """Return the scope of the request whose tool runs in this thread, or None."""
     try:
         # Why private: the public from_thread.check_cancelled() works in the tool's thread only.
         from anyio._core._eventloop import threadlocals
@@ -160,7 +160,10 @@ def _find_cancel_scope() -> Any:
 
 
 def _is_cancelled(scope: Any) -> bool:
-    """Return True if the client has given up, see ``anyio.from_thread.check_cancelled``."""
+    """Return True if the client has given up.
+
+    The rule is that of ``anyio.from_thread.check_cancelled``.
+    """
     while scope is not None:
         if scope.cancel_called:
             return True
@@ -169,7 +172,7 @@ def _is_cancelled(scope: Any) -> bool:
 
 
 class _Scale:
-    """Scale of the notifications of one call: percent, or units while no ratio is known.
+    """Scale of the notifications of one call: percent, or units without a ratio.
 
     The protocol requires that values increase, so the scale of the first notification stays.
     """
@@ -261,7 +264,7 @@ def create_server(reader: Reader, *, cancel: Callable[[str, str], bool] | None =
 
 
 def add_tools(server: MCPServer, reader: Reader, *, cancel: Callable[[str, str], bool] | None = None) -> None:
-    """Add tools that read operations, batches, failures and log records to an MCP server.
+    """Add tools that read operations, batches, failures and logs to an MCP server.
 
     ``reader`` is ``runtime.reader``, or a journal. All answers are bounded. The tools change
     nothing, unless ``cancel`` is given, such as ``otel_progress.request_cancel``. It is called by
@@ -284,7 +287,7 @@ def add_tools(server: MCPServer, reader: Reader, *, cancel: Callable[[str, str],
 
 
 class _Tools:
-    """Tools of a server. Their docstrings are the descriptions that an assistant reads."""
+    """Tools of a server. An assistant reads their docstrings."""
 
     def __init__(self, reader: Reader, cancel: Callable[[str, str], bool] | None) -> None:
         self._reader = reader
@@ -313,7 +316,7 @@ class _Tools:
         return {"operations": fitting, "has_more": len(found) > len(fitting)}
 
     def get_operation(self, operation_id: str) -> dict[str, Any]:
-        """Get the progress of an operation with its levels (steps), running ones first.
+        """Get the progress of an operation with its levels, running ones first.
 
         `remaining_s` is the estimated number of seconds to the end. `condition` is `ok`, or else
         `stalled`, `abandoned` (its process has exited), `overdue`, `paused` or `not_reporting`.
@@ -332,7 +335,7 @@ class _Tools:
     async def wait_for_operation(
         self, operation_id: str, context: Context[Any, Any], timeout_s: float = 60.0
     ) -> dict[str, Any]:
-        """Wait until an operation ends, and get it. Its progress is reported during the wait.
+        """Wait until an operation ends, and get it. Progress is reported until then.
 
         After `timeout_s` (at most 600) the operation is returned as it is. Its `status` is then
         still `running`: call this tool again.
@@ -393,7 +396,7 @@ class _Tools:
         }
 
     def list_batches(self, limit: int = 20) -> dict[str, Any]:
-        """List batches (groups of operations) with their progress, unfinished ones first.
+        """List batches of operations with their progress, unfinished ones first.
 
         `limit` is at most 50.
         """

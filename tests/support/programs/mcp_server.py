@@ -1,4 +1,4 @@
-"""MCP server on standard input and output with a plain tool that forwards its progress."""
+"""MCP server with a plain tool that forwards its progress."""
 
 from __future__ import annotations
 

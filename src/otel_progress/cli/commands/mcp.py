@@ -1,4 +1,4 @@
-"""``mcp``: tools for assistants that read progress, over the Model Context Protocol."""
+"""``mcp``: tools for assistants, over the Model Context Protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Examples:
 )
 @click.pass_obj
 def mcp(context: CliContext, allow_cancel: bool) -> None:
-    """Serve tools that read the progress to an assistant, on standard input and output.
+    """Serve tools that read progress to an assistant, on standard input and output.
 
     The assistant starts this command. Enter it in the configuration of its MCP servers.
     """
