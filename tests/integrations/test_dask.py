@@ -325,7 +325,21 @@ def test_task_after_a_failed_one_is_not_counted(client: Any) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_many_failures_arrive_in_several_events(client: Any) -> None:
+def test_task_that_is_not_needed_does_not_keep_the_graph_running(client: Any) -> None:
+    first = dask.delayed(operator.neg)(1, dask_key_name="first")
+    second = dask.delayed(operator.neg)(first, dask_key_name="second")
+    known = client.compute(second)
+    assert known.result() == 1
+    with follow_client(client):
+        assert client.compute(dask.delayed(operator.neg)(second, dask_key_name="third")).result() == -1
+        wait_for_ends()
+    operation = read_only_operation()
+    assert (operation.status, operation.root.current, operation.root.total) == (Status.COMPLETED, 1, 1)
+
+
+@pytest.mark.usefixtures("recorder")
+def test_many_failures_arrive_in_several_events(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_integration, "INTERVAL_S", TIMEOUT_S)
     count = cluster_integration.MAX_FAILURES_PER_EVENT * 2 + 5
     with follow_client(client):
         distributed.wait(client.map(divide, [0] * count, pure=False))

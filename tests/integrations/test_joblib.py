@@ -8,6 +8,7 @@ import operator
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from otel_progress.instrument.level import Level
 from otel_progress.integrations import joblib as integration
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
-from otel_progress.testing import Recorder
+from otel_progress.testing import Recorder, wait_until
 
 joblib = pytest.importorskip("joblib", reason="joblib is not installed: this test runs the real one")
 Parallel, delayed = joblib.Parallel, joblib.delayed
@@ -124,6 +125,26 @@ def test_counts_are_visible_while_tasks_run() -> None:
     assert (operation.root.current, operation.root.total, operation.ratio) == (1, 2, 0.5)
     released.set()
     assert list(results) == [-2]
+
+
+@pytest.mark.usefixtures("recorder")
+def test_total_is_unknown_while_all_tasks_are_dispatched() -> None:
+    totals = []
+
+    def has_counted(count: int) -> bool:
+        return progress.get_active_operations()[0].root.current == count
+
+    def generate() -> Iterator[Any]:
+        for count in (2, 4):
+            # Why two: joblib reads a task per worker before it dispatches the first one.
+            yield delayed(operator.neg)(count)
+            yield delayed(operator.neg)(count)
+            wait_until(partial(has_counted, count), TIMEOUT_S)
+            totals.append(progress.get_active_operations()[0].root.total)
+
+    assert len(make_parallel("threading", pre_dispatch="all", batch_size=1)(generate())) == 4
+    assert totals == [None, None]
+    assert read_only_operation().root.total == 4
 
 
 @pytest.mark.usefixtures("recorder")

@@ -187,8 +187,16 @@ def test_notifications_are_throttled(server: MCPServer) -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_notifications_without_a_total_are_units(server: MCPServer) -> None:
+def test_notifications_without_a_total_are_units(server: MCPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     notifications = Notifications()
+    converted: list[object] = []
+    convert = integration._Scale.convert
+
+    def count(scale: Any, snapshot: Any) -> Any:
+        converted.append(snapshot)
+        return convert(scale, snapshot)
+
+    monkeypatch.setattr(integration._Scale, "convert", count)
 
     @server.tool()
     async def work(context: Context[Any, Any]) -> None:
@@ -199,6 +207,9 @@ def test_notifications_without_a_total_are_units(server: MCPServer) -> None:
             op.increment(5)
             await notifications.wait_for(5.0)
             op.update(current=3)  # a smaller value is not sent
+            polls = len(converted)
+            while len(converted) < polls + 2:
+                await asyncio.sleep(FAST_S)
             op.set_total(10)
             op.update(current=6)
 
@@ -206,6 +217,7 @@ def test_notifications_without_a_total_are_units(server: MCPServer) -> None:
         return await client.call_tool("work", {}, progress_callback=notifications)
 
     run_client(server, call)
+    assert notifications.values == sorted(set(notifications.values))
     assert notifications.received[-2:] == [(5.0, None, "5 rows"), (6.0, 10.0, "6/10 rows")]
 
 
