@@ -8,7 +8,6 @@ import operator
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from otel_progress.instrument.level import Level
 from otel_progress.integrations import joblib as integration
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
-from otel_progress.testing import Recorder, wait_until
+from otel_progress.testing import Recorder
 
 joblib = pytest.importorskip("joblib", reason="joblib is not installed: this test runs the real one")
 Parallel, delayed = joblib.Parallel, joblib.delayed
@@ -128,23 +127,19 @@ def test_counts_are_visible_while_tasks_run() -> None:
 
 
 @pytest.mark.usefixtures("recorder")
-def test_total_is_unknown_while_all_tasks_are_dispatched() -> None:
-    totals = []
+def test_total_is_unknown_while_all_tasks_are_dispatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    totals = set()
+    report = integration._Call.report
 
-    def has_counted(count: int) -> bool:
-        return progress.get_active_operations()[0].root.current == count
+    def report_and_read(call: Any, parallel: Any) -> None:
+        report(call, parallel)
+        totals.add(call.level.snapshot().total)
 
-    def generate() -> Iterator[Any]:
-        for count in (2, 4):
-            # Why two: joblib reads a task per worker before it dispatches the first one.
-            yield delayed(operator.neg)(count)
-            yield delayed(operator.neg)(count)
-            wait_until(partial(has_counted, count), TIMEOUT_S)
-            totals.append(progress.get_active_operations()[0].root.total)
-
-    assert len(make_parallel("threading", pre_dispatch="all", batch_size=1)(generate())) == 4
-    assert totals == [None, None]
-    assert read_only_operation().root.total == 4
+    monkeypatch.setattr(integration._Call, "report", report_and_read)
+    tasks = itertools.chain(delayed(operator.neg)(number) for number in range(500))
+    assert len(make_parallel("threading", pre_dispatch="all", batch_size=1)(tasks)) == 500
+    assert totals == {None}
+    assert read_only_operation().root.total == 500
 
 
 @pytest.mark.usefixtures("recorder")
