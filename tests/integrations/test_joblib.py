@@ -284,6 +284,18 @@ def test_internal_error_in_a_hook_leaves_the_call_unchanged(
     assert read_only_operation().status is Status.COMPLETED
 
 
+class UnhashableParallel(Parallel):
+    """Subclass that cannot be the key of a dict."""
+
+    __hash__ = None
+
+
+@pytest.mark.usefixtures("lenient")
+def test_call_of_an_object_without_a_hash_is_unchanged() -> None:
+    assert UnhashableParallel(n_jobs=1)([delayed(operator.neg)(1)]) == [-1]
+    assert UnhashableParallel(n_jobs=2, prefer="threads")([delayed(operator.neg)(1)]) == [-1]
+
+
 # --- nested calls --------------------------------------------------------------------------------
 
 

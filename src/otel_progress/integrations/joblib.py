@@ -15,6 +15,7 @@ import operator
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FrameType, GeneratorType
 from typing import Any, Final
@@ -86,17 +87,17 @@ def _make_call(patch: AttributePatch, original: Callable[..., Any]) -> Callable[
     @functools.wraps(original)
     def call_parallel(self: Any, iterable: Any) -> Any:
         # Why the second condition: joblib rejects a call while another one of the object runs.
-        call = None if not patch.is_active or self in _calls else _start_call(self, iterable)
+        call = None if not patch.is_active or _find_call(self) is not None else _start_call(self, iterable)
         if call is None:
             return original(self, iterable)
-        _calls[self] = call
         if call.returns_generator:
             try:
                 output = original(self, iterable)
             except BaseException as error:
                 call.end(self, error)
                 raise
-            call.output = ref(output)
+            with suppress(TypeError):  # another backend may return another kind of object
+                call.output = ref(output)
             return output
         try:
             with call.level:
@@ -117,7 +118,7 @@ def _make_print_progress(patch: AttributePatch, original: Callable[..., Any]) ->
     @functools.wraps(original)
     def print_progress(self: Any) -> Any:
         result = original(self)
-        call = _calls.get(self) if patch.is_active else None
+        call = _find_call(self) if patch.is_active else None
         if call is not None:
             call.report(self)
         return result
@@ -128,7 +129,7 @@ def _make_print_progress(patch: AttributePatch, original: Callable[..., Any]) ->
 def _make_terminate(patch: AttributePatch, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _terminate_and_reset(self: Any) -> Any:
-        call = _calls.get(self) if patch.is_active else None
+        call = _find_call(self) if patch.is_active else None
         if call is not None and call.returns_generator:
             # Why the condition: it may be another exception, which the caller is handling.
             call.end(self, sys.exc_info()[1] if self._exception else None)
@@ -230,6 +231,13 @@ _calls: Final[WeakKeyDictionary[Any, _Call]] = WeakKeyDictionary()
 """Running call of each ``Parallel`` object."""
 
 
+def _find_call(parallel: Any) -> _Call | None:
+    try:
+        return _calls.get(parallel)
+    except TypeError:  # a subclass that cannot be hashed: its calls are not recorded
+        return None
+
+
 def _copy_calls() -> list[tuple[Any, _Call]]:
     for _ in range(100):
         try:
@@ -263,7 +271,10 @@ def _start_call(parallel: Any, iterable: Any) -> _Call | None:
             level = _tracer.operation(TYPE, name, total=total, eta_key=[CALLER], **metadata)
         else:
             level = parent.level(TYPE, name=name, total=total, **metadata)
-        return _Call(parallel, level, total) if level.start().recording else None
+        if not level.start().recording:
+            return None
+        _calls[parallel] = call = _Call(parallel, level, total)
+        return call
     except Exception:
         report_internal_error("callback", "The start of a joblib call could not be recorded.")
         return None
