@@ -50,6 +50,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "export": "otel_progress.cli.commands.export:export",
     "dashboards": "otel_progress.cli.commands.export:dashboards",
     "rules": "otel_progress.cli.commands.export:rules",
+    "mcp": "otel_progress.cli.commands.mcp:mcp",
     "demo": "otel_progress.cli.commands.demo:demo",
     "doctor": "otel_progress.cli.commands.doctor:doctor",
     "completion": "otel_progress.cli.commands.completion:completion",

@@ -22,6 +22,18 @@ class Integration:
 
 INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
+        "dask",
+        ("dask",),
+        "Compute in a block 'with otel_progress.integrations.dask.ProgressCallback()', or use "
+        "opentelemetry-instrument.",
+        "progress-dask",
+    ),
+    Integration(
+        "distributed",
+        ("distributed",),
+        "Submit in a block 'with otel_progress.integrations.distributed.follow_client(client)'.",
+    ),
+    Integration(
         "files",
         (),
         "Wrap an open file with `otel_progress.integrations.files.wrap_file(file)`.",
@@ -32,14 +44,35 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "Pass `callback=otel_progress.integrations.fsspec.ProgressCallback()` to a transfer.",
     ),
     Integration(
+        "futures",
+        (),
+        "Call otel_progress.integrations.futures.follow_futures(futures, name).",
+    ),
+    Integration(
         "http",
         (),
         "Wrap a response with `otel_progress.integrations.http.wrap_response(response)`.",
     ),
     Integration(
+        "joblib",
+        ("joblib",),
+        "Call otel_progress.integrations.joblib.instrument(), or use opentelemetry-instrument.",
+        "progress-joblib",
+    ),
+    Integration(
+        "mcp",
+        ("mcp",),
+        "Run 'otel-progress mcp', or call otel_progress.integrations.mcp.add_tools(server, runtime.reader).",
+    ),
+    Integration(
         "pooch",
         ("pooch",),
         "Pass `progressbar=otel_progress.integrations.pooch.ProgressBar()` to `pooch.retrieve`.",
+    ),
+    Integration(
+        "ray",
+        ("ray",),
+        "Decorate functions with otel_progress.integrations.ray.remote, or pass a handle to tasks.",
     ),
     Integration(
         "s3",

@@ -29,3 +29,17 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         import_module(f"otel_progress.integrations.{self._module}").uninstrument()
+
+
+class DaskInstrumentor(_ModuleInstrumentor):
+    """Instrumentor ``progress-dask``."""
+
+    _module = "dask"
+    _dependency = "dask >= 2024.8"
+
+
+class JoblibInstrumentor(_ModuleInstrumentor):
+    """Instrumentor ``progress-joblib``."""
+
+    _module = "joblib"
+    _dependency = "joblib >= 1.5"
