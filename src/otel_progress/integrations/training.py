@@ -11,11 +11,12 @@ import inspect
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from otel_progress.attribute_patch import AttributePatch
 from otel_progress.config import current_runtime
@@ -46,6 +47,10 @@ MAX_CHILD_LEVELS: Final = 1_000
 
 MAX_METRICS: Final = 64
 """Maximum number of metrics per run. Further names are left out."""
+
+
+LIVE_METRICS_INTERVAL_S: Final = 5.0
+"""Minimum time between two reports of metrics within an epoch, in seconds."""
 
 
 CANCEL_REASON: Final = "cancel was requested"
@@ -110,6 +115,15 @@ def _is_tensorflow_chief(text: str | None) -> bool:
     return kind == "chief" or (is_first and kind == "worker" and not has_chief)
 
 
+def is_single_process() -> bool:
+    """Return False in a distributed training, where all ranks must stop at the same step."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_world_size()) == 1
+    sizes = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    return all(size == "1" for size in sizes) and not os.environ.get("TF_CONFIG")
+
+
 def select_metrics(values: Mapping[Any, object] | None, prefix: str = "") -> dict[str, object]:
     """Return the metrics that are metadata: numbers, texts, and arrays with one element.
 
@@ -154,6 +168,7 @@ class TrainingRun:
         self._epoch_total: int | None = None
         self._evaluations = 0
         self._metrics: set[str] = set()
+        self._live_due = time.monotonic() + LIVE_METRICS_INTERVAL_S
 
     @property
     def epoch_number(self) -> int:
@@ -206,6 +221,16 @@ class TrainingRun:
             self.level.update(**selected)  # type: ignore[arg-type]
             if self.epoch is not None:
                 self.epoch.update(**selected)  # type: ignore[arg-type]
+
+    def report_live(self, read_metrics: Callable[[], Mapping[Any, object] | None]) -> None:
+        """Set metrics as :meth:`report` does, at most once per ``LIVE_METRICS_INTERVAL_S``.
+
+        Reading a metric may wait for the accelerator, so the steps in between do not read it.
+        """
+        now = time.monotonic()
+        if now >= self._live_due:
+            self._live_due = now + LIVE_METRICS_INTERVAL_S
+            self.report(read_metrics())
 
     def _limit(self, metrics: dict[str, object]) -> dict[str, object]:
         if len(self._metrics) + len(metrics) > MAX_METRICS:
@@ -337,12 +362,14 @@ def start_run(
     unit: str = "step",
     resumed_at: int = 0,
     metadata: Mapping[str, object] | None = None,
+    is_current: bool = False,
 ) -> TrainingRun:
     """Start a run: below the current level, or as an operation without one.
 
     ``name`` is usually the name of the model. Runs of the same type and name share their history.
     ``resumed_at`` is the number of steps that earlier sessions did. Within a
     :class:`TrainingScope` the run is the current level, and it ends with the scope at the latest.
+    ``is_current`` makes it the current level without a scope. Then the caller must end it.
     """
     tracer = get_tracer(f"otel_progress.integrations.{library}")
     values: dict[str, Any] = {"library": library, **select_metrics(metadata)}
@@ -357,7 +384,7 @@ def start_run(
             type, name, id=id, total=total, unit=unit, eta_key=("library", "model"), **values
         )
     scope = _current_scope.get()
-    if scope is None:
+    if scope is None and not is_current:
         level.start()
     else:
         level.__enter__()
@@ -424,6 +451,14 @@ Inject = Callable[[inspect.BoundArguments], None]
 """Change of the arguments of a call, for example another callback."""
 
 
+class _Call(NamedTuple):
+    """Arguments of a call: as they are passed, and by name with defaults."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    arguments: Mapping[str, Any]
+
+
 class ScopedFunctions:
     """Functions and methods of a library, each call of which is a :class:`TrainingScope`.
 
@@ -462,26 +497,27 @@ class ScopedFunctions:
             def scoped(*args: Any, **kwargs: Any) -> Any:
                 if not patch.is_active or not is_configured():
                     return original(*args, **kwargs)
-                bound = self._bind(signature, args, kwargs)
-                if bound is None:
+                call = self._prepare_call(signature, args, kwargs)
+                if call is None:
                     return original(*args, **kwargs)
-                with TrainingScope(bound.arguments):
-                    return original(*bound.args, **bound.kwargs)
+                with TrainingScope(call.arguments):
+                    return original(*call.args, **call.kwargs)
 
             return scoped
 
         return make
 
     @guard_hook
-    def _bind(
+    def _prepare_call(
         self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> inspect.BoundArguments | None:
-        """Return the arguments by name with defaults. None if the call is invalid."""
+    ) -> _Call | None:
+        """Return the arguments of a call. None if the call is invalid."""
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
             return None
         if self.inject is not None:
             self.inject(bound)
+            args, kwargs = bound.args, bound.kwargs
         bound.apply_defaults()
-        return bound
+        return _Call(args, kwargs, bound.arguments)

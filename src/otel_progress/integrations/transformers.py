@@ -102,7 +102,7 @@ class ProgressCallback(TrainerCallback):
         run = self._run
         if run is not None:
             run.advance_to(state.global_step)
-            if run.cancel_requested:
+            if run.cancel_requested and args.world_size == 1:
                 control.should_training_stop = True
 
     @guard_hook
