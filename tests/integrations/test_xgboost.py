@@ -21,6 +21,7 @@ PARAMETERS = {"objective": "binary:logistic", "max_depth": 2, "nthread": 1}
 
 @pytest.fixture(autouse=True)
 def _restored():
+    integration._functions.apply()
     yield
     integration.uninstrument()
 

@@ -233,3 +233,8 @@ def _add_callback(call: inspect.BoundArguments) -> None:
         callbacks, (ProgressCallback, keras.callbacks.CallbackList)
     ):
         call.arguments["callbacks"] = [callbacks, ProgressCallback()]
+
+
+# Why at the import: ``model.fit(…, callbacks=[ProgressCallback()])`` looks the method up before it
+# creates the callback.
+_functions.apply()

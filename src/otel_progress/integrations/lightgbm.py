@@ -158,3 +158,8 @@ def _add_callbacks(call: inspect.BoundArguments) -> None:
 def _flatten(results: Iterable[Any]) -> dict[str, object]:
     """Return each metric as ``data-metric``. The results are (data, metric, value, …)."""
     return {f"{result[0]}-{result[1]}": result[2] for result in results}
+
+
+# Why at the import: ``train(…, callbacks=[ProgressCallback()])`` looks the function up before it
+# creates the callback.
+_functions.apply(_add_callbacks)

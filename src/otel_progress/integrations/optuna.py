@@ -196,3 +196,8 @@ def _prepare_call(
     run = StudyRun(study, bound.arguments, options)
     bound.arguments["func"] = run.run_objective
     return run, bound
+
+
+# Why at the import: ``study.optimize(…, callbacks=[ProgressCallback()])`` looks the method up before it
+# creates the callback.
+_apply()

@@ -87,7 +87,8 @@ class ProgressCallback:
         if parent_key is None:
             return
         name = f"{context.estimator_name} {context.task_name} {context.task_id}"
-        level = self._levels[parent_key].level(
+        # Why the start: it configures a process that has only received the handle.
+        level = self._levels[parent_key].start().level(
             context.task_name or "task", context.task_id, name, total=context.max_subtasks, unit="task"
         ).start()
         level.update(current=0)

@@ -152,3 +152,8 @@ def _flatten(evals_log: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
                 last = history[-1]
                 metrics[f"{data}-{metric}"] = last[0] if isinstance(last, tuple) else last
     return metrics
+
+
+# Why at the import: ``train(…, callbacks=[ProgressCallback()])`` looks the function up before it
+# creates the callback.
+_functions.apply()
