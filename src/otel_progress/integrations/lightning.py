@@ -47,6 +47,7 @@ class ProgressCallback(_Base):
         self._metadata = metadata
         self._run: TrainingRun | None = None
         self._first_batch = 0
+        self._is_in_epoch = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_run": None}
@@ -57,6 +58,7 @@ class ProgressCallback(_Base):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the run at the batch at which the training starts or resumes."""
         self._finish()
+        self._is_in_epoch = False
         if not self._is_recorder(trainer):
             return
         self._first_batch = trainer.fit_loop.total_batch_idx + 1
@@ -71,26 +73,22 @@ class ProgressCallback(_Base):
     @guard_hook
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the level of the epoch."""
-        self._start_epoch(trainer)
-
-    def _start_epoch(self, trainer: Any) -> None:
-        run = self._run
-        if run is None:
-            return
-        # Why: a training that resumes within an epoch calls no hook at its start.
-        done = trainer.fit_loop.epoch_loop.batch_idx + 1 if run.epoch_number == 0 else 0
-        done = max(0, min(done, run.step))
-        self._first_batch = run.step - done
-        run.start_epoch(
-            trainer.current_epoch + 1, total=_to_count(trainer.num_training_batches), resumed_at=done
-        )
+        self._start_epoch(trainer, 0)
 
     @guard_hook
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Start the level of an epoch that is resumed."""
+        """Start the level of an epoch that is resumed: its start calls no hook."""
+        if not self._is_in_epoch:
+            self._start_epoch(trainer, batch_idx)
+
+    def _start_epoch(self, trainer: Any, resumed_at: int) -> None:
+        self._is_in_epoch = True
         run = self._run
-        if run is not None and run.epoch_number == 0:
-            self._start_epoch(trainer)
+        if run is not None:
+            done = min(resumed_at, run.step)
+            self._first_batch = run.step - done
+            total = _to_count(trainer.num_training_batches)
+            run.start_epoch(trainer.current_epoch + 1, total=total, resumed_at=done)
 
     @guard_hook
     def on_train_batch_end(
@@ -107,6 +105,7 @@ class ProgressCallback(_Base):
     @guard_hook
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """End the level of the epoch, and set its metrics."""
+        self._is_in_epoch = False
         if self._run is not None:
             self._run.end_epoch(trainer.callback_metrics, epochs=_to_count(trainer.max_epochs))
 
