@@ -12,7 +12,13 @@ pytest.importorskip("accelerate", reason="needs the group heavy")
 pytest.importorskip("transformers", reason="needs the group heavy")
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers import trainer as trainer_module
 
 from otel_progress import current_level
@@ -49,7 +55,9 @@ class FailingTrainer(Trainer):
         return super().training_step(*args, **kwargs)
 
 
-def make_trainer(path: Path, kind: type[Trainer] = Trainer, data: object = None, **options: object) -> Trainer:
+def make_trainer(
+    path: Path, kind: type[Trainer] = Trainer, data: object = None, **options: object
+) -> Trainer:
     """Return a Trainer of 2 epochs with 5 steps each."""
     config = BertConfig(
         vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
@@ -193,7 +201,7 @@ def test_instrumented_trainer_needs_no_code_and_records_once(recorder: Recorder,
     runs = get_runs(recorder)
     assert len(runs) == 3
     assert (runs[1].operation_id, runs[1].root.info.name, runs[1].root.metadata["seed"]) == ("t1", "mine", 7)
-    assert trainer_module.DEFAULT_CALLBACKS == before
+    assert before == trainer_module.DEFAULT_CALLBACKS
     assert not hasattr(Trainer.train, "__wrapped__")
 
 
@@ -207,5 +215,3 @@ def test_training_after_a_failed_one_is_an_operation_of_its_own(recorder: Record
         with pytest.raises(ValueError, match="boom"):
             trainer.train()
     assert [run.root.status.value for run in get_runs(recorder)] == ["failed", "failed"]
-
-

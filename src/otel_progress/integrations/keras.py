@@ -23,7 +23,10 @@ from otel_progress.integrations.training import (
 
 if TYPE_CHECKING:
     keras: Any
-    _Base = object
+
+    class _Base:
+        model: Any
+        params: Any
 else:
     try:
         import keras
@@ -33,9 +36,7 @@ else:
     _Base = keras.callbacks.Callback
 
 
-_functions: Final = ScopedFunctions(
-    lambda: [(keras.Model, name) for name in ("fit", "evaluate", "predict")]
-)
+_functions: Final = ScopedFunctions(lambda: [(keras.Model, name) for name in ("fit", "evaluate", "predict")])
 """The methods whose end is the end of a run. An exception that leaves them calls no hook."""
 
 
@@ -181,9 +182,7 @@ class ProgressCallback(_Base):
 
     # --- runs ------------------------------------------------------------------------------------
 
-    def _start(
-        self, type: str, *, total: int | None, resumed_at: int = 0, **metadata: object
-    ) -> TrainingRun:
+    def _start(self, type: str, *, total: int | None, resumed_at: int = 0, **metadata: object) -> TrainingRun:
         return start_run(
             "keras",
             self._name or str(getattr(self.model, "name", "model")),

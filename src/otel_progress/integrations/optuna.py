@@ -198,6 +198,6 @@ def _prepare_call(
     return run, bound
 
 
-# Why at the import: ``study.optimize(…, callbacks=[ProgressCallback()])`` looks the method up before it
-# creates the callback.
+# Why at the import: ``study.optimize(…, callbacks=[ProgressCallback()])`` looks the method up
+# before it creates the callback.
 _apply()

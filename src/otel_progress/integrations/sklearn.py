@@ -75,7 +75,6 @@ class ProgressCallback:
         self._is_shared = False
         level.__enter__()
         self._levels[_get_key(context)] = level
-        level.update(current=0)
 
     @guard_hook
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
@@ -88,10 +87,19 @@ class ProgressCallback:
             return
         name = f"{context.estimator_name} {context.task_name} {context.task_id}"
         # Why the start: it configures a process that has only received the handle.
-        level = self._levels[parent_key].start().level(
-            context.task_name or "task", context.task_id, name, total=context.max_subtasks, unit="task"
-        ).start()
-        level.update(current=0)
+        level = (
+            self._levels[parent_key]
+            .start()
+            .level(
+                context.task_name or "task",
+                context.task_id,
+                name,
+                total=context.max_subtasks,
+                unit="task",
+                weight=0,
+            )
+            .start()
+        )
         self._levels[key] = level
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> bool:

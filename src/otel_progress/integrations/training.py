@@ -194,10 +194,10 @@ class TrainingRun:
         if self.total is not None and step > self.total:
             self.set_total(step)
         epoch = self.epoch
-        if epoch is not None and self._epoch_total is not None:
-            if step - self._epoch_start > self._epoch_total:
-                self._epoch_total = step - self._epoch_start
-                epoch.set_total(self._epoch_total)
+        planned = self._epoch_total
+        if epoch is not None and planned is not None and step - self._epoch_start > planned:
+            self._epoch_total = step - self._epoch_start
+            epoch.set_total(self._epoch_total)
         if added == 1:
             self.level.increment()
             if epoch is not None:
@@ -245,8 +245,8 @@ class TrainingRun:
     def start_epoch(self, number: int, *, total: int | None = None, resumed_at: int = 0) -> None:
         """Start the level of an epoch. An epoch that still runs ends as completed.
 
-        ``number`` starts at 1. ``total`` is the number of steps of the epoch, and ``resumed_at`` how
-        many of them an earlier session did.
+        ``number`` starts at 1. ``total`` is the number of steps of the epoch. An earlier session
+        did ``resumed_at`` of them.
         """
         self.end_epoch()
         self._epoch_number = number
@@ -254,8 +254,12 @@ class TrainingRun:
         self._epoch_total = total
         if number > MAX_CHILD_LEVELS:
             return
-        self.epoch = self.level.level(EPOCH, number, f"epoch {number}", total=total, unit="step").start()
-        _set_first_step(self.epoch, resumed_at)
+        # Why the weight: the run counts steps, so levels below it are no units of it.
+        self.epoch = self.level.level(
+            EPOCH, number, f"epoch {number}", total=total, unit="step", weight=0
+        ).start()
+        if resumed_at > 0:
+            self.epoch.resume_from(resumed_at)
 
     def end_epoch(self, metrics: Mapping[Any, object] | None = None, *, epochs: int | None = None) -> None:
         """End the current epoch as completed.
@@ -271,7 +275,8 @@ class TrainingRun:
             self.set_total(self.step + max(0, epochs - self._epoch_number) * steps)
         epoch, self.epoch = self.epoch, None
         if epoch is not None:
-            self._complete_child(epoch, self.step - self._epoch_start, self._epoch_total)
+            self._shorten(epoch, self.step - self._epoch_start, self._epoch_total)
+            epoch.complete()
 
     # --- evaluations -----------------------------------------------------------------------------
 
@@ -283,7 +288,9 @@ class TrainingRun:
         if self._evaluations > MAX_CHILD_LEVELS:
             return
         parent = self.level if self.epoch is None else self.epoch
-        self.evaluation = parent.level(EVALUATION, self._evaluations, name, total=total, unit="step").start()
+        self.evaluation = parent.level(
+            EVALUATION, self._evaluations, name, total=total, unit="step", weight=0
+        ).start()
 
     def advance_evaluation(self) -> None:
         """Count one step of the current evaluation."""
@@ -312,16 +319,15 @@ class TrainingRun:
             return
         self.is_finished = True
         is_cancelled = self.cancel_requested and (self.total is None or self.step < self.total)
-        for child in (self.evaluation, self.epoch):
-            if child is not None:
-                if error is None and is_cancelled:
-                    child.cancel(CANCEL_REASON)
-                _leave(child, error)
-        if error is None:
-            if is_cancelled:
-                self.level.cancel(CANCEL_REASON)
-            else:
-                self._complete_child(self.level, self.step, self.total, is_ending=False)
+        if error is None and is_cancelled:
+            self._cancel_levels(CANCEL_REASON)
+        elif error is None:
+            if self.evaluation is not None:
+                self.evaluation.complete()
+            if self.epoch is not None:
+                self._shorten(self.epoch, self.step - self._epoch_start, self._epoch_total)
+                self.epoch.complete()
+            self._shorten(self.level, self.step, self.total)
         self._leave(error)
 
     def cancel(self, reason: str) -> None:
@@ -329,27 +335,27 @@ class TrainingRun:
         if self.is_finished:
             return
         self.is_finished = True
+        self._cancel_levels(reason)
+        self._leave(None)
+
+    def _cancel_levels(self, reason: str) -> None:
         for level in (self.evaluation, self.epoch, self.level):
             if level is not None:
                 level.cancel(reason)
-        self._leave(None)
 
     def _leave(self, error: BaseException | None) -> None:
+        """Leave the levels as the ends of their ``with`` blocks do."""
+        levels = (self.evaluation, self.epoch, self.level)
         self.epoch = self.evaluation = None
-        _leave(self.level, error)
+        for level in levels:
+            if level is not None:
+                level.__exit__(None if error is None else type(error), error, None)
 
     @staticmethod
-    def _complete_child(level: Level, step: int, total: int | None, *, is_ending: bool = True) -> None:
-        """Complete a level. Its total becomes the number of its steps if they are fewer."""
+    def _shorten(level: Level, step: int, total: int | None) -> None:
+        """Set the total of a level to the number of its steps if they are fewer."""
         if total is not None and step < total:
             level.update(total=step, message=f"stopped early at step {step:,} of {total:,}")
-        if is_ending:
-            level.complete()
-
-
-def _leave(level: Level, error: BaseException | None) -> None:
-    """Leave a level as the end of its ``with`` block does. A level that has ended stays so."""
-    level.__exit__(None if error is None else type(error), error, None)
 
 
 def start_run(
@@ -391,16 +397,9 @@ def start_run(
     run = TrainingRun(level, total=total, resumed_at=resumed_at)
     if scope is not None:
         scope.runs.append(run)
-    _set_first_step(level, resumed_at)
+    if resumed_at > 0:
+        level.resume_from(resumed_at)
     return run
-
-
-def _set_first_step(level: Level, step: int) -> None:
-    """Set the steps that earlier sessions did. Levels below it do not count as its steps."""
-    if step > 0:
-        level.resume_from(step)
-    else:
-        level.update(current=0)
 
 
 # --- scopes --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ The import registers the callback, so ``TrainingArguments(report_to="otel_progre
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.integrations.training import (
     EVALUATION,
@@ -19,13 +19,18 @@ from otel_progress.integrations.training import (
     start_run,
 )
 
-try:
-    from transformers import trainer as trainer_module
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-    from transformers.trainer_callback import TrainerCallback
-except ImportError as error:
-    msg = "Invalid environment: expected the package transformers. Install it with torch."
-    raise ImportError(msg) from error
+if TYPE_CHECKING:
+    trainer_module: Any
+    INTEGRATION_TO_CALLBACK: dict[str, Any]
+    TrainerCallback = object
+else:
+    try:
+        from transformers import trainer as trainer_module
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+        from transformers.trainer_callback import TrainerCallback
+    except ImportError as error:
+        msg = "Invalid environment: expected the packages transformers and torch. Install both."
+        raise ImportError(msg) from error
 
 
 REPORT_TO: Final = "otel_progress"
@@ -220,7 +225,8 @@ def _count_epoch_steps(args: Any, dataloader: object) -> int | None:
     batches = _get_length(dataloader)
     if not batches:
         return None
-    return max(1, -(-batches // max(1, args.gradient_accumulation_steps)))
+    accumulated = max(1, int(args.gradient_accumulation_steps))
+    return -(-batches // accumulated)
 
 
 def _get_length(dataloader: object) -> int | None:

@@ -140,7 +140,9 @@ def _add_callback(call: inspect.BoundArguments) -> None:
 def _get_objective() -> str | None:
     """Return the objective in the parameters of the current training."""
     parameters = get_scope_argument("params")
-    return str(parameters["objective"]) if isinstance(parameters, dict) and "objective" in parameters else None
+    return (
+        str(parameters["objective"]) if isinstance(parameters, dict) and "objective" in parameters else None
+    )
 
 
 def _flatten(evals_log: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
