@@ -101,9 +101,14 @@ class ProgressCallback(TrainerCallback):
             steps = min(steps, run.total - run.step + done)
         run.start_epoch(number, total=steps, resumed_at=done)
 
-    @guard_hook
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the step. Stop the training after a request to cancel."""
+        # Why not guarded: passing on the keyword arguments costs more than counting.
+        if self._run is not None:
+            self._count_step(args, state, control)
+
+    @guard_hook
+    def _count_step(self, args: Any, state: Any, control: Any) -> None:
         run = self._run
         if run is not None:
             run.advance_to(state.global_step)
@@ -132,9 +137,12 @@ class ProgressCallback(TrainerCallback):
 
     # --- evaluation ------------------------------------------------------------------------------
 
-    @guard_hook
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count one step of an evaluation. The first one starts its level."""
+        self._count_prediction(state, kwargs)
+
+    @guard_hook
+    def _count_prediction(self, state: Any, kwargs: Mapping[str, Any]) -> None:
         run = self._run
         if run is None or run.is_finished:
             run = self._start_evaluation(kwargs) if self._is_recorder(state) else None
