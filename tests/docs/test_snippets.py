@@ -23,7 +23,15 @@ pytestmark = pytest.mark.docs
 
 RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
-SLOW = {"celery.md", "fastapi.md", "gunicorn.md", "several-machines.md", "signals.md", "training.md"}
+SLOW = {
+    "celery.md",
+    "fastapi.md",
+    "gunicorn.md",
+    "several-machines.md",
+    "signals.md",
+    "training.md",
+    "tuning.md",
+}
 """Documents whose programs start services. The same services are tested without documents, too."""
 WARNING_LIBRARIES = {"training.md"}
 """Documents whose libraries warn, which is not an error there."""

@@ -1,4 +1,4 @@
-"""Instrumentors of heavy libraries: no import at the start, and all trainings recorded after it."""
+"""Instrumentors of heavy libraries, which they do not import."""
 
 from __future__ import annotations
 

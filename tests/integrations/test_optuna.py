@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("optuna", reason="needs the group heavy")
+pytest.importorskip("optuna", reason="optuna is not installed")
 
 import optuna
 
@@ -13,8 +13,6 @@ from otel_progress.integrations import optuna as integration
 from otel_progress.integrations.optuna import ProgressCallback
 from otel_progress.testing import Recorder
 from tests.support.training import describe, get_run
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

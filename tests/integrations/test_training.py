@@ -354,7 +354,7 @@ def test_rank_of_torch_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def library() -> types.ModuleType:
-    """A library whose ``train`` starts a run, and raises or returns before the run has ended."""
+    """A library whose ``train`` starts a run and does not end it."""
     module = types.ModuleType("library")
 
     def train(rounds: int, *, callbacks: object = None, error: BaseException | None = None) -> str:

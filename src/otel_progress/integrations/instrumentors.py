@@ -1,4 +1,4 @@
-"""Instrumentors: integrations that ``opentelemetry-instrument`` activates without code.
+"""Instrumentors: integrations that ``opentelemetry-instrument`` activates.
 
 The base class is that of the package opentelemetry-instrumentation, which is not a requirement.
 Each class calls ``instrument()`` and ``uninstrument()`` of the module with the same name. Libraries

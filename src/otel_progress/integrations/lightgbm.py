@@ -1,4 +1,4 @@
-"""Progress of LightGBM: boosting rounds of ``train``, ``cv`` and the scikit-learn estimators.
+"""Progress of LightGBM: boosting rounds of ``train``, ``cv`` and estimators.
 
 ``instrument()`` adds the callback to every training.
 """

@@ -1,4 +1,4 @@
-"""Progress of ``lightning.pytorch.Trainer``: epochs, batches, validation, test and prediction.
+"""Progress of ``lightning.pytorch.Trainer``: epochs, batches and evaluations.
 
 The entry point ``lightning.pytorch.callbacks_factory`` adds the callback to every Trainer that is
 created after ``configure()``. Only the process with rank 0 records.
@@ -228,7 +228,7 @@ class ProgressCallback(_Base):
         )
 
     def _is_recorder(self, trainer: Any) -> bool:
-        """Return True in the process with rank 0, for the first callback of the Trainer."""
+        """Return True in the process with rank 0, for the first callback."""
         callbacks = [one for one in trainer.callbacks if isinstance(one, ProgressCallback)]
         return bool(trainer.is_global_zero) and is_configured() and callbacks[:1] == [self]
 
@@ -238,7 +238,7 @@ class ProgressCallback(_Base):
 
 
 def build_callbacks() -> list[ProgressCallback]:
-    """Return the callbacks of a new Trainer: one after ``configure()``, otherwise none.
+    """Return the callbacks of a new Trainer: one after ``configure()``, else none.
 
     It is the entry point ``lightning.pytorch.callbacks_factory``. Never raises.
     """

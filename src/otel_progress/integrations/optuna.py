@@ -1,5 +1,6 @@
-"""Progress of Optuna studies: each trial is a level, in which training runs are nested.
+"""Progress of Optuna studies: each trial is a level.
 
+Training runs inside a trial are levels of it.
 ``instrument()`` records every call of ``Study.optimize``.
 """
 
@@ -51,7 +52,7 @@ class ProgressCallback:
 
 
 class StudyRun:
-    """Level of one call of ``Study.optimize``, and the objective that records the trials."""
+    """Level of one call of ``Study.optimize``, and the levels of its trials."""
 
     def __init__(self, study: Any, arguments: Mapping[str, Any], options: ProgressCallback | None) -> None:
         self._study = study
@@ -181,7 +182,10 @@ def _apply() -> None:
 def _prepare_call(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[StudyRun, inspect.BoundArguments] | None:
-    """Start the run of a call, and replace its objective. None if the call is not recorded."""
+    """Start the run of a call, and replace its objective.
+
+    None if the call is not recorded.
+    """
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError:

@@ -145,7 +145,7 @@ class ProgressCallback:
         return next((key[:n] for n in range(len(key) - 1, 0, -1) if key[:n] in self._levels), None)
 
     def _complete(self, level: Level) -> None:
-        """Complete a level. The number of its subtasks is only an upper bound of scikit-learn."""
+        """Complete a level. Its total is an upper bound, which becomes the count."""
         if not self._is_shared:
             snapshot = level.snapshot()
             if snapshot.total is not None and snapshot.current < snapshot.total:

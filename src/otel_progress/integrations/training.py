@@ -62,7 +62,7 @@ _RESERVED_NAMES: Final = frozenset({"self", "current", "total", "message"})
 
 
 def guard_hook(hook: Callable[P, R]) -> Callable[P, R | None]:
-    """Decorate a hook so that it reports its errors and never raises them to the library.
+    """Decorate a hook so that it reports its errors instead of raising them.
 
     Exceptions that interrupt the hook, such as KeyboardInterrupt, are raised.
     """
@@ -116,7 +116,10 @@ def _is_tensorflow_chief(text: str | None) -> bool:
 
 
 def is_single_process() -> bool:
-    """Return False in a distributed training, where all ranks must stop at the same step."""
+    """Return False in a distributed training.
+
+    All of its ranks must stop at the same step.
+    """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_world_size()) == 1
@@ -125,7 +128,7 @@ def is_single_process() -> bool:
 
 
 def select_metrics(values: Mapping[Any, object] | None, prefix: str = "") -> dict[str, object]:
-    """Return the metrics that are metadata: numbers, texts, and arrays with one element.
+    """Return the metrics that are numbers, texts, or arrays with one element.
 
     The prefix ``metric.`` is added to names that are not possible as metadata.
     """
@@ -183,9 +186,10 @@ class TrainingRun:
     # --- steps: the hot path ---------------------------------------------------------------------
 
     def advance_to(self, step: int) -> None:
-        """Count the steps up to ``step``, which is their number since the start of the training.
+        """Count the steps up to ``step``.
 
-        A smaller number than before changes nothing.
+        That is their number since the start of the training, over all sessions. A smaller number
+        than before changes nothing.
         """
         added = step - self.step
         if added <= 0:
@@ -223,7 +227,7 @@ class TrainingRun:
                 self.epoch.update(**selected)  # type: ignore[arg-type]
 
     def report_live(self, read_metrics: Callable[[], Mapping[Any, object] | None]) -> None:
-        """Set metrics as :meth:`report` does, at most once per ``LIVE_METRICS_INTERVAL_S``.
+        """Report metrics at most once per ``LIVE_METRICS_INTERVAL_S``.
 
         Reading a metric may wait for the accelerator, so the steps in between do not read it.
         """
@@ -281,7 +285,7 @@ class TrainingRun:
     # --- evaluations -----------------------------------------------------------------------------
 
     def start_evaluation(self, name: str | None = None, total: int | None = None) -> None:
-        """Start the level of an evaluation: below the current epoch, or else below the run."""
+        """Start the level of an evaluation, below the current epoch or the run."""
         self.end_evaluation()
         self.is_evaluating = True
         self._evaluations += 1
@@ -298,7 +302,10 @@ class TrainingRun:
             self.evaluation.increment()
 
     def end_evaluation(self, metrics: Mapping[Any, object] | None = None) -> None:
-        """End the current evaluation as completed. The metrics are those of the run as well."""
+        """End the current evaluation as completed.
+
+        The metrics are also those of the run.
+        """
         evaluation, self.evaluation, self.is_evaluating = self.evaluation, None, False
         if evaluation is not None:
             if metrics:
@@ -441,7 +448,7 @@ _current_scope: Final[ContextVar[TrainingScope | None]] = ContextVar("otel_progr
 
 
 def get_scope_argument(name: str) -> Any:
-    """Return an argument of the function whose call is the current scope. None without one."""
+    """Return an argument of the call that is the current scope. None without one."""
     scope = _current_scope.get()
     return None if scope is None else scope.arguments.get(name)
 
@@ -459,7 +466,7 @@ class _Call(NamedTuple):
 
 
 class ScopedFunctions:
-    """Functions and methods of a library, each call of which is a :class:`TrainingScope`.
+    """Functions of a library whose calls are a :class:`TrainingScope` each.
 
     ``apply`` and ``remove`` are idempotent. Without ``configure()`` the original functions are
     called.

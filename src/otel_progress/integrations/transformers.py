@@ -1,4 +1,4 @@
-"""Progress of ``transformers.Trainer``: epochs, steps, evaluations and predictions.
+"""Progress of ``transformers.Trainer``: epochs, steps and evaluations.
 
 The import registers the callback, so ``TrainingArguments(report_to="otel_progress")`` selects it.
 ``instrument()`` adds it to every Trainer. Only the process with rank 0 records.
@@ -87,7 +87,7 @@ class ProgressCallback(TrainerCallback):
 
     @guard_hook
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the level of the epoch, at the resumed step if an earlier session did a part."""
+        """Start the level of the epoch, at the step at which it resumes."""
         run = self._run
         if run is None:
             return

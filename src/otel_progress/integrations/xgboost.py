@@ -1,4 +1,4 @@
-"""Progress of XGBoost: boosting rounds of ``train``, ``cv`` and the scikit-learn estimators.
+"""Progress of XGBoost: boosting rounds of ``train``, ``cv`` and estimators.
 
 ``instrument()`` adds the callback to every training.
 """
@@ -146,7 +146,10 @@ def _get_objective() -> str | None:
 
 
 def _flatten(evals_log: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """Return the last value of each metric, as ``data-metric``. A value of ``cv`` is the mean."""
+    """Return the last value of each metric. A value of ``cv`` is the mean.
+
+    The names are ``data-metric``.
+    """
     metrics: dict[str, object] = {}
     for data, values in evals_log.items():
         for metric, history in values.items():
