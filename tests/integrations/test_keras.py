@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -187,3 +189,10 @@ def test_rank_above_zero_records_nothing(
     monkeypatch.setenv("RANK", "1")
     model.fit(X, Y, epochs=1, callbacks=[ProgressCallback()], **OPTIONS)
     assert get_runs(recorder) == []
+
+
+def test_copies_of_a_callback_record_runs_of_their_own(recorder: Recorder, model: keras.Model) -> None:
+    callback = ProgressCallback("first")
+    for one in (callback, copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        model.fit(X, Y, epochs=1, callbacks=[one], **OPTIONS)
+    assert [describe(run)[0] for run in get_runs(recorder)] == ["training completed 3/3"] * 3

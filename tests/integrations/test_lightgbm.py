@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 pytest.importorskip("lightgbm", reason="needs the group heavy")
@@ -133,3 +136,11 @@ def test_callback_used_twice_records_two_runs(recorder: Recorder) -> None:
     assert [(one.root.info.name, one.root.current, one.root.metadata["part"]) for one in runs] == [
         ("twice", 2, 3)
     ] * 2
+
+
+def test_copies_of_a_callback_record_runs_of_their_own(recorder: Recorder) -> None:
+    callback = ProgressCallback("first")
+    copies = [callback, copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))]
+    for one in copies:
+        lightgbm.train(PARAMETERS, make_data(), 2, callbacks=[one])
+    assert [describe(run) for run in get_runs(recorder)] == [["training completed 2/2"]] * 3

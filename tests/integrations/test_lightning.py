@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +110,34 @@ def test_fit_without_code_has_levels_per_epoch(recorder: Recorder, tmp_path: Pat
     assert not current_level().recording
 
 
+def test_fit_with_both_packages_records_each(recorder: Recorder, tmp_path: Path) -> None:
+    pytorch_lightning = pytest.importorskip("pytorch_lightning")
+
+    class Other(pytorch_lightning.LightningModule):
+        training_step = Line.training_step
+        configure_optimizers = Line.configure_optimizers
+        train_dataloader = Line.train_dataloader
+
+        def __init__(self) -> None:
+            pytorch_lightning.LightningModule.__init__(self)
+            self.layer, self.fail_at, self.rows = torch.nn.Linear(2, 1), None, 12
+
+    make_trainer(tmp_path, limit_val_batches=0).fit(Line())
+    trainer = pytorch_lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Other())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    lines = [describe(run)[0] for run in get_runs(recorder)]
+    assert lines == ["training completed 12/12", "training completed 6/6"]
+
+
 def test_explicit_callback_records_once(recorder: Recorder, tmp_path: Path) -> None:
     make_trainer(tmp_path, ProgressCallback("mine", id="fit-1", seed=3)).fit(Line())
     run = get_run(recorder)
@@ -187,6 +217,21 @@ def test_request_to_cancel_ends_the_training_as_cancelled(recorder: Recorder, tm
 
     make_trainer(tmp_path, Cancel(), limit_val_batches=0).fit(Line())
     assert describe(get_run(recorder))[0] == "training cancelled 4/12"
+
+
+def test_copies_of_a_callback_have_no_run(recorder: Recorder, tmp_path: Path) -> None:
+    callback = ProgressCallback("net", seed=1)
+    copies = []
+
+    class Copy(Callback):
+        def on_train_epoch_end(self, trainer: object, module: object) -> None:
+            copies.extend([copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))])
+
+    make_trainer(tmp_path, callback, Copy(), max_epochs=1).fit(Line())
+    assert len(copies) == 2
+    for one in copies:
+        make_trainer(tmp_path, one, max_epochs=1).fit(Line())
+    assert [run.root.info.name for run in get_runs(recorder)] == ["net"] * 3
 
 
 def test_checkpoint_has_no_state_of_the_callback(recorder: Recorder, tmp_path: Path) -> None:

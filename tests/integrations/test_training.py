@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from pathlib import Path
@@ -24,7 +25,7 @@ from otel_progress.integrations.training import (
     select_metrics,
     start_run,
 )
-from otel_progress.testing import Recorder
+from otel_progress.testing import Recorder, recording
 from tests.support.training import describe, get_run, get_runs
 
 
@@ -49,12 +50,21 @@ def test_run_with_epochs_and_evaluations_counts_steps(recorder: Recorder) -> Non
     ]
     assert dict(ended.root.metadata) == {
         "library": "demo",
-        "seed": 1,
         "model": "net",
+        "seed": 1,
         "val_loss": 0.5,
         "loss": 0.5,
     }
     assert [one.metadata.get("loss") for one in ended.levels if one.info.type == "epoch"] == [1.0, 0.5]
+
+
+def test_metadata_with_names_of_arguments_is_metadata(recorder: Recorder) -> None:
+    names = ("batch", "type", "name", "id", "total", "unit", "resume", "stages", "self", "message", "eta_key")
+    run = start_run("demo", "net", total=4, metadata=dict.fromkeys(names, 7))
+    run.finish()
+    ended = get_run(recorder)
+    assert ended.root.metadata["batch"] == ended.root.metadata["metric.total"] == 7
+    assert (ended.root.info.type, ended.root.info.name) == ("training", "net")
 
 
 def test_evaluation_before_the_first_step_adds_no_step(recorder: Recorder) -> None:
@@ -428,6 +438,34 @@ def test_nested_scopes_end_their_own_runs(recorder: Recorder) -> None:
             start_run("demo", "inner", total=1)
         assert not outer.is_finished
     assert describe(get_run(recorder)) == ["training completed 0/0", "training:1 completed 0/0"]
+
+
+# --- modules of the libraries ---
+
+
+@pytest.mark.parametrize("name", ["keras", "lightgbm", "lightning", "optuna", "transformers", "xgboost"])
+def test_module_without_its_library_names_the_fix(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for module in list(sys.modules):
+        if module.split(".")[0] == name:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "pytorch_lightning", raising=False)
+    monkeypatch.delitem(sys.modules, f"otel_progress.integrations.{name}", raising=False)
+    with pytest.raises(ImportError, match=r"Invalid environment: expected .* Install"):
+        importlib.import_module(f"otel_progress.integrations.{name}")
+
+
+def test_finish_after_the_shutdown_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with recording(strict=False) as recorder, TrainingScope():
+        run = start_run("demo", total=5)
+        run.start_epoch(1, total=5)
+        recorder.runtime.shutdown()
+        run.advance_to(3)
+        run.report({"loss": 1.0})
+        run.end_epoch({"loss": 1.0})
+    assert run.is_finished
+    assert not current_level().recording
+    assert dict(diagnostics.internal_error_counts) == {}
 
 
 # --- instrumentors -------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +23,10 @@ from transformers import (
 )
 from transformers import trainer as trainer_module
 
-from otel_progress import current_level
+from otel_progress import current_level, diagnostics
 from otel_progress.integrations import transformers as integration
 from otel_progress.integrations.transformers import ProgressCallback
-from otel_progress.testing import Recorder
+from otel_progress.testing import Recorder, recording
 from tests.support.training import describe, get_run, get_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -215,3 +217,22 @@ def test_training_after_a_failed_one_is_an_operation_of_its_own(recorder: Record
         with pytest.raises(ValueError, match="boom"):
             trainer.train()
     assert [run.root.status.value for run in get_runs(recorder)] == ["failed", "failed"]
+
+
+def test_copies_of_a_callback_record_runs_of_their_own(recorder: Recorder, tmp_path: Path) -> None:
+    callback = ProgressCallback("first")
+    for one in (callback, copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        make_trainer(tmp_path, report_to="none", max_steps=2, callbacks=[one]).train()
+    assert [describe(run)[0] for run in get_runs(recorder)] == ["training completed 2/2"] * 3
+
+
+def test_shutdown_within_a_training_does_not_disturb_it(tmp_path: Path) -> None:
+    class Shutdown(TrainerCallback):
+        def on_epoch_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+            recorder.runtime.shutdown()
+
+    with recording(strict=False) as recorder:
+        trainer = make_trainer(tmp_path, callbacks=[Shutdown()], eval_strategy="epoch")
+        trainer.train()
+    assert trainer.state.global_step == 10
+    assert dict(diagnostics.internal_error_counts) == {}

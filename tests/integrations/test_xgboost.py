@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 pytest.importorskip("xgboost", reason="needs the group heavy")
@@ -127,3 +130,11 @@ def test_callback_used_twice_records_two_runs(recorder: Recorder) -> None:
     assert [(one.operation_id, one.root.info.name, one.root.metadata["part"]) for one in history] == [
         ("mine", "twice", 3)
     ] * 2
+
+
+def test_copies_of_a_callback_record_runs_of_their_own(recorder: Recorder) -> None:
+    callback = ProgressCallback("first")
+    copies = [callback, copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))]
+    for one in copies:
+        xgboost.train(PARAMETERS, make_data(), 2, callbacks=[one])
+    assert [describe(run) for run in get_runs(recorder)] == [["training completed 2/2"]] * 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from otel_progress.integrations.training import (
@@ -21,7 +22,7 @@ from otel_progress.integrations.training import (
 if TYPE_CHECKING:
     _Base = object
 else:
-    # Why both: the package pytorch_lightning has classes of its own.
+    # Why two packages: pytorch_lightning has classes of its own, and checks for them.
     try:
         if "lightning.pytorch" not in sys.modules and "pytorch_lightning" in sys.modules:
             from pytorch_lightning import Callback as _Base
@@ -237,12 +238,37 @@ class ProgressCallback(_Base):
         return bool(trainer.state.fn == "fit")
 
 
-def build_callbacks() -> list[ProgressCallback]:
+def build_callbacks() -> list[Any]:
     """Return the callbacks of a new Trainer: one after ``configure()``, else none.
 
     It is the entry point ``lightning.pytorch.callbacks_factory``. Never raises.
     """
-    return [ProgressCallback()] if is_configured() else []
+    return _build_callbacks("lightning.pytorch")
+
+
+def build_pytorch_lightning_callbacks() -> list[Any]:
+    """Return the callbacks of a new Trainer of the package pytorch_lightning.
+
+    It is the entry point ``pytorch_lightning.callbacks_factory``. Never raises.
+    """
+    return _build_callbacks("pytorch_lightning")
+
+
+def _build_callbacks(package: str) -> list[Any]:
+    # Why always a list: Lightning calls the hooks of every other result.
+    return (_make_callbacks(package) if is_configured() else None) or []
+
+
+@guard_hook
+def _make_callbacks(package: str) -> list[Any]:
+    base = import_module(package).Callback
+    if issubclass(ProgressCallback, base):
+        return [ProgressCallback()]
+    name = "OtherProgressCallback"
+    if name not in globals():
+        hooks = (ProgressCallback, base)
+        globals()[name] = type(name, hooks, {"__module__": __name__, "__doc__": ProgressCallback.__doc__})
+    return [globals()[name]()]
 
 
 def _count_batches(trainer: Any) -> int | None:

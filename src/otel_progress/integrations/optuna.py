@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otel_progress.attribute_patch import AttributePatch
 from otel_progress.instrument.level import Level
-from otel_progress.instrument.tracer import current_level, get_tracer
-from otel_progress.integrations.training import guard_hook, is_configured, select_metrics
+from otel_progress.integrations.training import create_level, guard_hook, is_configured, select_metrics
 
 if TYPE_CHECKING:
     optuna: Any
@@ -58,21 +57,22 @@ class StudyRun:
         self._study = study
         self._objective: Callable[[Any], Any] = arguments["func"]
         name = str(study.study_name) if options is None or options.name is None else options.name
-        metadata: dict[str, Any] = {"library": "optuna", "study": str(study.study_name)}
-        if options is not None:
-            metadata.update(select_metrics(options.metadata))
-        tracer = get_tracer("otel_progress.integrations.optuna")
-        total, id_ = arguments.get("n_trials"), None if options is None else options.id
-        if current_level().recording:
-            self.level: Level = tracer.level(STUDY, id_, name, total=total, unit="trial", **metadata)
-        else:
-            self.level = tracer.operation(
-                STUDY, name, id=id_, total=total, unit="trial", eta_key=("study",), **metadata
-            )
+        self.level = create_level(
+            "optuna",
+            STUDY,
+            name,
+            id=None if options is None else options.id,
+            total=arguments.get("n_trials"),
+            unit="trial",
+            group=str(study.study_name),
+        )
         directions = study.directions
         self._is_maximizing = None if len(directions) != 1 else directions[0].name == "MAXIMIZE"
         self._best: float | None = None
         self.level.__enter__()
+        values = select_metrics(None if options is None else options.metadata)
+        if values:
+            self.level.update(**values)  # type: ignore[arg-type]
 
     @guard_hook
     def finish(self, error: BaseException | None) -> None:
@@ -109,7 +109,7 @@ class StudyRun:
     @guard_hook
     def _end_trial(self, level: Level, trial: Any, result: Any, error: BaseException | None) -> None:
         values = select_metrics({"value": result})
-        level.update(**select_metrics(trial.params), **values)  # type: ignore[arg-type]
+        level.update(**{**select_metrics(trial.params), **values})  # type: ignore[arg-type]
         if isinstance(error, optuna.TrialPruned):
             level.skip(f"pruned: {error}" if str(error) else "pruned")
             error = None

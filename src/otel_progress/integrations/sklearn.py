@@ -10,9 +10,8 @@ import sys
 from typing import Any, Final
 
 from otel_progress.instrument.level import Level
-from otel_progress.instrument.tracer import current_level, get_tracer
 from otel_progress.instrument.wrapping import wrap
-from otel_progress.integrations.training import guard_hook, is_configured, select_metrics
+from otel_progress.integrations.training import create_level, guard_hook, is_configured, select_metrics
 
 FIT: Final = "fit"
 """Type of the level of the outermost estimator."""
@@ -61,20 +60,23 @@ class ProgressCallback:
         """Start the level of the outermost estimator."""
         if not is_configured():
             return
-        tracer = get_tracer("otel_progress.integrations.sklearn")
         model = str(context.estimator_name)
-        values: dict[str, Any] = {"library": "sklearn", "model": model, **select_metrics(self._metadata)}
-        name, total = self._name or model, context.max_subtasks or None
-        if current_level().recording:
-            level = tracer.level(FIT, self._id, name, total=total, unit="task", **values)
-        else:
-            level = tracer.operation(
-                FIT, name, id=self._id, total=total, unit="task", eta_key=("library", "model"), **values
-            )
+        level = create_level(
+            "sklearn",
+            FIT,
+            self._name or model,
+            id=self._id,
+            total=context.max_subtasks or None,
+            unit="task",
+            group=model,
+        )
         self._process = os.getpid()
         self._is_shared = False
         level.__enter__()
         self._levels[_get_key(context)] = level
+        values = select_metrics(self._metadata)
+        if values:
+            level.update(**values)  # type: ignore[arg-type]
 
     @guard_hook
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:

@@ -325,6 +325,9 @@ class TrainingRun:
         if self.is_finished:
             return
         self.is_finished = True
+        if not self.level.recording:  # the runtime was shut down, for example
+            self._leave(None)
+            return
         is_cancelled = self.cancel_requested and (self.total is None or self.step < self.total)
         if error is None and is_cancelled:
             self._cancel_levels(CANCEL_REASON)
@@ -384,29 +387,46 @@ def start_run(
     :class:`TrainingScope` the run is the current level, and it ends with the scope at the latest.
     ``is_current`` makes it the current level without a scope. Then the caller must end it.
     """
-    tracer = get_tracer(f"otel_progress.integrations.{library}")
-    values: dict[str, Any] = {"library": library, **select_metrics(metadata)}
-    if name is not None:
-        values.setdefault("model", name)
     if total is not None and resumed_at > total:
         total = resumed_at
-    if current_level().recording:
-        level = tracer.level(type, id, name, total=total, unit=unit, **values)
-    else:
-        level = tracer.operation(
-            type, name, id=id, total=total, unit=unit, eta_key=("library", "model"), **values
-        )
+    level = create_level(library, type, name, id=id, total=total, unit=unit, group=name)
     scope = _current_scope.get()
     if scope is None and not is_current:
         level.start()
     else:
         level.__enter__()
+    values = select_metrics(metadata)
+    if values:
+        level.update(**values)  # type: ignore[arg-type]
     run = TrainingRun(level, total=total, resumed_at=resumed_at)
     if scope is not None:
         scope.runs.append(run)
     if resumed_at > 0:
         level.resume_from(resumed_at)
     return run
+
+
+def create_level(
+    library: str,
+    type: str,
+    name: str | None,
+    *,
+    id: object,
+    total: int | None,
+    unit: str,
+    group: str | None,
+) -> Level:
+    """Return the handle of a run: a child of the current level, or an operation without one.
+
+    Operations of one ``type`` and ``group`` share their history. The group is the metadata
+    ``model``.
+    """
+    tracer = get_tracer(f"otel_progress.integrations.{library}")
+    metadata: dict[str, Any] = {"library": library} if group is None else {"library": library, "model": group}
+    if current_level().recording:
+        return tracer.level(type, id, name, total=total, unit=unit, **metadata)
+    key = ("library", "model")
+    return tracer.operation(type, name, id=id, total=total, unit=unit, eta_key=key, **metadata)
 
 
 # --- scopes --------------------------------------------------------------------------------------
