@@ -85,6 +85,15 @@ def test_pruned_and_caught_trials_have_their_outcome(recorder: Recorder, study: 
     assert run.root.current == 3
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_trial_with_an_invalid_value_is_failed(
+    recorder: Recorder, study: optuna.Study, value: float | None
+) -> None:
+    study.optimize(lambda trial: value, n_trials=1, callbacks=[ProgressCallback()])
+    assert describe(get_run(recorder)) == ["study completed 1/1", "trial:0 failed 0/None"]
+    assert study.trials[0].state.name == "FAIL"
+
+
 def test_optimize_that_raises_is_failed(recorder: Recorder, study: optuna.Study) -> None:
     def fail(trial: optuna.Trial) -> float:
         raise ValueError("boom")

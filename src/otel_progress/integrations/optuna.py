@@ -113,6 +113,9 @@ class StudyRun:
         if isinstance(error, optuna.TrialPruned):
             level.skip(f"pruned: {error}" if str(error) else "pruned")
             error = None
+        elif error is None and (result is None or result != result):
+            # Why: Optuna does not raise an error of its own for an invalid value.
+            level.fail(f"Invalid value {result!r} of the objective: expected a number.")
         level.__exit__(None if error is None else type(error), error, None)
         value = values.get("value")
         if isinstance(value, (int, float)) and self._is_better(float(value)):
