@@ -71,6 +71,43 @@ torch.distributed.destroy_process_group()
 """
 
 
+SPAWNED = """
+def train(rank, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    sys.argv[2] = folder
+    exec(TRAINING, globals())
+
+if __name__ == "__main__":
+    progress.configure(service_name="ranks", store=sys.argv[1], console=False, otlp=False)
+    with progress.operation("nightly"):
+        torch.multiprocessing.spawn(progress.wrap(train), args=(sys.argv[2],), nprocs=2)
+"""
+
+
+def test_training_of_spawned_ranks_is_a_level_of_the_operation(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the group heavy")
+    start = CONFIGURE.partition("torch.set_num_threads")[0]
+    file = tmp_path / "train.py"
+    file.write_text(f"{start}\nTRAINING = {TRANSFORMERS!r}\n{SPAWNED}", encoding="utf-8")
+    store = f"sqlite:///{tmp_path}/progress.db"
+    environ = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, str(file), store, str(tmp_path / "out")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    with recording(store=store) as reader:
+        (found,) = reader.runtime.get_history()
+        run = reader.operation(found.operation_id)
+    assert (run.root.info.type, run.root.status.value) == ("nightly", "completed")
+    trainings = [level for level in run.levels if level.info.type == "training"]
+    assert [(level.status.value, level.current, level.total) for level in trainings] == [("completed", 8, 8)]
+
+
 @pytest.mark.parametrize(("library", "program"), [("transformers", TRANSFORMERS), ("lightning", LIGHTNING)])
 def test_training_of_two_ranks_is_one_operation(tmp_path: Path, library: str, program: str) -> None:
     pytest.importorskip(library, reason="needs the group heavy")
