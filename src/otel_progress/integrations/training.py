@@ -416,7 +416,7 @@ def create_level(
     unit: str,
     group: str | None,
 ) -> Level:
-    """Return the handle of a run: a child of the current level, or an operation without one.
+    """Return the handle of a child of the current level, or of an operation.
 
     Operations of one ``type`` and ``group`` share their history. The group is the metadata
     ``model``.
