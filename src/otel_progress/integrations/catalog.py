@@ -60,9 +60,35 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "progress-joblib",
     ),
     Integration(
+        "keras",
+        ("keras",),
+        "Call model.fit(..., callbacks=[ProgressCallback()]).",
+        "progress-keras",
+    ),
+    Integration(
+        "lightgbm",
+        ("lightgbm",),
+        "Call lightgbm.train(..., callbacks=[ProgressCallback()]).",
+        "progress-lightgbm",
+    ),
+    Integration(
+        "lightning",
+        (
+            "lightning",
+            "pytorch-lightning",
+        ),
+        "Call configure() before you create the Trainer.",
+    ),
+    Integration(
         "mcp",
         ("mcp",),
         "Run 'otel-progress mcp', or call otel_progress.integrations.mcp.add_tools(server, runtime.reader).",
+    ),
+    Integration(
+        "optuna",
+        ("optuna",),
+        "Call study.optimize(..., callbacks=[ProgressCallback()]).",
+        "progress-optuna",
     ),
     Integration(
         "pooch",
@@ -78,6 +104,23 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "s3",
         ("boto3", "s3transfer"),
         "Pass `Callback=otel_progress.integrations.s3.ProgressCallback(key)` to a transfer.",
+    ),
+    Integration(
+        "sklearn",
+        ("scikit-learn",),
+        "Call estimator.set_callbacks(ProgressCallback()).",
+    ),
+    Integration(
+        "transformers",
+        ("transformers",),
+        'Import otel_progress.integrations.transformers and pass report_to="otel_progress".',
+        "progress-transformers",
+    ),
+    Integration(
+        "xgboost",
+        ("xgboost",),
+        "Call xgboost.train(..., callbacks=[ProgressCallback()]).",
+        "progress-xgboost",
     ),
     Integration(
         "yt_dlp",

@@ -162,8 +162,14 @@ def _is_text(node: ast.AST) -> bool:
     )
 
 
+_LIBRARY_HOOK: Final = re.compile(r"on_\w+_begin")
+"""Names of methods that scikit-learn, Keras and transformers call."""
+
+
 def _check_name(path: Path, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Finding]:
     bare = node.name.strip("_")
+    if _LIBRARY_HOOK.fullmatch(bare):
+        return
     if bare in BANNED_FUNCTION_NAMES and not isinstance(node, ast.ClassDef):
         yield Finding(path, node.lineno, "function name", node.name, "verb + object")
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", bare).replace("_", " ")

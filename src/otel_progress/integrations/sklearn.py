@@ -1,0 +1,170 @@
+"""Progress of scikit-learn estimators through its callback API, since version 1.9.
+
+The callback's tree of tasks is the tree of levels, also for tasks in the processes of joblib.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Final
+
+from otel_progress.instrument.level import Level
+from otel_progress.instrument.wrapping import wrap
+from otel_progress.integrations.training import create_level, guard_hook, is_configured, select_metrics
+
+FIT: Final = "fit"
+"""Type of the level of the outermost estimator."""
+
+
+Key = tuple[Any, ...]
+"""UUID of a tree of tasks, and the ids of the tasks from the root to one of them."""
+
+
+class ProgressCallback:
+    """Callback for ``estimator.set_callbacks`` that records the tasks of ``fit``.
+
+    Set it on the outermost estimator: scikit-learn passes it to the estimators inside. ``name`` is
+    by default the class of the estimator. ``id`` is the id of the operation. Other arguments are
+    metadata. Tasks without subtasks are units of their parent, and all others are levels. A request
+    to cancel ends the iterations after the current task.
+    """
+
+    max_propagation_depth = None
+    """The callback is passed to estimators at all depths."""
+
+    def __init__(self, name: str | None = None, *, id: object = None, **metadata: object) -> None:
+        self._name = name
+        self._id = id
+        self._metadata = metadata
+        self._levels: dict[Key, Level] = {}
+        self._process = os.getpid()
+        self._is_shared = False
+        self._received: frozenset[Key] = frozenset()
+        """Keys of the levels of another process. Empty in the process that runs ``fit``."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Why: other processes may count on the levels from now on.
+        self._is_shared = True
+        return {**self.__dict__, "_levels": dict(self._levels)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if os.getpid() != self._process:
+            self._received = frozenset(self._levels)
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    @guard_hook
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Start the level of the outermost estimator."""
+        if not is_configured():
+            return
+        model = str(context.estimator_name)
+        level = create_level(
+            "sklearn",
+            FIT,
+            self._name or model,
+            id=self._id,
+            total=context.max_subtasks or None,
+            unit="task",
+            group=model,
+        )
+        self._process = os.getpid()
+        self._is_shared = False
+        level.__enter__()
+        self._levels[_get_key(context)] = level
+        values = select_metrics(self._metadata)
+        if values:
+            level.update(**values)  # type: ignore[arg-type]
+
+    @guard_hook
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Start the level of a task with subtasks."""
+        if context.max_subtasks == 0 or context.parent is None:
+            return
+        key = _get_key(context)
+        parent_key = self._find_parent(key)
+        if parent_key is None:
+            return
+        name = f"{context.estimator_name} {context.task_name} {context.task_id}"
+        # Why the start: it configures a process that has only received the handle.
+        level = (
+            self._levels[parent_key]
+            .start()
+            .level(
+                context.task_name or "task",
+                context.task_id,
+                name,
+                total=context.max_subtasks,
+                unit="task",
+                weight=0,
+            )
+            .start()
+        )
+        self._levels[key] = level
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
+        """Count the task. Return True after a request to cancel."""
+        return bool(self._end_task(context))
+
+    @guard_hook
+    def _end_task(self, context: Any) -> bool:
+        if context.parent is None:
+            return False
+        key = _get_key(context)
+        level = self._levels.pop(key, None)
+        if level is not None:
+            self._complete(level)
+        parent_key = self._find_parent(key)
+        if parent_key is None:
+            return False
+        parent = self._levels[parent_key]
+        parent.increment()
+        if parent_key in self._received:
+            # Why: the fit may end before the next tick of this process.
+            wrap(_do_nothing, parent)()
+        return parent.cancel_requested
+
+    @guard_hook
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """End the level of the outermost estimator, and those of tasks without an end."""
+        root = _get_key(context)
+        error = sys.exc_info()[1]
+        keys = [key for key in self._levels if key[: len(root)] == root]
+        for key in sorted(keys, key=len, reverse=True):
+            level = self._levels.pop(key)
+            if key != root:
+                level.fail("The task ended with an exception." if error is None else error)
+            elif error is None:
+                self._complete(level)
+            level.__exit__(None if error is None else type(error), error, None)
+
+    # --- levels ----------------------------------------------------------------------------------
+
+    def _find_parent(self, key: Key) -> Key | None:
+        """Return the key of the nearest task above that has a level."""
+        return next((key[:n] for n in range(len(key) - 1, 0, -1) if key[:n] in self._levels), None)
+
+    def _complete(self, level: Level) -> None:
+        """Complete a level. Its total is an upper bound, which becomes the count."""
+        if not self._is_shared:
+            snapshot = level.snapshot()
+            if snapshot.total is not None and snapshot.current < snapshot.total:
+                level.update(total=snapshot.current)
+        if level.cancel_requested:
+            level.cancel("cancel was requested")
+        level.complete()
+
+
+def _do_nothing() -> None:
+    """Do nothing. Its wrapped call delivers the counts of this process."""
+
+
+def _get_key(context: Any) -> Key:
+    ids: list[Any] = []
+    current = context
+    while current.parent is not None:
+        ids.append(current.task_id)
+        current = current.parent
+    return (str(current.root_uuid), *reversed(ids))
