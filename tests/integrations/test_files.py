@@ -550,16 +550,16 @@ def test_wrap_file_of_unusual_methods_returns_their_results(op: progress.Level) 
     class Sound:
         name = 7
 
-        def read(self, frames: object = -1, fill: object = None) -> Any:  # noqa: ARG002
+        def read(self, frames: object = -1, fill: object = None) -> Any:
             return numpy.ones(4, dtype=numpy.int16) if frames else None
 
-        def readlines(self, hint: object = None) -> Any:  # noqa: ARG002
+        def readlines(self, hint: object = None) -> Any:
             return (line for line in ("a", "b"))
 
-        def readinto(self, buffer: object) -> Any:  # noqa: ARG002
+        def readinto(self, buffer: object) -> Any:
             return "done"
 
-        def write(self, data: object) -> Any:  # noqa: ARG002
+        def write(self, data: object) -> Any:
             return numpy.ones(2)
 
         def seek(self, position: object) -> Any:

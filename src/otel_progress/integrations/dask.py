@@ -50,7 +50,7 @@ class ProgressCallback(callbacks.Callback):
         self._name = name
         self._levels: dict[int, Level] = {}
 
-    def _start_state(self, dsk: Any, state: Any) -> None:  # noqa: ARG002
+    def _start_state(self, dsk: Any, state: Any) -> None:
         try:
             name = _get_name(state)
             total = len(state["ready"]) + len(state["waiting"])
@@ -64,7 +64,7 @@ class ProgressCallback(callbacks.Callback):
         except Exception:
             report_internal_error("callback", "The start of a Dask computation could not be recorded.")
 
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:  # noqa: ARG002
+    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
         level = self._levels.get(id(state))
         if level is not None:
             try:
@@ -72,7 +72,7 @@ class ProgressCallback(callbacks.Callback):
             except Exception:
                 report_internal_error("callback", "A task of a Dask computation could not be counted.")
 
-    def _finish(self, dsk: Any, state: Any, failed: bool) -> None:  # noqa: ARG002
+    def _finish(self, dsk: Any, state: Any, failed: bool) -> None:
         level = self._levels.pop(id(state), None)
         if level is None:
             return

@@ -124,7 +124,7 @@ class ProgressPlugin(SchedulerPlugin):
             else:
                 self._end(graph)
 
-    def restart(self, scheduler: Any) -> None:  # noqa: ARG002
+    def restart(self, scheduler: Any) -> None:
         """Cancel all graphs, because the scheduler drops all tasks."""
         self._cancel_all()
 

@@ -95,7 +95,7 @@ class ProgressCallback(Callback):  # type: ignore[misc]
             yield element
             self.relative_update()
 
-    def branched(self, path_1: object, path_2: object, **kwargs: object) -> ProgressCallback:  # noqa: ARG002
+    def branched(self, path_1: object, path_2: object, **kwargs: object) -> ProgressCallback:
         """Return the callback of one file, as a level below this one."""
         return _FileCallback(path_1, self, self._start("file").level)
 

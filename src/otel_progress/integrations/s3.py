@@ -72,18 +72,18 @@ class ProgressSubscriber(BaseSubscriber):  # type: ignore[misc]
         """Running transfers by the metadata of their futures."""
         self._lock = threading.Lock()
 
-    def on_queued(self, future: Any, **kwargs: object) -> None:  # noqa: ARG002
+    def on_queued(self, future: Any, **kwargs: object) -> None:
         """Start the level of a transfer."""
         self._get_bytes(future)
 
-    def on_progress(self, future: Any, bytes_transferred: int, **kwargs: object) -> None:  # noqa: ARG002
+    def on_progress(self, future: Any, bytes_transferred: int, **kwargs: object) -> None:
         """Count bytes. The size is known from the first ones on."""
         counted = self._get_bytes(future)
         if counted.transfer.total is None and future.meta.size is not None:
             counted.transfer.set_total(future.meta.size)
         counted.add(bytes_transferred)
 
-    def on_done(self, future: Any, **kwargs: object) -> None:  # noqa: ARG002
+    def on_done(self, future: Any, **kwargs: object) -> None:
         """End the level of a transfer: completed, failed or cancelled."""
         counted = self._get_bytes(future)
         with self._lock:
