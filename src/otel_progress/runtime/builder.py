@@ -17,6 +17,7 @@ from otel_progress.errors import (
     to_unavailable_error,
 )
 from otel_progress.instrument.backend import backend_slot
+from otel_progress.instrument.pollers import has_active_poller
 from otel_progress.journal import Journal, open_journal
 from otel_progress.journal.spill import SpillFile
 from otel_progress.live.ends import EndOverflow
@@ -162,6 +163,8 @@ class _RuntimeBuilder:
         self._connect_processes()
         self._connect_sessions()
         backend_slot.current = self._components.recording
+        if has_active_poller():
+            self._store.notify_change()
         return runtime
 
     def _try(self, place: InternalErrorPlace, text: str, build: Callable[[], object]) -> bool:
@@ -305,9 +308,10 @@ class _RuntimeBuilder:
     def _add_console(self) -> None:
         if "console" in self._withheld:
             return
-        from otel_progress.console.terminal import make_console
+        from otel_progress.console.terminal import LiveConsole, make_console
 
         console = make_console(self._store.reader, mode=self._settings.console)
+        self._components.recording.has_live_display = isinstance(console, LiveConsole)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
 

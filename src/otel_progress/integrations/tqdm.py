@@ -1,0 +1,439 @@
+"""Progress of loops that use tqdm: every bar is a level, or an operation of type ``tqdm``.
+
+:func:`instrument` records the bars of all classes. The classes of :mod:`otel_progress.tqdm` call
+the same functions, so they record their bars without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import GeneratorType
+from typing import Any, Final
+
+from otel_progress.attribute_patch import AttributePatch
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.integrations.bars import BarFigures, BarRecord, BarRecorder, parse_postfix
+from otel_progress.interrupts import is_interrupt
+from otel_progress.live.counter import Counter
+
+try:
+    from tqdm.std import tqdm as _tqdm  # type: ignore[import-untyped]
+except ImportError as error:  # pragma: no cover
+    msg = "Invalid environment: expected the package tqdm. Install it with `pip install tqdm`."
+    raise ImportError(msg) from error
+
+
+_NO_EXCEPTION: Final = (GeneratorExit, StopIteration, StopAsyncIteration)
+"""Exceptions that end an iteration without an error."""
+
+
+class TqdmRecord(BarRecord):
+    """A bar of tqdm."""
+
+    __slots__ = (
+        "__weakref__",
+        "arguments",
+        "counter",
+        "entered",
+        "is_collected",
+        "iterator",
+        "known_error",
+        "postfix",
+        "previous",
+        "reference",
+    )
+
+    def __init__(self, bar: Any, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.reference = weakref.ref(bar, _BarCallback(id(bar), self))
+        self.arguments = arguments
+        """Arguments of a disabled bar, which does not store them."""
+        self.counter = Counter() if bar.disable else None
+        """Counts the units of a disabled bar."""
+        self.iterator: Any = None
+        """Weak reference to the generator of the loop over the bar, or the iterator itself."""
+        self.entered = 0
+        """Number of active ``with`` blocks."""
+        self.previous: TqdmRecord | None = None
+        """The bar that was iterated in the same context before."""
+        self.postfix: object = None
+        self.is_collected = False
+        error = sys.exc_info()[1]
+        # Why the id: a reference would keep the frames of the exception.
+        self.known_error = None if error is None else id(error)
+        """Exception that was handled when the bar was created. It is not one of the bar."""
+        unit = _get(bar, arguments, "unit")
+        self.unit = None if unit == "it" else unit
+        initial = _get(bar, arguments, "initial") or 0
+        self.resumed = initial
+        if self.counter is not None and isinstance(initial, (int, float)) and initial > 0:
+            self.counter.set(initial)
+
+    @property
+    def is_iterated(self) -> bool:
+        """True while the caller runs in the loop over the bar, or in its ``with`` block."""
+        if self.is_ended:
+            return False
+        if self.entered > 0:
+            return True
+        iterator = self.iterator
+        if not isinstance(iterator, weakref.ref):
+            return iterator is not None
+        generator = iterator()
+        return generator is not None and inspect.getgeneratorstate(generator) in {
+            inspect.GEN_SUSPENDED,
+            inspect.GEN_RUNNING,
+        }
+
+    def read(self) -> BarFigures | None:
+        """Return the state of the bar, or None after it was collected."""
+        bar = self.reference()
+        if bar is None:
+            return None
+        postfix, metadata = getattr(bar, "postfix", None), None
+        if postfix is not self.postfix:
+            self.postfix, metadata = postfix, parse_postfix(postfix)
+        current = bar.n if self.counter is None else self.counter.value()
+        return BarFigures(current, bar.total, _get(bar, self.arguments, "desc"), metadata)
+
+
+class _BarCallback:
+    """Callback of a weak reference that ends the bar. It does not reference the record."""
+
+    __slots__ = ("_key", "_record")
+
+    def __init__(self, key: int, record: TqdmRecord) -> None:
+        self._key = key
+        self._record = weakref.ref(record)
+
+    def __call__(self, reference: object) -> None:
+        record = self._record()
+        if record is None or sys.is_finalizing():
+            return
+        if _records.get(self._key) is record:
+            del _records[self._key]
+        _end(record, None)
+
+
+_recorder: Final = BarRecorder("tqdm", ("tqdm",))
+
+
+_records: Final[dict[int, TqdmRecord]] = {}
+"""Open bars by the id of the object. A bar has no place for a record, and compares by position."""
+
+
+_iterated: ContextVar[TqdmRecord | None] = ContextVar("otel-progress-tqdm", default=None)
+"""Bar of the newest loop or ``with`` block in this context."""
+
+
+_POSITIONS: Final = {
+    name: index - 1 for index, name in enumerate(inspect.signature(_tqdm.__init__).parameters)
+}
+"""Positions of the arguments of tqdm."""
+
+
+def _get(bar: Any, arguments: dict[str, Any], name: str) -> Any:
+    """Return an attribute of a bar, or the argument if the bar does not store it."""
+    return getattr(bar, name, None) if hasattr(bar, name) else arguments.get(name)
+
+
+def _find_record(bar: Any) -> TqdmRecord | None:
+    record = _records.get(id(bar))
+    if record is None:
+        return None
+    # Why: a collected bar may have had the same id. Its reference is dead while it is collected.
+    owner = record.reference()
+    return record if owner is None or owner is bar else None
+
+
+def _find_iterated() -> TqdmRecord | None:
+    """Return the innermost bar whose loop or ``with`` block the caller is in."""
+    record = _iterated.get()
+    while record is not None and not record.is_iterated:
+        record = record.previous
+    return record
+
+
+def _enter(record: TqdmRecord) -> None:
+    """Make a bar the innermost one of this context."""
+    previous = _iterated.get()
+    while previous is not None and previous.is_ended:
+        previous = previous.previous
+    if previous is record:
+        return
+    if previous is not None:
+        # Why: overlapping loops would otherwise make an endless chain.
+        before = previous.previous
+        while before is not None and before.is_ended:
+            before = before.previous
+        previous.previous = before
+    record.previous = previous
+    _iterated.set(record)
+
+
+def _end(record: TqdmRecord, error: BaseException | None, *, is_early: bool = False) -> None:
+    _recorder.end(record, error, is_early=is_early)
+    record.iterator = None
+    record.arguments = {}
+
+
+def _report(error: Exception) -> None:
+    if is_interrupt(error):
+        raise error
+    report_internal_error("callback", "A bar of tqdm could not be recorded.", error=error)
+
+
+# --- functions that the patches and the drop-in classes call -------------------------------------
+
+
+def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Record a new bar. Do nothing if it is recorded."""
+    try:
+        if _find_record(bar) is not None:
+            return
+        stored = _collect_arguments(arguments, keywords) if bar.disable else {}
+        record = TqdmRecord(bar, stored)
+        if not _recorder.open(record, _find_iterated()):
+            return
+        _records[id(bar)] = record
+        if record.counter is not None:
+            _count_updates(bar, record)
+        if hasattr(getattr(bar, "iterable", None), "__aiter__"):
+            # Why: an ``async for`` loop calls no method of the base class.
+            record.entered += 1
+            _enter(record)
+    except Exception as error:
+        _report(error)
+
+
+def _collect_arguments(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a bar that its record reads."""
+    found = {}
+    for name in ("desc", "unit", "initial"):
+        position = _POSITIONS.get(name)
+        if name in keywords:
+            found[name] = keywords[name]
+        elif position is not None and position < len(arguments):
+            found[name] = arguments[position]
+    return found
+
+
+def _count_updates(bar: Any, record: TqdmRecord) -> None:
+    """Count the calls of ``update`` of a disabled bar, which do nothing."""
+    reference, counter, update = weakref.ref(bar), record.counter, type(bar).update
+
+    @functools.wraps(update)
+    def count_update(n: Any = 1) -> Any:
+        if counter is not None:
+            if type(n) is int and n >= 0:
+                counter.add(n)
+            else:
+                _add(counter, n)
+        owner = reference()
+        return None if owner is None else update(owner, n)
+
+    bar.update = count_update
+
+
+def _add(counter: Any, n: Any) -> None:
+    """Count units that are not a natural number. A negative number is subtracted."""
+    try:
+        step = n if isinstance(n, (int, float)) else float(n)
+    except Exception as error:  # A foreign __float__ may raise any exception.
+        if is_interrupt(error):
+            raise
+        return
+    if abs(step) < 2**63:
+        counter.set(max(0, counter.value() + step))
+
+
+def iterate_bar(bar: Any, iterate: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+    """Return the iterator of a bar, whose loop becomes the innermost one.
+
+    ``iterate`` is the method of tqdm. Elements of a disabled bar are counted.
+    """
+    record = _find_record(bar)
+    if record is None:
+        return iterate(bar)
+    if record.counter is not None and bar.disable:
+        iterator: Iterator[Any] = _iterate_disabled(bar, record)
+    else:
+        iterator = iterate(bar)
+    try:
+        record.iterator = weakref.ref(iterator) if isinstance(iterator, GeneratorType) else iterator
+        _enter(record)
+    except Exception as error:
+        _report(error)
+    return iterator
+
+
+def _iterate_disabled(bar: Any, record: TqdmRecord) -> Iterator[Any]:
+    """Yield the elements of a disabled bar, and count them in C."""
+    counter = record.counter or Counter()
+    elements = iter(bar.iterable)
+    # Why: an element is done when the loop requests the next one.
+    counter.shift(-1)
+    try:
+        for element in counter.count(elements):
+            yield element
+    except BaseException as error:
+        if not isinstance(error, GeneratorExit):
+            counter.shift(1)
+        end_bar(bar, error)
+        raise
+    counter.shift(1)
+    end_bar(bar, None)
+
+
+def enter_bar(bar: Any) -> None:
+    """Record the start of a ``with`` block."""
+    record = _find_record(bar)
+    if record is not None:
+        record.entered += 1
+        _enter(record)
+
+
+def exit_bar(bar: Any, error: BaseException | None) -> None:
+    """Record the end of a ``with`` block."""
+    record = _find_record(bar)
+    if record is not None:
+        record.entered -= 1
+        if record.entered <= 0:
+            end_bar(bar, error)
+
+
+def end_bar(bar: Any, error: BaseException | None) -> None:
+    """Record the end of a bar. ``error`` is the exception that is visible."""
+    record = _find_record(bar)
+    if record is None:
+        return
+    try:
+        if record.is_collected or (error is not None and id(error) == record.known_error):
+            error = None
+        if isinstance(error, GeneratorExit) and record.entered > 0:
+            return  # the end of the ``with`` block follows, with the exception that left the loop
+        _records.pop(id(bar), None)
+        is_early = isinstance(error, GeneratorExit)
+        _end(record, None if isinstance(error, _NO_EXCEPTION) else error, is_early=is_early)
+    except Exception as failure:
+        _report(failure)
+
+
+def collect_bar(bar: Any) -> None:
+    """Record that the garbage collector closes a bar. Exceptions are not those of the bar."""
+    record = _find_record(bar)
+    if record is not None:
+        record.is_collected = True
+
+
+def reset_bar(bar: Any) -> None:
+    """Record that a bar starts again from 0."""
+    record = _find_record(bar)
+    if record is not None and record.counter is not None:
+        record.counter.set(0)
+
+
+# --- zero code -----------------------------------------------------------------------------------
+
+
+def _wrap_init(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **keywords)
+        if _patches[0].is_active:
+            record_bar(self, arguments, keywords)
+
+    return init
+
+
+def _wrap_iter(original: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+    @functools.wraps(original)
+    def iterate(self: Any) -> Iterator[Any]:
+        return iterate_bar(self, original)
+
+    return iterate
+
+
+def _wrap_enter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(original)
+    def enter(self: Any) -> Any:
+        enter_bar(self)
+        return original(self)
+
+    return enter
+
+
+def _wrap_exit(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def leave(self: Any, kind: Any, error: Any, traceback: Any) -> Any:
+        try:
+            return original(self, kind, error, traceback)
+        finally:
+            exit_bar(self, error)
+
+    return leave
+
+
+def _wrap_close(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(original)
+    def close(self: Any) -> None:
+        error = sys.exc_info()[1]
+        try:
+            original(self)
+        finally:
+            end_bar(self, error)
+
+    return close
+
+
+def _wrap_del(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(original)
+    def delete(self: Any) -> None:
+        collect_bar(self)
+        original(self)
+
+    return delete
+
+
+def _wrap_reset(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def reset(self: Any, total: Any = None) -> None:
+        original(self, total)
+        reset_bar(self)
+
+    return reset
+
+
+_WRAPPERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "__init__": _wrap_init,
+    "__iter__": _wrap_iter,
+    "__enter__": _wrap_enter,
+    "__exit__": _wrap_exit,
+    "close": _wrap_close,
+    "__del__": _wrap_del,
+    "reset": _wrap_reset,
+}
+
+
+_patches: Final = [AttributePatch(_tqdm, name) for name in _WRAPPERS]
+
+
+def instrument() -> None:
+    """Record the bars of all classes of tqdm, also those that are open. Idempotent."""
+    if _patches[0].is_active:
+        return
+    for patch, wrap in zip(_patches, _WRAPPERS.values(), strict=True):
+        patch.apply(wrap)
+    for bar in list(getattr(_tqdm, "_instances", ())):
+        record_bar(bar, (), {})
+
+
+def uninstrument() -> None:
+    """Stop recording new bars. Open bars are recorded until they end. Idempotent."""
+    for patch in _patches:
+        patch.remove()
