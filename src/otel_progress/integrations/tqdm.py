@@ -111,7 +111,7 @@ class _BarCallback:
         self._key = key
         self._record = weakref.ref(record)
 
-    def __call__(self, reference: object) -> None:
+    def __call__(self, reference: object) -> None:  # noqa: ARG002 - the argument of a callback
         record = self._record()
         if record is None or sys.is_finalizing():
             return
@@ -213,7 +213,7 @@ def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -
 
 def _collect_arguments(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a bar that its record reads."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("desc", "unit", "initial"):
         position = _POSITIONS.get(name)
         if name in keywords:
@@ -279,8 +279,7 @@ def _iterate_disabled(bar: Any, record: TqdmRecord) -> Iterator[Any]:
     # Why: an element is done when the loop requests the next one.
     counter.shift(-1)
     try:
-        for element in counter.count(elements):
-            yield element
+        yield from counter.count(elements)
     except BaseException as error:
         if not isinstance(error, GeneratorExit):
             counter.shift(1)
@@ -341,7 +340,10 @@ def reset_bar(bar: Any) -> None:
 # --- zero code -----------------------------------------------------------------------------------
 
 
-def _wrap_init(original: Callable[..., None]) -> Callable[..., None]:
+def _wrap_init(stored: Any) -> Callable[..., None]:
+    # Why: tqdm stores a partialmethod, which is not callable.
+    original = stored.__get__(None, _tqdm)
+
     @functools.wraps(original)
     def init(self: Any, *arguments: Any, **keywords: Any) -> None:
         original(self, *arguments, **keywords)

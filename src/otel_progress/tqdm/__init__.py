@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from tqdm import (  # type: ignore[import-untyped]
     TMonitor,
@@ -23,8 +23,9 @@ from tqdm import (  # type: ignore[import-untyped]
     TqdmWarning,
     __version__,
 )
-from tqdm.std import tqdm as _Base  # type: ignore[import-untyped]
+from tqdm import std as _std  # type: ignore[import-untyped]
 
+from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations.tqdm import (
     collect_bar,
     end_bar,
@@ -34,7 +35,10 @@ from otel_progress.integrations.tqdm import (
     record_bar,
     reset_bar,
 )
-from otel_progress.instrument.backend import backend_slot
+
+_Base: Final[Any] = _std.tqdm
+"""The class of tqdm, also if the name in its module is replaced later."""
+
 
 __all__ = [
     "TMonitor",

@@ -1,4 +1,4 @@
-"""Maps over thread and process pools with a recorded bar: drop-in for ``tqdm.contrib.concurrent``."""
+"""Maps over pools with a recorded bar: drop-in for ``tqdm.contrib.concurrent``."""
 
 from __future__ import annotations
 
