@@ -7,9 +7,11 @@ that is shorter than a second leaves no level.
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Final, NamedTuple, cast
 
 from otel_progress.diagnostics import report_internal_error
@@ -73,12 +75,29 @@ class BarRecord:
     Subclasses implement :meth:`read` for a library.
     """
 
-    __slots__ = ("created_at", "description", "is_ended", "level", "origin", "outer", "resumed", "unit")
+    __slots__ = (
+        "created_at",
+        "description",
+        "is_ended",
+        "known_error",
+        "level",
+        "origin",
+        "outer",
+        "previous",
+        "resumed",
+        "unit",
+    )
 
     def __init__(self) -> None:
         self.origin: Origin | None = None
         self.outer: BarRecord | None = None
         """The bar around this one."""
+        self.previous: BarRecord | None = None
+        """The bar that was entered in the same context before."""
+        error = sys.exc_info()[1]
+        # Why the id: a reference would keep the frames of the exception.
+        self.known_error = None if error is None else id(error)
+        """Exception that was handled when the bar was created. It is not one of the bar."""
         self.created_at: float = 0.0
         """Monotonic seconds."""
         self.level: Level | None = None
@@ -96,9 +115,44 @@ class BarRecord:
             depth, outer = depth + 1, outer.outer
         return depth
 
+    @property
+    def is_iterated(self) -> bool:
+        """True while the caller runs in the loop over the bar, or in its ``with`` block."""
+        return not self.is_ended
+
     def read(self) -> BarFigures | None:
         """Return the state of the bar, or None after it was collected. It may raise."""
         raise NotImplementedError
+
+
+_entered: ContextVar[BarRecord | None] = ContextVar("otel-progress-bar", default=None)
+"""Bar of the newest loop or ``with`` block in this context."""
+
+
+def enter_bar(record: BarRecord) -> None:
+    """Make a bar the innermost one of this context, until its loop or block ends."""
+    previous = _skip_ended(_entered.get())
+    if previous is record:
+        return
+    if previous is not None:
+        # Why: overlapping loops would otherwise make an endless chain.
+        previous.previous = _skip_ended(previous.previous)
+    record.previous = previous
+    _entered.set(record)
+
+
+def _skip_ended(record: BarRecord | None) -> BarRecord | None:
+    while record is not None and record.is_ended:
+        record = record.previous
+    return record
+
+
+def find_innermost_bar() -> BarRecord | None:
+    """Return the innermost bar whose loop or ``with`` block the caller is in."""
+    record = _entered.get()
+    while record is not None and not record.is_iterated:
+        record = record.previous
+    return record
 
 
 class BarRecorder:
@@ -130,15 +184,13 @@ class BarRecorder:
         """True while a bar is open."""
         return bool(self._records)
 
-    def open(self, record: BarRecord, outer: BarRecord | None = None) -> bool:
-        """Record a new bar, whose creator is the caller. Return False beyond the limit.
-
-        ``outer`` is the bar that is iterated by the caller.
-        """
+    def open(self, record: BarRecord) -> bool:
+        """Record a new bar, whose creator is the caller. Return False beyond the limit."""
         if len(self._records) >= MAX_BARS:
             return False
         add_poller(self)
         record.origin = origin = capture_origin(self._packages)
+        outer = find_innermost_bar()
         while outer is not None and (outer.is_ended or outer.depth >= MAX_DEPTH):
             outer = outer.outer
         # Why: a level that was started inside the outer bar is the parent.
@@ -154,10 +206,13 @@ class BarRecorder:
     def end(self, record: BarRecord, error: BaseException | None = None, *, is_early: bool = False) -> None:
         """End the level of a bar: failed with ``error``, completed, or cancelled as incomplete.
 
-        ``is_early`` is True if the loop over the bar was left.
+        ``error`` is the exception that is visible at the end. ``is_early`` is True if the loop over
+        the bar was left.
         """
         if record.is_ended:
             return
+        if error is not None and id(error) == record.known_error:
+            error = None
         self._lock.run(self._end_locked, record, error, is_early)
         self._end_levels()
 

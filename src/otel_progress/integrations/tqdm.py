@@ -11,12 +11,12 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from types import GeneratorType
 from typing import Any, Final
 
 from otel_progress.attribute_patch import AttributePatch
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.integrations import bars
 from otel_progress.integrations.bars import BarFigures, BarRecord, BarRecorder, parse_postfix
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.counter import Counter
@@ -32,6 +32,9 @@ _NO_EXCEPTION: Final = (GeneratorExit, StopIteration, StopAsyncIteration)
 """Exceptions that end an iteration without an error."""
 
 
+_ONE: Final = 1
+
+
 class TqdmRecord(BarRecord):
     """A bar of tqdm."""
 
@@ -42,9 +45,7 @@ class TqdmRecord(BarRecord):
         "entered",
         "is_collected",
         "iterator",
-        "known_error",
         "postfix",
-        "previous",
         "reference",
     )
 
@@ -59,14 +60,8 @@ class TqdmRecord(BarRecord):
         """Weak reference to the generator of the loop over the bar, or the iterator itself."""
         self.entered = 0
         """Number of active ``with`` blocks."""
-        self.previous: TqdmRecord | None = None
-        """The bar that was iterated in the same context before."""
         self.postfix: object = None
         self.is_collected = False
-        error = sys.exc_info()[1]
-        # Why the id: a reference would keep the frames of the exception.
-        self.known_error = None if error is None else id(error)
-        """Exception that was handled when the bar was created. It is not one of the bar."""
         unit = _get(bar, arguments, "unit")
         self.unit = None if unit == "it" else unit
         initial = _get(bar, arguments, "initial") or 0
@@ -127,10 +122,6 @@ _records: Final[dict[int, TqdmRecord]] = {}
 """Open bars by the id of the object. A bar has no place for a record, and compares by position."""
 
 
-_iterated: ContextVar[TqdmRecord | None] = ContextVar("otel-progress-tqdm", default=None)
-"""Bar of the newest loop or ``with`` block in this context."""
-
-
 _POSITIONS: Final = {
     name: index - 1 for index, name in enumerate(inspect.signature(_tqdm.__init__).parameters)
 }
@@ -149,31 +140,6 @@ def _find_record(bar: Any) -> TqdmRecord | None:
     # Why: a collected bar may have had the same id. Its reference is dead while it is collected.
     owner = record.reference()
     return record if owner is None or owner is bar else None
-
-
-def _find_iterated() -> TqdmRecord | None:
-    """Return the innermost bar whose loop or ``with`` block the caller is in."""
-    record = _iterated.get()
-    while record is not None and not record.is_iterated:
-        record = record.previous
-    return record
-
-
-def _enter(record: TqdmRecord) -> None:
-    """Make a bar the innermost one of this context."""
-    previous = _iterated.get()
-    while previous is not None and previous.is_ended:
-        previous = previous.previous
-    if previous is record:
-        return
-    if previous is not None:
-        # Why: overlapping loops would otherwise make an endless chain.
-        before = previous.previous
-        while before is not None and before.is_ended:
-            before = before.previous
-        previous.previous = before
-    record.previous = previous
-    _iterated.set(record)
 
 
 def _end(record: TqdmRecord, error: BaseException | None, *, is_early: bool = False) -> None:
@@ -198,7 +164,7 @@ def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -
             return
         stored = _collect_arguments(arguments, keywords) if bar.disable else {}
         record = TqdmRecord(bar, stored)
-        if not _recorder.open(record, _find_iterated()):
+        if not _recorder.open(record):
             return
         _records[id(bar)] = record
         if record.counter is not None:
@@ -206,7 +172,7 @@ def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -
         if hasattr(getattr(bar, "iterable", None), "__aiter__"):
             # Why: an ``async for`` loop calls no method of the base class.
             record.entered += 1
-            _enter(record)
+            bars.enter_bar(record)
     except Exception as error:
         _report(error)
 
@@ -227,13 +193,16 @@ def _count_updates(bar: Any, record: TqdmRecord) -> None:
     """Count the calls of ``update`` of a disabled bar, which do nothing."""
     reference, counter, update = weakref.ref(bar), record.counter, type(bar).update
 
+    if counter is None:
+        return
+    count_one = counter.count_one
+
     @functools.wraps(update)
     def count_update(n: Any = 1) -> Any:
-        if counter is not None:
-            if type(n) is int and n >= 0:
-                counter.add(n)
-            else:
-                _add(counter, n)
+        if n is _ONE:
+            count_one()
+        else:
+            _add(counter, n)
         owner = reference()
         return None if owner is None else update(owner, n)
 
@@ -241,7 +210,10 @@ def _count_updates(bar: Any, record: TqdmRecord) -> None:
 
 
 def _add(counter: Any, n: Any) -> None:
-    """Count units that are not a natural number. A negative number is subtracted."""
+    """Count other units than one. A negative number is subtracted. Others are ignored."""
+    if type(n) is int and 0 <= n < 2**63:
+        counter.add(n)
+        return
     try:
         step = n if isinstance(n, (int, float)) else float(n)
     except Exception as error:  # A foreign __float__ may raise any exception.
@@ -266,7 +238,7 @@ def iterate_bar(bar: Any, iterate: Callable[[Any], Iterator[Any]]) -> Iterator[A
         iterator = iterate(bar)
     try:
         record.iterator = weakref.ref(iterator) if isinstance(iterator, GeneratorType) else iterator
-        _enter(record)
+        bars.enter_bar(record)
     except Exception as error:
         _report(error)
     return iterator
@@ -294,7 +266,7 @@ def enter_bar(bar: Any) -> None:
     record = _find_record(bar)
     if record is not None:
         record.entered += 1
-        _enter(record)
+        bars.enter_bar(record)
 
 
 def exit_bar(bar: Any, error: BaseException | None) -> None:
@@ -312,7 +284,7 @@ def end_bar(bar: Any, error: BaseException | None) -> None:
     if record is None:
         return
     try:
-        if record.is_collected or (error is not None and id(error) == record.known_error):
+        if record.is_collected:
             error = None
         if isinstance(error, GeneratorExit) and record.entered > 0:
             return  # the end of the ``with`` block follows, with the exception that left the loop

@@ -23,7 +23,7 @@ from tqdm import (  # type: ignore[import-untyped]
     TqdmWarning,
     __version__,
 )
-from tqdm import std as _std  # type: ignore[import-untyped]
+from tqdm import std as _std
 
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations.tqdm import (
