@@ -20,5 +20,24 @@ class Integration:
     """Name of the entry point that ``opentelemetry-instrument`` loads. Empty without one."""
 
 
-INTEGRATIONS: Final[tuple[Integration, ...]] = ()
+INTEGRATIONS: Final[tuple[Integration, ...]] = (
+    Integration(
+        "alive_progress",
+        ("alive-progress",),
+        "Call `otel_progress.integrations.alive_progress.instrument()`.",
+        "progress-alive-progress",
+    ),
+    Integration(
+        "rich",
+        ("rich",),
+        "Call `otel_progress.integrations.rich.instrument()`.",
+        "progress-rich",
+    ),
+    Integration(
+        "tqdm",
+        ("tqdm",),
+        "Call `otel_progress.instrument_tqdm()`, or import tqdm from `otel_progress.tqdm`.",
+        "progress-tqdm",
+    ),
+)
 """All integrations, in alphabetical order of the names."""

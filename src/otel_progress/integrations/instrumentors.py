@@ -29,3 +29,24 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         import_module(f"otel_progress.integrations.{self._module}").uninstrument()
+
+
+class AliveProgressInstrumentor(_ModuleInstrumentor):
+    """Records the bars of alive-progress."""
+
+    _module = "alive_progress"
+    _dependency = "alive-progress >= 3.1"
+
+
+class RichInstrumentor(_ModuleInstrumentor):
+    """Records the tasks of rich's progress displays."""
+
+    _module = "rich"
+    _dependency = "rich >= 13.7"
+
+
+class TqdmInstrumentor(_ModuleInstrumentor):
+    """Records the bars of tqdm."""
+
+    _module = "tqdm"
+    _dependency = "tqdm >= 4.60"
