@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import io
 import math
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
@@ -693,3 +695,17 @@ def test_import_error_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_import_of_the_package_does_not_import_tqdm() -> None:
     program = "import sys, otel_progress; otel_progress.instrument_tqdm; assert 'tqdm' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["tqdm", "rich", "alive-progress"])
+def test_instrumentor_is_an_entry_point_that_activates_the_integration(name: str) -> None:
+    pytest.importorskip("opentelemetry.instrumentation", reason="instrumentors need its base class")
+    module = importlib.import_module(f"otel_progress.integrations.{name.replace('-', '_')}")
+    integration.uninstrument()
+    (point,) = entry_points(group="opentelemetry_instrumentor", name=f"progress-{name}")
+    instrumentor = point.load()()
+    instrumentor.instrument()
+    assert all(patch.is_active for patch in module._patches)
+    instrumentor.uninstrument()
+    assert not any(patch.is_active for patch in module._patches)
+    progress.instrument_tqdm()

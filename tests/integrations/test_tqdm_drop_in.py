@@ -131,16 +131,15 @@ def test_exception_in_the_block_fails(recorder: Recorder) -> None:
 def test_live_display_shows_the_bar_and_tqdm_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(columns=80)
     monkeypatch.setattr(sys, "stderr", terminal)
-    with recording(console=True, strict=False) as recorder:
-        with drop_in.tqdm(total=100, desc="rows") as shown:
-            shown.update(50)
-            work(recorder)
-            wait_until(lambda: any("rows" in line for line in terminal.lines()))
-            lines = terminal.lines()
-            drop_in.tqdm.write("a line", file=sys.stdout)
-            shown.refresh()
-            shown.clear()
-            shown.update(50)
+    with recording(console=True, strict=False) as recorder, drop_in.tqdm(total=100, desc="rows") as shown:
+        shown.update(50)
+        work(recorder)
+        wait_until(lambda: any("rows" in line for line in terminal.lines()))
+        lines = terminal.lines()
+        drop_in.tqdm.write("a line", file=sys.stdout)
+        shown.refresh()
+        shown.clear()
+        shown.update(50)
     assert any("50/100" in line for line in lines)
     assert not any("it/s" in text or "%|" in text for text in terminal.writes)
     # A file that is not the terminal is written as always.
