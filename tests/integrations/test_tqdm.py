@@ -325,7 +325,7 @@ def test_description_with_control_characters_is_cleaned(recorder: Recorder) -> N
         shown.update(10)
 
 
-def test_broken_subclass_is_not_recorded_and_works(recorder: Recorder) -> None:
+def test_subclass_with_broken_properties_works_and_is_recorded(recorder: Recorder) -> None:
     class Broken(tqdm):  # type: ignore[misc]
         @property
         def format_dict(self) -> Any:
@@ -347,7 +347,20 @@ def test_broken_subclass_is_not_recorded_and_works(recorder: Recorder) -> None:
 
     for _ in Broken(range(3), file=io.StringIO()):
         work(recorder)
-    assert list_operations(recorder) == [] or get_only(recorder).root.status.finished
+    assert (get_only(recorder).root.current, get_only(recorder).root.status.value) == (3, "completed")
+
+
+def test_bar_whose_reads_fail_is_dropped(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:  # noqa: ARG001
+        raise RuntimeError("broken")
+
+    shown = bar(total=3)
+    monkeypatch.setattr(integration.TqdmRecord, "read", fail)
+    for _ in range(bars.MAX_FAILURES + 1):
+        work(recorder)
+    assert not integration._recorder.is_active
+    shown.close()
+    assert list_operations(recorder) == []
 
 
 def test_subclass_with_its_own_attributes_is_recorded(recorder: Recorder) -> None:

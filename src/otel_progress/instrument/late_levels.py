@@ -13,6 +13,7 @@ from otel_progress.instrument.callers import Caller, find_caller_outside
 from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.level import Level
 from otel_progress.live.node import Node
+from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import Number, Status
 from otel_progress.text import truncate
 
@@ -100,7 +101,7 @@ def write_figures(level: Level, current: Number | None, total: Number | None) ->
     if current is not None and current != counter.value():
         counter.set(current)
         node.dirty = True
-    if total is not None and total < counter.value():
+    if total is not None and exceeds_total(counter.value(), total):
         total = None
     if total != node.total:
         node.total, node.dirty = total, True

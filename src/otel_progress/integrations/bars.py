@@ -46,6 +46,10 @@ MAX_DEPTH: Final = 16
 """Bars that nest in each other. Beyond it, a bar is a sibling of the bar around it."""
 
 
+MAX_FAILURES: Final = 3
+"""Reads of a bar that may raise an error. Beyond it, the bar is not recorded any more."""
+
+
 MAX_POSTFIX_KEYS: Final = 32
 """Metadata keys from the postfix of a bar. Beyond it, further keys are left out."""
 
@@ -78,6 +82,7 @@ class BarRecord:
     __slots__ = (
         "created_at",
         "description",
+        "failures",
         "is_ended",
         "known_error",
         "level",
@@ -102,8 +107,10 @@ class BarRecord:
         """Monotonic seconds."""
         self.level: Level | None = None
         self.is_ended = False
-        self.description: str | None = None
-        """Description at the last read. None before the level starts."""
+        self.description: tuple[object, str] = (None, "")
+        """Description at the last read, as the library returned it and as a text."""
+        self.failures = 0
+        """Number of reads that raised an error."""
         self.unit: str | None = None
         self.resumed: Number = 0
 
@@ -229,6 +236,9 @@ class BarRecorder:
                 self._end_levels()
             except Exception as error:
                 report_internal_error("callback", f"A bar of {self._type} could not be read.", error=error)
+                record.failures += 1
+                if record.failures >= MAX_FAILURES:
+                    self.end(record, is_early=True)
 
     # --- one bar ---------------------------------------------------------------------------------
 
@@ -262,9 +272,10 @@ class BarRecorder:
         outer = record.outer
         while outer is not None and (outer.level is None or not outer.level.recording):
             outer = outer.outer
-        record.description = _clean_text(figures.description)
+        name = _clean_text(figures.description)
+        record.description = (figures.description, name)
         arguments = LevelArguments(
-            "level", self._type, name=record.description or None, unit=_clean_text(record.unit) or None
+            "level", self._type, name=name or None, unit=_clean_text(record.unit) or None
         )
         record.level = start_late_level(
             arguments,
@@ -280,9 +291,11 @@ class BarRecorder:
         if level is None:
             return
         write_figures(level, _to_number(figures.current), _to_number(figures.total))
-        description = _clean_text(figures.description)
-        message = None if description == record.description else description
-        record.description = description
+        message, (raw, text) = None, record.description
+        if figures.description is not raw:
+            description = _clean_text(figures.description)
+            message = None if description == text else description
+            record.description = (figures.description, description)
         if message is not None or figures.metadata is not None:
             write_texts(level, message, figures.metadata)
 
@@ -311,7 +324,8 @@ class BarRecorder:
 
     def _end_levels(self) -> None:
         """End levels. Without the lock, because the end of an operation may wait for a tick."""
-        while self._ending:
+        # Why: a call that interrupts the owner of the lock leaves this to the owner.
+        while self._ending and not self._lock.is_owned():
             try:
                 level, error, is_complete = self._ending.popleft()
             except IndexError:  # another thread ends it

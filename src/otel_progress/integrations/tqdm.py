@@ -90,11 +90,12 @@ class TqdmRecord(BarRecord):
         bar = self.reference()
         if bar is None:
             return None
-        postfix, metadata = getattr(bar, "postfix", None), None
+        postfix, metadata = _get(bar, {}, "postfix"), None
         if postfix is not self.postfix:
             self.postfix, metadata = postfix, parse_postfix(postfix)
-        current = bar.n if self.counter is None else self.counter.value()
-        return BarFigures(current, bar.total, _get(bar, self.arguments, "desc"), metadata)
+        current = _get(bar, {}, "n") if self.counter is None else self.counter.value()
+        total, description = _get(bar, {}, "total"), _get(bar, self.arguments, "desc")
+        return BarFigures(current, total, description, metadata)
 
 
 class _BarCallback:
@@ -129,8 +130,18 @@ _POSITIONS: Final = {
 
 
 def _get(bar: Any, arguments: dict[str, Any], name: str) -> Any:
-    """Return an attribute of a bar, or the argument if the bar does not store it."""
-    return getattr(bar, name, None) if hasattr(bar, name) else arguments.get(name)
+    """Return an attribute of a bar, or the argument if the bar does not store it.
+
+    Return None if a property of a subclass raises.
+    """
+    try:
+        return getattr(bar, name)
+    except AttributeError:
+        return arguments.get(name)
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        return None
 
 
 def _find_record(bar: Any) -> TqdmRecord | None:

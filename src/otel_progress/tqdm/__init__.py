@@ -122,9 +122,6 @@ class tqdm(_Base):  # type: ignore[misc]  # noqa: N801 - the name of the origina
             super().clear(*arguments, **keywords)
 
 
-tqdm.get_lock()
-
-
 def trange(*arguments: Any, **keywords: Any) -> tqdm:
     """Return ``tqdm(range(*arguments), **keywords)``."""
     return tqdm(range(*arguments), **keywords)
