@@ -36,7 +36,7 @@ def run(effort: Effort) -> Iterator[Row]:
 
 
 def run_bars(effort: Effort) -> Iterator[Row]:
-    """Measure recorded bars of tqdm: the drop-in, with no changes to the code, and disabled."""
+    """Measure recorded bars of tqdm: drop-in, unchanged code, and disabled."""
     count = effort.count(ITERATIONS)
     elements = [None] * count
     seconds = best_seconds(

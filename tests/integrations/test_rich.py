@@ -1,4 +1,4 @@
-"""Tasks of rich's progress displays, recorded without changes to the code that shows them."""
+"""Tasks of rich's displays, recorded without changes to the code."""
 
 from __future__ import annotations
 

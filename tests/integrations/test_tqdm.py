@@ -209,12 +209,12 @@ def test_level_in_a_loop_over_a_bar_is_the_parent_of_inner_bars(recorder: Record
 
 
 def test_bars_of_another_thread_do_not_nest(recorder: Recorder) -> None:
-    def show() -> None:
+    def show_bar() -> None:
         for _ in bar(range(2), desc="thread"):
             work(recorder)
 
     for _ in bar(range(1), desc="main"):
-        thread = threading.Thread(target=show)
+        thread = threading.Thread(target=show_bar)
         thread.start()
         thread.join()
     assert sorted(operation.root.info.name or "" for operation in list_operations(recorder)) == [

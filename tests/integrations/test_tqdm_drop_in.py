@@ -52,8 +52,8 @@ def get_only(recorder: Recorder) -> OperationSnapshot:
     return recorder.operation(operation.operation_id)
 
 
-def show(tqdm: Any, trange: Any) -> str:
-    """Return what bars of a class draw, with a clock that stands still."""
+def draw_bars(tqdm: Any, trange: Any) -> str:
+    """Return what bars of a class draw."""
     file = io.StringIO()
     options = {
         "file": file,
@@ -88,12 +88,12 @@ def test_names_are_those_of_tqdm() -> None:
 
 @pytest.mark.parametrize("is_configured", [False, True])
 def test_output_is_that_of_tqdm(is_configured: bool) -> None:
-    expected = show(original.tqdm, original.trange)
+    expected = draw_bars(original.tqdm, original.trange)
     if not is_configured:
-        assert show(drop_in.tqdm, drop_in.trange) == expected
+        assert draw_bars(drop_in.tqdm, drop_in.trange) == expected
         return
     with recording(strict=False):
-        assert show(drop_in.tqdm, drop_in.trange) == expected
+        assert draw_bars(drop_in.tqdm, drop_in.trange) == expected
 
 
 @pytest.mark.parametrize("instrumented", [False, True])

@@ -1,4 +1,4 @@
-"""Levels that start after the work that they represent, and whose figures a poller writes."""
+"""Levels that start later than their work, and whose figures a poller writes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def get_active_backend() -> RecordingBackend | None:
 
 
 def is_of_backend(level: Level, backend: RecordingBackend) -> bool:
-    """Return whether a level was started with a backend, and not before a reconfiguration."""
+    """Return whether a level was started with a backend, not with an earlier one."""
     return level._backend is backend
 
 
@@ -108,7 +108,10 @@ def write_figures(level: Level, current: Number | None, total: Number | None) ->
 
 
 def write_texts(level: Level, message: str | None, metadata: Mapping[str, object] | None) -> None:
-    """Write the message and replace the metadata of a running level. None leaves them unchanged."""
+    """Write the message and replace the metadata of a running level.
+
+    None leaves them unchanged.
+    """
     node = level._node
     if node.status is not Status.RUNNING:
         return

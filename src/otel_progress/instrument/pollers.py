@@ -1,4 +1,4 @@
-"""Pollers: objects that the ticker calls once per tick to read progress of other libraries.
+"""Pollers, which the ticker calls once per tick to read progress of libraries.
 
 Pollers belong to the process, not to a runtime. So they stay registered before ``configure()`` is
 called, in a forked child, and after a shutdown.
@@ -49,7 +49,10 @@ def has_active_poller() -> bool:
 
 
 def run_pollers() -> None:
-    """Call all active pollers. The ticker calls it before it collects changes. Never raises."""
+    """Call all active pollers.
+
+    The ticker calls it before it collects changes. Never raises.
+    """
     for poller in _pollers.registered:
         try:
             if poller.is_active:

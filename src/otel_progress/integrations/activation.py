@@ -1,10 +1,10 @@
-"""Functions of the package that activate an integration without an import of its library."""
+"""Functions that activate an integration, without an import of its library."""
 
 from __future__ import annotations
 
 
 def instrument_tqdm() -> None:
-    """Record the bars of tqdm of all code in this process, without changes to that code.
+    """Record all bars of tqdm in this process, without changes to the code.
 
     Every bar that is open for at least a second is a level below the current level of its creator,
     or an operation of type ``tqdm``. Bars that are disabled are counted too. tqdm prints what it

@@ -211,7 +211,7 @@ class BarRecorder:
         return True
 
     def end(self, record: BarRecord, error: BaseException | None = None, *, is_early: bool = False) -> None:
-        """End the level of a bar: failed with ``error``, completed, or cancelled as incomplete.
+        """End the level of a bar: failed with ``error``, completed, or cancelled.
 
         ``error`` is the exception that is visible at the end. ``is_early`` is True if the loop over
         the bar was left.
@@ -323,7 +323,8 @@ class BarRecorder:
         self._records.pop(record, None)
 
     def _end_levels(self) -> None:
-        """End levels. Without the lock, because the end of an operation may wait for a tick."""
+        """End the waiting levels."""
+        # Why without the lock: the end of an operation may wait for a tick.
         # Why: a call that interrupts the owner of the lock leaves this to the owner.
         while self._ending and not self._lock.is_owned():
             try:

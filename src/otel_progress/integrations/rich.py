@@ -175,7 +175,7 @@ _patches: Final[list[AttributePatch]] = []
 
 
 def instrument() -> None:
-    """Record the tasks of all ``Progress`` displays of rich from now on. Idempotent."""
+    """Record the tasks of all displays of rich from now on. Idempotent."""
     # Why here: the import takes time, and this package needs rich only for its console.
     from rich.progress import Progress
 
@@ -187,6 +187,9 @@ def instrument() -> None:
 
 
 def uninstrument() -> None:
-    """Stop recording new tasks. Open tasks are recorded until they are removed. Idempotent."""
+    """Stop recording new tasks. Idempotent.
+
+    Open tasks are recorded until they end.
+    """
     for patch in _patches:
         patch.remove()

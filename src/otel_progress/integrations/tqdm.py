@@ -1,5 +1,6 @@
-"""Progress of loops that use tqdm: every bar is a level, or an operation of type ``tqdm``.
+"""Progress of loops that use tqdm: every bar is a level.
 
+Without a current level it is an operation of type ``tqdm``.
 :func:`instrument` records the bars of all classes. The classes of :mod:`otel_progress.tqdm` call
 the same functions, so they record their bars without it.
 """
@@ -99,7 +100,10 @@ class TqdmRecord(BarRecord):
 
 
 class _BarCallback:
-    """Callback of a weak reference that ends the bar. It does not reference the record."""
+    """Callback of a weak reference that ends the bar.
+
+    It does not reference the record.
+    """
 
     __slots__ = ("_key", "_record")
 
@@ -307,7 +311,10 @@ def end_bar(bar: Any, error: BaseException | None) -> None:
 
 
 def collect_bar(bar: Any) -> None:
-    """Record that the garbage collector closes a bar. Exceptions are not those of the bar."""
+    """Record that the garbage collector closes a bar.
+
+    A visible exception is not one of the bar.
+    """
     record = _find_record(bar)
     if record is not None:
         record.is_collected = True

@@ -1,5 +1,6 @@
-"""Drop-in for tqdm whose bars are recorded: ``from otel_progress.tqdm import tqdm, trange``.
+"""Drop-in for tqdm: ``from otel_progress.tqdm import tqdm, trange``.
 
+Its bars are recorded.
 The classes are subclasses of those of tqdm, and draw what tqdm draws. While the console of
 otel-progress draws a live display on the terminal, the display shows the bars and tqdm draws
 nothing.
@@ -58,7 +59,7 @@ __all__ = [
 
 
 class tqdm(_Base):  # type: ignore[misc]  # noqa: N801 - the name of the original
-    """Progress bar with the arguments and methods of ``tqdm.tqdm``, which is also recorded."""
+    """Recorded progress bar with the arguments and methods of ``tqdm.tqdm``."""
 
     _draws_on_terminal: ClassVar[bool] = True
     _is_hidden = False
@@ -140,7 +141,7 @@ def tnrange(*arguments: Any, **keywords: Any) -> Any:
 
 
 def _has_live_display(file: Any) -> bool:
-    """Return whether a bar on ``file`` would be drawn on the terminal of the live display."""
+    """Return whether a bar would be drawn on the terminal of the live display."""
     backend = backend_slot.current
     if backend is None or not backend.has_live_display:
         return False

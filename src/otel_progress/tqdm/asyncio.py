@@ -1,4 +1,4 @@
-"""Bars for async loops, ``gather`` and ``as_completed``: drop-in for ``tqdm.asyncio``."""
+"""Bars for async loops and ``gather``: drop-in for ``tqdm.asyncio``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded ``enumerate``, ``zip`` and ``map`` with a bar: drop-in for ``tqdm.contrib``."""
+"""Recorded ``enumerate``, ``zip`` and ``map``: drop-in for ``tqdm.contrib``."""
 
 from __future__ import annotations
 

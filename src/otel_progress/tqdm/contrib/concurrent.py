@@ -22,5 +22,5 @@ def process_map(*arguments: Any, **keywords: Any) -> Any:
 
 
 def interpreter_map(*arguments: Any, **keywords: Any) -> Any:
-    """Map with interpreters. See ``tqdm.contrib.concurrent.interpreter_map``, since Python 3.14."""
+    """Map with interpreters, since Python 3.14. See the function of tqdm."""
     return _concurrent.interpreter_map(*arguments, **{"tqdm_class": _tqdm, **keywords})

@@ -12,7 +12,7 @@ __all__ = ["logging_redirect_tqdm", "tqdm_logging_redirect"]
 
 
 def logging_redirect_tqdm(loggers: Any = None, tqdm_class: Any = _tqdm) -> Any:
-    """Write log records with ``tqdm.write``. See ``tqdm.contrib.logging.logging_redirect_tqdm``."""
+    """Write log records with ``tqdm.write``. See the function of tqdm."""
     return _logging.logging_redirect_tqdm(loggers, tqdm_class)
 
 
