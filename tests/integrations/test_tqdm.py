@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 
 import otel_progress as progress
+from otel_progress.diagnostics import internal_error_counts
 from otel_progress.instrument.pollers import has_active_poller
 from otel_progress.operations import OperationSnapshot
 from otel_progress.testing import FakeClock, Recorder, recording
 from tests.support.forks import needs_fork, run_in_child
+from tests.support.interruptions import Interrupter, Raiser, fail_on_deadlock
 
 pytest.importorskip("tqdm", reason="tests of the integration with tqdm")
 
@@ -40,6 +42,7 @@ def _instrumented() -> Iterator[None]:
     yield
     integration.uninstrument()
     gc.collect()
+    integration._drop_collected()
     assert not integration._recorder.is_active
     assert not has_active_poller()
 
@@ -288,7 +291,7 @@ def test_invalid_count_is_ignored(recorder: Recorder, n: object) -> None:
     assert get_only(recorder).root.current == 5
 
 
-@pytest.mark.parametrize("total", [None, math.inf, -1, 0.5])
+@pytest.mark.parametrize("total", [None, -1, 0.5])
 def test_unusual_total_is_unknown_or_kept(recorder: Recorder, total: Any) -> None:
     shown = bar(range(3))
     shown.total = total
@@ -298,6 +301,13 @@ def test_unusual_total_is_unknown_or_kept(recorder: Recorder, total: Any) -> Non
     root = get_only(recorder).root
     assert root.total is None
     assert root.status is progress.Status.COMPLETED
+
+
+def test_infinite_total_is_unknown(recorder: Recorder) -> None:
+    for _ in bar(iter(range(3)), total=math.inf):
+        work(recorder)
+    root = get_only(recorder).root
+    assert (root.current, root.total, root.status) == (3, None, progress.Status.COMPLETED)
 
 
 def test_negative_update_lowers_the_count(recorder: Recorder) -> None:
@@ -722,3 +732,65 @@ def test_instrumentor_is_an_entry_point_that_activates_the_integration(name: str
     instrumentor.uninstrument()
     assert not any(patch.is_active for patch in module._patches)
     progress.instrument_tqdm()
+
+
+FILES = frozenset({"bars.py", "tqdm.py", "late_levels.py", "pollers.py"})
+"""Files whose places are interrupted."""
+
+
+def _use_bars(recorder: Recorder) -> None:
+    """Open, read and end bars."""
+    for _ in bar(range(2), desc="loop"):
+        recorder.tick()
+    with bar(total=2, disable=True) as shown:
+        shown.update(2)
+        recorder.tick()
+
+
+@pytest.mark.parametrize("event", ["line", pytest.param("opcode", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("handler", ["bars", "tick", "end"])
+def test_call_that_interrupts_any_place_loses_nothing(
+    lenient: Recorder, monkeypatch: pytest.MonkeyPatch, handler: str, event: str
+) -> None:
+    """A signal handler, or the garbage collector, runs between two bytecodes of this package."""
+    monkeypatch.setattr(bars, "MIN_AGE_S", 0.0)
+    left_open = [bar(total=1, desc="left open") for _ in range(300 if handler == "end" else 3)]
+    acts = {
+        "bars": lambda: _use_bars(lenient),
+        "tick": lenient.tick,
+        "end": lambda: left_open and left_open.pop().close(),
+    }
+    interrupter = Interrupter(acts[handler], event=event, files=FILES)
+    with fail_on_deadlock():
+        interrupter.run(lambda: _use_bars(lenient))
+    assert interrupter.calls > 50
+    assert interrupter.errors == []
+    while left_open:
+        left_open.pop().close()
+    lenient.tick()
+    assert not lenient.runtime.get_active_operations()
+    assert not integration._recorder.is_active
+    assert not internal_error_counts
+
+
+@pytest.mark.parametrize("event", ["line", pytest.param("opcode", marks=pytest.mark.slow)])
+def test_exception_at_any_place_reaches_the_caller_and_leaves_nothing_running(
+    lenient: Recorder, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    """A signal handler raises KeyboardInterrupt between two bytecodes of this package."""
+    monkeypatch.setattr(bars, "MIN_AGE_S", 0.0)
+    # Why: an exception in `tqdm.__del__` never reaches a caller.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    places = 0
+    for place in range(1, 3000, 1 if event == "line" else 5):
+        raiser = Raiser(place, KeyboardInterrupt(), event=event, files=FILES)
+        try:
+            raiser.run(lambda: _use_bars(lenient))
+        except KeyboardInterrupt:
+            places += 1
+        if not raiser.has_raised:
+            break
+    gc.collect()
+    lenient.tick()
+    assert places > 50
+    assert not lenient.runtime.get_active_operations()

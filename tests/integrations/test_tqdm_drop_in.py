@@ -6,7 +6,9 @@ import asyncio
 import gc
 import io
 import logging
+import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +38,7 @@ from otel_progress.tqdm.contrib import logging as drop_in_logging
 def _nothing_open() -> Iterator[None]:
     yield
     gc.collect()
+    integration._drop_collected()
     assert not has_active_poller()
 
 
@@ -154,6 +157,18 @@ def test_bar_on_a_terminal_without_a_live_display_is_drawn(monkeypatch: pytest.M
     with recording(console=False):
         list(drop_in.tqdm(range(3), desc="rows"))
     assert any("rows: 100%" in text for text in terminal.writes)
+
+
+@pytest.mark.process
+def test_import_does_not_choose_the_start_method_of_multiprocessing() -> None:
+    program = """
+    import multiprocessing
+    import otel_progress
+    from otel_progress.tqdm import auto, notebook, tqdm
+    otel_progress.instrument_tqdm()
+    multiprocessing.set_start_method("spawn")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
 
 
 def test_invalid_arguments_raise_the_errors_of_tqdm(recorder: Recorder) -> None:

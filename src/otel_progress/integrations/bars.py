@@ -245,6 +245,8 @@ class BarRecorder:
     def _poll_locked(self, record: BarRecord, backend: RecordingBackend, clock: float) -> None:
         level = record.level
         if record.is_ended:
+            # Why again: an exception may have interrupted the end.
+            self._records.pop(record, None)
             return
         if level is not None and not level.recording:
             if is_of_backend(level, backend):

@@ -18,7 +18,7 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     _module: ClassVar[str]
     _dependency: ClassVar[str]
-    """Requirement of the library, such as ``tqdm >= 4.60``."""
+    """Requirement of the library, such as ``tqdm >= 4.66``."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the requirement of the library."""
@@ -49,4 +49,4 @@ class TqdmInstrumentor(_ModuleInstrumentor):
     """Records the bars of tqdm."""
 
     _module = "tqdm"
-    _dependency = "tqdm >= 4.60"
+    _dependency = "tqdm >= 4.66"

@@ -11,6 +11,7 @@ import functools
 import inspect
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import Any, Final
@@ -40,7 +41,6 @@ class TqdmRecord(BarRecord):
     """A bar of tqdm."""
 
     __slots__ = (
-        "__weakref__",
         "arguments",
         "counter",
         "entered",
@@ -52,7 +52,8 @@ class TqdmRecord(BarRecord):
 
     def __init__(self, bar: Any, arguments: dict[str, Any]) -> None:
         super().__init__()
-        self.reference = weakref.ref(bar, _BarCallback(id(bar), self))
+        self.reference = _BarReference(bar, _collected.append)
+        self.reference.key = id(bar)
         self.arguments = arguments
         """Arguments of a disabled bar, which does not store them."""
         self.counter = Counter() if bar.disable else None
@@ -99,28 +100,44 @@ class TqdmRecord(BarRecord):
         return BarFigures(current, total, description, metadata)
 
 
-class _BarCallback:
-    """Callback of a weak reference that ends the bar.
+class _BarReference(weakref.ref[Any]):
+    """Weak reference to a bar.
 
-    It does not reference the record.
+    Its callback is a C function. A signal handler cannot interrupt it, so no exception is lost.
     """
 
-    __slots__ = ("_key", "_record")
+    __slots__ = ("key",)
 
-    def __init__(self, key: int, record: TqdmRecord) -> None:
-        self._key = key
-        self._record = weakref.ref(record)
+    key: int
 
-    def __call__(self, reference: object) -> None:  # noqa: ARG002 - the argument of a callback
-        record = self._record()
-        if record is None or sys.is_finalizing():
+
+_collected: Final[deque[Any]] = deque()
+"""References to bars that were collected since the last poll and the last new bar."""
+
+
+class _TqdmRecorder(BarRecorder):
+    """Recorder that also drops collected bars."""
+
+    def poll(self) -> None:
+        """Read all open bars."""
+        _drop_collected()
+        super().poll()
+
+
+def _drop_collected() -> None:
+    """End the levels of collected bars."""
+    while _collected:
+        try:
+            reference = _collected.popleft()
+        except IndexError:  # another thread drops it
             return
-        if _records.get(self._key) is record:
-            del _records[self._key]
-        _end(record, None)
+        record = _records.get(reference.key)
+        if record is not None and record.reference is reference:
+            _records.pop(reference.key, None)
+            _end(record, None)
 
 
-_recorder: Final = BarRecorder("tqdm", ("tqdm",))
+_recorder: Final = _TqdmRecorder("tqdm", ("tqdm",))
 
 
 _records: Final[dict[int, TqdmRecord]] = {}
@@ -175,6 +192,7 @@ def _report(error: Exception) -> None:
 def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     """Record a new bar. Do nothing if it is recorded."""
     try:
+        _drop_collected()
         if _find_record(bar) is not None:
             return
         stored = _collect_arguments(arguments, keywords) if bar.disable else {}
