@@ -201,6 +201,20 @@ def test_zipped_bars_are_siblings(recorder: Recorder) -> None:
     assert sorted(operation.root.info.name or "" for operation in list_operations(recorder)) == ["a", "b"]
 
 
+def test_bars_that_are_iterated_alternately_end(recorder: Recorder) -> None:
+    first, second = bar(range(4), desc="first"), bar(range(4), desc="second")
+    iterators = [iter(first), iter(second), iter(first)]
+    for iterator in iterators:
+        next(iterator)
+    with second, first:
+        work(recorder)
+        with bar(total=1, desc="inner") as inner:
+            work(recorder)
+            inner.update()
+    assert {one.root.info.name for one in list_operations(recorder)} == {"first", "second"}
+    assert [level.info.name for one in list_operations(recorder) for level in one.levels] == ["inner"]
+
+
 def test_level_in_a_loop_over_a_bar_is_the_parent_of_inner_bars(recorder: Recorder) -> None:
     with progress.operation("job", id="job"):
         for epoch in bar(range(1), desc="epochs"):

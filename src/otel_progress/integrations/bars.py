@@ -46,6 +46,10 @@ MAX_DEPTH: Final = 16
 """Bars that nest in each other. Beyond it, a bar is a sibling of the bar around it."""
 
 
+MAX_ENTERED: Final = 64
+"""Bars per context whose loops or blocks are remembered. Beyond it, the oldest are dropped."""
+
+
 MAX_FAILURES: Final = 3
 """Reads of a bar that may raise an error. Beyond it, the bar is not recorded any more."""
 
@@ -88,7 +92,6 @@ class BarRecord:
         "level",
         "origin",
         "outer",
-        "previous",
         "resumed",
         "unit",
     )
@@ -97,8 +100,6 @@ class BarRecord:
         self.origin: Origin | None = None
         self.outer: BarRecord | None = None
         """The bar around this one."""
-        self.previous: BarRecord | None = None
-        """The bar that was entered in the same context before."""
         error = sys.exc_info()[1]
         # Why the id: a reference would keep the frames of the exception.
         self.known_error = None if error is None else id(error)
@@ -132,34 +133,22 @@ class BarRecord:
         raise NotImplementedError
 
 
-_entered: ContextVar[BarRecord | None] = ContextVar("otel-progress-bar", default=None)
-"""Bar of the newest loop or ``with`` block in this context."""
+_entered: ContextVar[tuple[BarRecord, ...]] = ContextVar("otel-progress-bars", default=())
+"""Bars whose loop or ``with`` block was entered in this context, newest last.
+
+It is replaced, because tasks share it.
+"""
 
 
 def enter_bar(record: BarRecord) -> None:
     """Make a bar the innermost one of this context, until its loop or block ends."""
-    previous = _skip_ended(_entered.get())
-    if previous is record:
-        return
-    if previous is not None:
-        # Why: overlapping loops would otherwise make an endless chain.
-        previous.previous = _skip_ended(previous.previous)
-    record.previous = previous
-    _entered.set(record)
-
-
-def _skip_ended(record: BarRecord | None) -> BarRecord | None:
-    while record is not None and record.is_ended:
-        record = record.previous
-    return record
+    others = [other for other in _entered.get() if other is not record and not other.is_ended]
+    _entered.set((*others[-MAX_ENTERED:], record))
 
 
 def find_innermost_bar() -> BarRecord | None:
     """Return the innermost bar whose loop or ``with`` block the caller is in."""
-    record = _entered.get()
-    while record is not None and not record.is_iterated:
-        record = record.previous
-    return record
+    return next((record for record in reversed(_entered.get()) if record.is_iterated), None)
 
 
 class BarRecorder:
