@@ -32,6 +32,13 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         iterating.run,
     ),
     Benchmark(
+        "tqdm",
+        "Recorded bars of tqdm",
+        "The same loop over a list with a bar of tqdm, plain and recorded. The times are those of the "
+        "whole loop. A disabled bar is compared with `track`, which counts as well. Best of the rounds.",
+        iterating.run_bars,
+    ),
+    Benchmark(
         "increment",
         "Counting by hand",
         "One call in a loop while the ticker runs, minus the plain loop. `advance()` of rich runs in "

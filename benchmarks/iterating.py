@@ -12,13 +12,20 @@ from rich.progress import track as rich_track
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 import otel_progress as progress
+import otel_progress.tqdm
 from benchmarks.rounds import Effort, Job, Variant, best_seconds
 from benchmarks.setting import configured
 from benchmarks.table import Row, judged
+from otel_progress.integrations import tqdm as tqdm_integration
 
 ITERATIONS: Final = 5_000_000
 """Enough iterations for tqdm to find out how often to read the clock (0.1 s)."""
 TARGET: Final = 0.35
+"""Cost of ``track`` relative to tqdm."""
+DROP_IN_TARGET: Final = 1.15
+"""Cost of a recorded bar relative to a plain bar of tqdm, for the whole loop."""
+DISABLED_TARGET: Final = 1.1
+"""Cost of a disabled bar relative to ``track``, for the whole loop."""
 Wrap = Callable[[Iterable[None]], Iterable[None]]
 
 
@@ -28,6 +35,37 @@ def run(effort: Effort) -> Iterator[Row]:
     elements = [None] * count
     yield from _over("list", lambda: elements, count, effort.rounds)
     yield from _over("generator", lambda: (element for element in elements), count, effort.rounds)
+
+
+def run_bars(effort: Effort) -> Iterator[Row]:
+    """Measure recorded bars of tqdm: drop-in, unchanged code, and disabled."""
+    count = effort.count(ITERATIONS)
+    elements = [None] * count
+    seconds = best_seconds(
+        [
+            Variant("bare", lambda: _loop(lambda: elements, iter)),
+            Variant("tqdm", lambda: _loop(lambda: elements, _tqdm)),
+            Variant("drop-in", lambda: _recorded(lambda: elements, _drop_in)),
+            Variant("instrument_tqdm", lambda: _instrumented(lambda: elements, _tqdm)),
+            Variant("tqdm, disabled", lambda: _loop(lambda: elements, _disabled)),
+            Variant("instrument_tqdm, disabled", lambda: _instrumented(lambda: elements, _disabled)),
+            Variant("track", lambda: _recorded(lambda: elements)),
+        ],
+        effort.rounds,
+    )
+    plain, track = seconds["tqdm"], seconds["track"]
+    for name, best in seconds.items():
+        cost = f"{best / count * 1e9:.1f} ns"
+        if name in {"drop-in", "instrument_tqdm"}:
+            yield _judge(name, cost, best / plain, "tqdm", DROP_IN_TARGET)
+        elif name == "instrument_tqdm, disabled":
+            yield _judge(name, cost, best / track, "track", DISABLED_TARGET)
+        else:
+            yield Row(name, cost, f"{best / plain:.2f} × tqdm")
+
+
+def _judge(name: str, cost: str, ratio: float, other: str, target: float) -> Row:
+    return judged(name, cost, f"{ratio:.2f} × {other}", f"≤ {target} × {other}", met=ratio <= target)
 
 
 def _over(kind: str, make: Callable[[], Iterable[None]], count: int, rounds: int) -> Iterator[Row]:
@@ -63,13 +101,31 @@ def _loop(make: Callable[[], Iterable[None]], wrap: Wrap) -> Iterator[Job]:
 
 
 @contextmanager
-def _recorded(make: Callable[[], Iterable[None]]) -> Iterator[Job]:
-    with configured(), _loop(make, progress.track) as job:
+def _recorded(make: Callable[[], Iterable[None]], wrap: Wrap = progress.track) -> Iterator[Job]:
+    with configured(), _loop(make, wrap) as job:
         yield job
+
+
+@contextmanager
+def _instrumented(make: Callable[[], Iterable[None]], wrap: Wrap) -> Iterator[Job]:
+    tqdm_integration.instrument()
+    try:
+        with _recorded(make, wrap) as job:
+            yield job
+    finally:
+        tqdm_integration.uninstrument()
 
 
 def _tqdm(elements: Iterable[None]) -> Any:
     return tqdm(elements, file=io.StringIO())
+
+
+def _drop_in(elements: Iterable[None]) -> Any:
+    return otel_progress.tqdm.tqdm(elements, file=io.StringIO())
+
+
+def _disabled(elements: Iterable[None]) -> Any:
+    return tqdm(elements, disable=True)
 
 
 def _rich(elements: Iterable[None]) -> Any:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         track,
     )
     from otel_progress.instrument.wrapping import ProgressExecutor, wrap
+    from otel_progress.integrations.activation import instrument_tqdm
     from otel_progress.model import Eta, Failure, LevelCounts, LevelSnapshot, Outcome, Status
     from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot, OverallProgress
     from otel_progress.queries import (
@@ -101,6 +102,7 @@ __all__ = [
     "get_logs",
     "get_operation",
     "get_tracer",
+    "instrument_tqdm",
     "level",
     "operation",
     "remove_callback",
@@ -157,6 +159,7 @@ _LAZY_MODULES = {
     "get_logs": "queries",
     "get_operation": "queries",
     "get_tracer": "instrument.tracer",
+    "instrument_tqdm": "integrations.activation",
     "level": "instrument.tracer",
     "operation": "instrument.tracer",
     "remove_callback": "queries",

@@ -54,6 +54,9 @@ class LiveConsole:
     ValueError if the terminal is closed. After that, nothing is drawn.
     """
 
+    is_live_display: Final = True
+    """Other sinks do not have this attribute."""
+
     def __init__(
         self,
         reader: Reader,

@@ -91,6 +91,8 @@ class RecordingBackend:
     """Called when other processes may work on an operation of this process."""
     deliver_shares: Callable[[], object] = lambda: None
     """Called at the end of a call that worked on an operation of another process."""
+    has_live_display: bool = False
+    """True if the console of this process draws a live display on the terminal of stderr."""
     has_warned_unshared: bool = False
     """True after the warning about a store that is not shared."""
 

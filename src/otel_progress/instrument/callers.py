@@ -41,6 +41,23 @@ def find_caller() -> Caller | None:
     return _make_caller((frame.f_globals.get("__name__") or "", _get_qualified_name(frame)))
 
 
+def find_caller_outside(packages: tuple[str, ...]) -> Caller:
+    """Return the first caller outside of this package and of other top-level packages.
+
+    Before Python 3.11 its name is not qualified. Why: that would read ``f_locals``, which keeps the
+    objects of the caller alive until it returns.
+    """
+    frame = find_outer_frame()
+    while frame.f_back is not None and _get_top_package(frame) in packages:
+        frame = frame.f_back
+    code = frame.f_code
+    return _make_caller((frame.f_globals.get("__name__") or "", getattr(code, "co_qualname", code.co_name)))
+
+
+def _get_top_package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
 def describe_caller(caller: Caller) -> str:
     """Return ``module:function`` for a history key.
 

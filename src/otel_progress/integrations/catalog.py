@@ -22,6 +22,12 @@ class Integration:
 
 INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
+        "alive_progress",
+        ("alive-progress",),
+        "Call `otel_progress.integrations.alive_progress.instrument()`.",
+        "progress-alive-progress",
+    ),
+    Integration(
         "dask",
         ("dask",),
         "Compute in a block 'with otel_progress.integrations.dask.ProgressCallback()', or use "
@@ -101,6 +107,12 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "Decorate functions with otel_progress.integrations.ray.remote, or pass a handle to tasks.",
     ),
     Integration(
+        "rich",
+        ("rich",),
+        "Call `otel_progress.integrations.rich.instrument()`.",
+        "progress-rich",
+    ),
+    Integration(
         "s3",
         ("boto3", "s3transfer"),
         "Pass `Callback=otel_progress.integrations.s3.ProgressCallback(key)` to a transfer.",
@@ -109,6 +121,12 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "sklearn",
         ("scikit-learn",),
         "Call estimator.set_callbacks(ProgressCallback()).",
+    ),
+    Integration(
+        "tqdm",
+        ("tqdm",),
+        "Call `otel_progress.instrument_tqdm()`, or import tqdm from `otel_progress.tqdm`.",
+        "progress-tqdm",
     ),
     Integration(
         "transformers",

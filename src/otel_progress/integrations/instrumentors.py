@@ -23,7 +23,7 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     _module: ClassVar[str]
     _dependency: ClassVar[str]
-    """Requirement of the library, such as ``tqdm >= 4.60``."""
+    """Requirement of the library, such as ``tqdm >= 4.66``."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the requirement of the library."""
@@ -34,6 +34,27 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         import_module(f"otel_progress.integrations.{self._module}").uninstrument()
+
+
+class AliveProgressInstrumentor(_ModuleInstrumentor):
+    """Records the bars of alive-progress."""
+
+    _module = "alive_progress"
+    _dependency = "alive-progress >= 3.1"
+
+
+class RichInstrumentor(_ModuleInstrumentor):
+    """Records the tasks of rich's progress displays."""
+
+    _module = "rich"
+    _dependency = "rich >= 13.7"
+
+
+class TqdmInstrumentor(_ModuleInstrumentor):
+    """Records the bars of tqdm."""
+
+    _module = "tqdm"
+    _dependency = "tqdm >= 4.66"
 
 
 class DaskInstrumentor(_ModuleInstrumentor):

@@ -17,6 +17,7 @@ from otel_progress.errors import (
     to_unavailable_error,
 )
 from otel_progress.instrument.backend import backend_slot
+from otel_progress.instrument.pollers import has_active_poller
 from otel_progress.journal import Journal, open_journal
 from otel_progress.journal.spill import SpillFile
 from otel_progress.live.ends import EndOverflow
@@ -162,6 +163,8 @@ class _RuntimeBuilder:
         self._connect_processes()
         self._connect_sessions()
         backend_slot.current = self._components.recording
+        if has_active_poller():
+            self._store.notify_change()
         return runtime
 
     def _try(self, place: InternalErrorPlace, text: str, build: Callable[[], object]) -> bool:
@@ -308,6 +311,7 @@ class _RuntimeBuilder:
         from otel_progress.console.factory import build_console
 
         console = build_console(self._store.reader, self._settings.console)
+        self._components.recording.has_live_display = getattr(console, "is_live_display", False)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
 

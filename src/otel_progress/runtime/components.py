@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument import spans
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.instrument.pollers import has_active_poller, run_pollers
 from otel_progress.instrument.segments import SpanSegmenter
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import CallSite, Node
@@ -96,7 +97,7 @@ class RuntimeComponents:
             # Why before the sinks: the journal stores these totals with the change set.
             collected=self.totals.write,
             after=self._after_tick,
-            watching=lambda: self.providers.processor.is_watching,
+            watching=lambda: self.providers.processor.is_watching or has_active_poller(),
         )
         self.ends = EndDelivery(self.ticker, self.sink_workers, lambda: self.providers.exports_spans)
         # Why: bound once, because the store calls it whenever a level starts.
@@ -173,6 +174,7 @@ class RuntimeComponents:
         if self.metrics_port is not None:
             self.metrics_port.continue_inherited()
         self.providers.processor.read_spans()
+        run_pollers()
         self._segmenter.continue_due()
         if self.sampler is not None:
             self.sampler.sample_if_due(self.store.reader.get_active_roots)

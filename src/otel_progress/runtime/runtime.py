@@ -414,6 +414,7 @@ class Runtime:
         # Why: the server and the terminal belong to the parent.
         self._components.server_url = None
         self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
+        self._recording.has_live_display = False
         self._recording.warnings = CallSiteWarnings()
         instance_id = get_process_instance_id()
         self._store.restart(current_instance(self._store.instance.service, instance_id))
