@@ -103,6 +103,7 @@ class LiveReader:
 
     def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return ended operations without their levels, the last ended one first."""
+        self._state.end_orphans()
         with self._state.lock:
             ended = [op for op in self._state.ended if query.operation_type in (None, op.type)]
         return filter_history((self._take_operation(operation, levels=False) for operation in ended), query)

@@ -1,0 +1,188 @@
+"""Registry of running ``track`` loops, for loops that start in the body of another one.
+
+An iterator never changes the context of its caller. So a loop is not the current level of its body.
+Instead, a loop is registered for the frame that requested its iterator. Another loop searches the
+frames of its callers when it starts. An element costs nothing.
+
+The registry keeps no frame and no loop alive. It stores identities of frames, which are reused. A
+``for`` statement references its loop only while its own frame exists. For the iterators of other
+code, the code object and the position in it are compared in addition.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from itertools import count
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import ref
+
+from otel_progress.diagnostics import report_internal_error
+from otel_progress.instrument.context import get_current_level
+from otel_progress.instrument.iteration import LoopGuard, LoopKind
+from otel_progress.interrupts import is_interrupt
+
+if TYPE_CHECKING:
+    from otel_progress.instrument.handle import LevelHandle
+
+
+MAX_FRAMES: Final = 1_000
+"""Number of frames that are searched. A loop further above is not found. It is the default limit of
+recursion.
+"""
+
+
+MAX_LOOPS_PER_FRAME: Final = 32
+"""Number of loops of one frame in the registry. Beyond it the oldest are dropped."""
+
+
+_MIN_SWEEP: Final = 64
+"""Number of frames in the registry below which ended loops are not searched for."""
+
+
+next_number: Final = count(1).__next__
+"""Return the next number in the order of tracks and registered loops. Threads need no lock."""
+
+
+class _RunningLoop(NamedTuple):
+    """A loop that was running when it was registered."""
+
+    guard: ref[LoopGuard]
+    number: int
+    code: CodeType
+    instruction: int
+
+    def get_level(self, frame: FrameType, *, is_first: bool) -> LevelHandle | None:
+        """Return the level of the loop if a frame, or a call from it, iterates over the loop.
+
+        The identity of the frame is that of the registered one. ``is_first`` is True for the frame
+        that starts another loop.
+        """
+        guard = self.guard()
+        if guard is None or not guard.level.recording:
+            return None
+        if guard.kind is LoopKind.FOR:
+            return guard.level
+        position = frame.f_lasti
+        # Why: a function that returns its iterator may run again in a frame with the same identity.
+        # It has not passed the request for the iterator then. A call such as ``max(track(a), key=f)``
+        # both requests the iterator and calls another function.
+        if frame.f_code is not self.code or position < self.instruction:
+            return None
+        if is_first and position == self.instruction:
+            return None
+        return guard.level if guard.has_started() else None
+
+    def is_running(self) -> bool:
+        """Return whether the loop has not ended."""
+        guard = self.guard()
+        return guard is not None and guard.level.recording
+
+
+class _Registry(threading.local):
+    """Loops of one thread, by the identity of their frame, the newest last."""
+
+    def __init__(self) -> None:
+        self.loops: dict[int, list[_RunningLoop]] = {}
+        self.sweep_at = _MIN_SWEEP
+
+
+_registry: Final = _Registry()
+
+
+def get_caller_frame() -> FrameType | None:
+    """Return the frame of the caller of the function that calls this. None if that is forbidden."""
+    try:
+        return sys._getframe(2)
+    except Exception as error:  # An audit hook of the program may raise any exception.
+        if is_interrupt(error):
+            raise
+        return None
+
+
+def register_loop(frame: FrameType | None, guard: LoopGuard) -> None:
+    """Register a loop that starts for the frame that requested its iterator."""
+    if frame is None:
+        return
+    registry, key, instruction = _registry, id(frame), frame.f_lasti
+    loop = _RunningLoop(ref(guard), next_number(), frame.f_code, instruction)
+    others = registry.loops.get(key)
+    if others is None:
+        registry.loops[key] = [loop]
+    else:
+        # Why not those of the same instruction: the program has replaced their iterators.
+        running = [other for other in others if other.instruction != instruction and other.is_running()]
+        registry.loops[key] = [*running[1 - MAX_LOOPS_PER_FRAME :], loop]
+    if len(registry.loops) > registry.sweep_at:
+        _sweep(registry)
+
+
+def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | None:
+    """Return the level of the loop in whose body another loop starts. None without one.
+
+    ``frame`` requests the iterator of the other loop. ``number`` is that of its track, which must
+    have been created while the enclosing loop was running. A current level that was started in the
+    body of the enclosing loop has precedence. Never raises.
+    """
+    try:
+        if not _registry.loops:
+            return None
+        level = _search_frames(frame, number)
+        return None if level is None or not _is_below_current(level) else level
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        report_internal_error("start", "The loop around a loop could not be found.", error=error)
+        return None
+
+
+def _search_frames(first: FrameType | None, number: int) -> LevelHandle | None:
+    loops, frame = _registry.loops, first
+    _drop_newest_ended(loops)
+    if not loops:
+        return None
+    for _ in range(MAX_FRAMES):
+        if frame is None:
+            return None
+        for loop in reversed(loops.get(id(frame), ())):
+            if loop.number < number:
+                level = loop.get_level(frame, is_first=frame is first)
+                if level is not None:
+                    return level
+        frame = frame.f_back
+    return None
+
+
+def _is_below_current(level: LevelHandle) -> bool:
+    """Return whether a level is below the current level, or no level is current."""
+    current = get_current_level()
+    if current is None:
+        return True
+    node, above = current._node, level._node
+    while above is not node:
+        if above.parent is None:
+            return False
+        above = above.parent
+    return True
+
+
+def _drop_newest_ended(loops: dict[int, list[_RunningLoop]]) -> None:
+    """Drop ended loops at the end, so that a program without running loops searches no frames."""
+    while loops:
+        # Why: it is atomic, and a signal handler may register a loop at any time.
+        try:
+            key, newest = loops.popitem()
+        except KeyError:
+            return
+        if any(loop.is_running() for loop in newest):
+            loops.setdefault(key, newest)
+            return
+
+
+def _sweep(registry: _Registry) -> None:
+    """Drop all ended loops. It takes constant time per registered loop on average."""
+    for key, loops in list(registry.loops.items()):
+        if not any(loop.is_running() for loop in loops) and registry.loops.get(key) is loops:
+            registry.loops.pop(key, None)
+    registry.sweep_at = max(_MIN_SWEEP, 2 * len(registry.loops))
