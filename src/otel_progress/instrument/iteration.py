@@ -44,11 +44,11 @@ _GET_AITER: Final = opmap["GET_AITER"]
 
 
 _FOR: Final = (opmap["FOR_ITER"], opmap["EXTENDED_ARG"])
-"""First instruction of a ``for`` statement. A jump beyond 255 instructions has an extended argument."""
+"""First instruction of a ``for`` statement. A long jump has an extended argument."""
 
 
 class LoopKind(IntEnum):
-    """Kind of code that requests an iterator."""
+    """Code that requests an iterator."""
 
     FOR = 0
     """A ``for`` statement. Only it references the iterator, and only while its body runs."""
