@@ -87,11 +87,10 @@ from otel_progress.instrument.lifecycle import (
 )
 from otel_progress.instrument.nesting import (
     find_enclosing_loop,
-    get_caller_frame,
     next_number,
     register_loop,
 )
-from otel_progress.instrument.rejections import Rejection, capture_call_site, reject_excess
+from otel_progress.instrument.rejections import Rejection, capture_call_site, get_frame, reject_excess
 from otel_progress.live.node import (
     REASON_COLLECTED,
     CounterMissing,
@@ -1000,7 +999,7 @@ class Track(SharedHandle, Generic[T]):
     def level(self) -> Level:
         """Handle of the running iteration or the next one, for messages and item outcomes."""
         if self._handle is None:
-            self._handle = Level(self._arguments, self._find_parent(get_caller_frame()))
+            self._handle = Level(self._arguments, self._find_parent(get_frame(1)))
         return self._handle
 
     def __len__(self) -> int:
@@ -1014,7 +1013,7 @@ class Track(SharedHandle, Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         iterator = iter(cast("Iterable[T]", self._iterable))
-        frame = get_caller_frame()
+        frame = get_frame(1)
         level = self._start(frame)
         node = level._node
         if node is NOOP_NODE:
@@ -1038,7 +1037,7 @@ class Track(SharedHandle, Generic[T]):
 
     def __aiter__(self) -> AsyncIterator[T]:
         iterator = cast("AsyncIterable[T]", self._iterable).__aiter__()
-        frame = get_caller_frame()
+        frame = get_frame(1)
         level = self._start(frame)
         if level._node is NOOP_NODE:
             return iterator

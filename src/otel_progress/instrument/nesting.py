@@ -11,7 +11,6 @@ code, the code object and the position in it are compared in addition.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -97,16 +96,6 @@ class _Registry(threading.local):
 
 
 _registry: Final = _Registry()
-
-
-def get_caller_frame() -> FrameType | None:
-    """Return the frame of the caller of the function that calls this. None if that is forbidden."""
-    try:
-        return sys._getframe(2)
-    except Exception as error:  # An audit hook of the program may raise any exception.
-        if is_interrupt(error):
-            raise
-        return None
 
 
 def register_loop(frame: FrameType | None, guard: LoopGuard) -> None:
