@@ -110,7 +110,7 @@ def use_iterator_without_safe_type() -> None:
 
 
 def use_handler() -> None:
-    """Newer interpreters place handlers of exceptions behind the other code of a function."""
+    """Newer interpreters place handlers behind the other code of a function."""
     for number in outer():
         try:
             _ = 1 / (number - number)
@@ -659,7 +659,7 @@ def test_registry_is_bounded_while_iterators_overlap() -> None:
 
 @pytest.mark.process
 def test_audit_hook_and_shared_iterators_raise_nothing_in_loops() -> None:
-    """An audit hook may forbid frames. Loops then run without their callers and nest in none."""
+    """An audit hook may forbid frames. Loops are not nested then."""
     program = """
 import sys, threading
 import otel_progress as progress

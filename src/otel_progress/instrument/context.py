@@ -88,9 +88,10 @@ def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
 
 
 def _has_span_of_body(loop: LevelHandle, current: context_api.Context) -> bool:
-    """Return whether the current span was started in the body of a loop, in the trace of the loop.
+    """Return whether the body of a loop started the current span.
 
-    A loop does not change the context. So the current span is otherwise the parent of its span.
+    It is in the trace of the loop. A loop does not change the context. So the current span is
+    otherwise the parent of its span.
     """
     span = cast("Span | None", current.get(_SPAN_KEY))
     if span is None:

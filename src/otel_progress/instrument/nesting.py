@@ -1,4 +1,4 @@
-"""Registry of running ``track`` loops, for loops that start in the body of another one.
+"""Registry of running ``track`` loops, for loops in the body of another one.
 
 An iterator never changes the context of its caller. So a loop is not the current level of its body.
 Instead, a loop is registered for the frame that requested its iterator. Another loop searches the
@@ -43,7 +43,10 @@ _MIN_SWEEP: Final = 64
 
 
 next_number: Final = count(1).__next__
-"""Return the next number in the order of tracks and registered loops. Threads need no lock."""
+"""Return the next number in the order of tracks and registered loops.
+
+Threads need no lock.
+"""
 
 
 class _RunningLoop(NamedTuple):
@@ -55,10 +58,10 @@ class _RunningLoop(NamedTuple):
     instruction: int
 
     def get_level(self, frame: FrameType, *, is_first: bool) -> LevelHandle | None:
-        """Return the level of the loop if a frame, or a call from it, iterates over the loop.
+        """Return the level of the loop if a frame is running its body.
 
-        The identity of the frame is that of the registered one. ``is_first`` is True for the frame
-        that starts another loop.
+        The body may be in a function that the frame calls. The identity of the frame is that of the
+        registered one. ``is_first`` is True for the frame that starts another loop.
         """
         guard = self.guard()
         if guard is None or not guard.level.recording:
@@ -116,7 +119,7 @@ def register_loop(frame: FrameType | None, guard: LoopGuard) -> None:
 
 
 def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | None:
-    """Return the level of the loop in whose body another loop starts. None without one.
+    """Return the level of the loop whose body starts another loop. None without one.
 
     ``frame`` requests the iterator of the other loop. ``number`` is that of its track, which must
     have been created while the enclosing loop was running. A current level that was started in the
@@ -165,7 +168,10 @@ def _is_below_current(level: LevelHandle) -> bool:
 
 
 def _drop_newest_ended(loops: dict[int, list[_RunningLoop]]) -> None:
-    """Drop ended loops at the end, so that a program without running loops searches no frames."""
+    """Drop the newest loops until one is running.
+
+    So a program without running loops searches no frames.
+    """
     while loops:
         # Why: it is atomic, and a signal handler may register a loop at any time.
         try:

@@ -73,9 +73,10 @@ class CallSiteWarnings:
 
 
 def get_frame(depth: int) -> FrameType | None:
-    """Return the frame of a caller: 0 for the function that calls this, 1 for its caller.
+    """Return the frame of a caller.
 
-    None if an audit hook of the program forbids it.
+    ``depth`` is 0 for the function that calls this, and 1 for its caller. None if an audit hook of
+    the program forbids it.
     """
     try:
         return sys._getframe(depth + 1)

@@ -123,9 +123,10 @@ class LoopReference(HandleReference):
 
 
 class SharedLoopReference(LoopReference):
-    """Weak reference to the guard of a loop that may stop without a request for the end.
+    """Weak reference to the guard of a loop that may be dropped at its end.
 
-    The level is complete if it has received as many elements as its total.
+    Its program may stop without a request for the end. The level is complete if it has received as
+    many elements as its total.
     """
 
     __slots__ = ()
