@@ -700,7 +700,9 @@ for _ in progress.track([1, 2]):
         loop.level.increment(-5)
 print(errors)
 """
-    for mode in ("record", "raise"):
+    # Why not: Python 3.10 calls the hook like a signal handler, whose exceptions are not caught.
+    modes = ("record", "raise") if sys.version_info >= (3, 11) else ("record",)
+    for mode in modes:
         done = subprocess.run(
             [sys.executable, "-c", program, mode], capture_output=True, text=True, timeout=WAIT_S, check=False
         )
