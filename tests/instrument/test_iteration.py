@@ -535,6 +535,14 @@ def test_loop_that_is_dropped_before_its_last_element_is_cancelled(
     assert (last.status, last.current, last.message) == (Status.CANCELLED, count, "stopped before the end")
 
 
+@pytest.mark.usefixtures("recorder")
+def test_handle_of_a_dropped_loop_reports_its_end() -> None:
+    tracked = progress.track([1, 2, 3])
+    _consume(zip("abc", tracked))  # noqa: B905 - the default is what is tested
+    snapshot = tracked.level.snapshot()
+    assert (snapshot.status, snapshot.current) == (Status.COMPLETED, 3)
+
+
 def test_dropped_loop_without_total_is_cancelled(recorder: Recorder) -> None:
     """Its last element is unknown."""
     _consume(zip("abc", progress.track(map(abs, range(3)))))  # noqa: B905 - the default is what is tested

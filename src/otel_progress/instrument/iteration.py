@@ -10,7 +10,7 @@ is complete when it is dropped after its last element.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sized
-from enum import IntEnum
+from enum import Enum
 from functools import partial
 from itertools import chain, repeat, takewhile
 from opcode import opmap
@@ -47,25 +47,31 @@ _FOR: Final = (opmap["FOR_ITER"], opmap["EXTENDED_ARG"])
 """First instruction of a ``for`` statement. A long jump has an extended argument."""
 
 
-class LoopKind(IntEnum):
+class LoopKind(Enum):
     """Code that requests an iterator."""
 
-    FOR = 0
+    FOR = "for"
     """A ``for`` statement. Only it references the iterator, and only while its body runs."""
-    COMPREHENSION = 1
+    COMPREHENSION = "comprehension"
     """A comprehension or a generator expression. Nothing else can use the iterator."""
-    SHARED = 2
+    SHARED = "shared"
     """Any other code. It may store the iterator, or share it with other threads."""
+
+
+# Why: reading a member of the class takes far longer, and each start of a loop does.
+FOR: Final = LoopKind.FOR
+COMPREHENSION: Final = LoopKind.COMPREHENSION
+SHARED: Final = LoopKind.SHARED
 
 
 def find_loop_kind(frame: FrameType | None) -> LoopKind:
     """Return the kind of code that requests an iterator in a frame."""
     if frame is None:
-        return LoopKind.SHARED
+        return SHARED
     code, instruction = frame.f_code.co_code, frame.f_lasti
     if code[instruction] != _GET_ITER:
-        return LoopKind.SHARED
-    return LoopKind.FOR if code[instruction + 2] in _FOR else LoopKind.COMPREHENSION
+        return SHARED
+    return FOR if code[instruction + 2] in _FOR else COMPREHENSION
 
 
 def is_async_loop(frame: FrameType | None) -> bool:
@@ -231,14 +237,13 @@ class LoopGuard:
 
     __slots__ = ("__weakref__", "has_started", "kind", "level")
 
-    has_started: Callable[[], object]
-    """Returns whether an element was requested. Only a ``for`` statement always requests one."""
+    has_started: Callable[[], object] | None
+    """Returns whether an element was requested. None if the level is marked as tracked then."""
 
     def __init__(self, level: LevelHandle, kind: LoopKind) -> None:
         self.level = level
         self.kind = kind
-        if kind is not LoopKind.FOR:
-            self.has_started = partial(getattr, level._node, "tracked")
+        self.has_started = None
 
 
 def watch_loop(

@@ -48,7 +48,7 @@ from otel_progress.instrument.decorators import decorate
 from otel_progress.instrument.exits import classify_exception
 from otel_progress.instrument.failures import ErrorLike, to_failure
 from otel_progress.instrument.iteration import (
-    LoopKind,
+    SHARED,
     SharedAsyncIterator,
     SharedIterator,
     can_iterate_in_c,
@@ -1019,8 +1019,10 @@ class Track(SharedHandle, Generic[T]):
         if node is NOOP_NODE:
             return iterator
         kind = find_loop_kind(frame)
-        keys = self._start_keys(level)
-        if keys is not None or kind is not LoopKind.SHARED:
+        keys: KeyedLoop[T] | None = None
+        if self._key is not None or self._resume:
+            keys = start_keyed_loop(level, self._key, self._resume)
+        if keys is not None or kind is not SHARED:
             guard = watch_loop(level, kind)
         else:
             guard = watch_loop(level, kind, SharedLoopReference)
@@ -1029,7 +1031,7 @@ class Track(SharedHandle, Generic[T]):
             return KeyedIterator(iterator, level, keys, guard)
         # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
         # it.
-        if kind is not LoopKind.SHARED:
+        if kind is not SHARED:
             return iterate(iterator, level, node, guard)
         if can_iterate_in_c(iterator, level):
             return iterate_in_c(iterator, level, node, guard)
@@ -1041,8 +1043,10 @@ class Track(SharedHandle, Generic[T]):
         level = self._start(frame)
         if level._node is NOOP_NODE:
             return iterator
-        keys = self._start_keys(level)
-        guard = watch_loop(level, LoopKind.SHARED)
+        keys: KeyedLoop[T] | None = None
+        if self._key is not None or self._resume:
+            keys = start_keyed_loop(level, self._key, self._resume)
+        guard = watch_loop(level, SHARED)
         register_loop(frame, guard)
         if keys is not None:
             return KeyedAsyncIterator(iterator, level, keys, guard)
@@ -1064,11 +1068,6 @@ class Track(SharedHandle, Generic[T]):
             if self._arguments.total is None:
                 self._read_length(handle)
         return self.level.start()
-
-    def _start_keys(self, level: Level) -> KeyedLoop[T] | None:
-        if self._key is None and not self._resume:
-            return None
-        return start_keyed_loop(level, self._key, self._resume)
 
     def _find_parent(self, frame: FrameType | None) -> LevelHandle | None:
         """Return the parent that was given, or the loop in whose body the track is used.

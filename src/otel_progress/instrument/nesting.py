@@ -21,7 +21,7 @@ from weakref import ref
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.context import get_current_level
-from otel_progress.instrument.iteration import LoopGuard, LoopKind
+from otel_progress.instrument.iteration import FOR, LoopGuard
 from otel_progress.interrupts import is_interrupt
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _RunningLoop(NamedTuple):
         guard = self.guard()
         if guard is None or not guard.level.recording:
             return None
-        if guard.kind is LoopKind.FOR:
+        if guard.kind is FOR:
             return guard.level
         position = frame.f_lasti
         # Why: a function that returns its iterator may run again in a frame with the same identity.
@@ -76,7 +76,8 @@ class _RunningLoop(NamedTuple):
             return None
         if is_first and position == self.instruction:
             return None
-        return guard.level if guard.has_started() else None
+        has_started = guard.level._node.tracked if guard.has_started is None else guard.has_started()
+        return guard.level if has_started else None
 
     def is_running(self) -> bool:
         """Return whether the loop has not ended."""
@@ -105,17 +106,17 @@ def register_loop(frame: FrameType | None, guard: LoopGuard) -> None:
     """Register a loop that starts for the frame that requested its iterator."""
     if frame is None:
         return
-    registry, key, instruction = _registry, id(frame), frame.f_lasti
+    loops, key, instruction = _registry.loops, id(frame), frame.f_lasti
     loop = _make_running_loop((ref(guard), next_number(), frame.f_code, instruction))
-    others = registry.loops.get(key)
+    others = loops.get(key)
     if others is None:
-        registry.loops[key] = [loop]
+        loops[key] = [loop]
+        if len(loops) > _MIN_SWEEP:
+            _sweep(_registry)
     else:
         # Why not those of the same instruction: the program has replaced their iterators.
         running = [other for other in others if other.instruction != instruction and other.is_running()]
-        registry.loops[key] = [*running[1 - MAX_LOOPS_PER_FRAME :], loop]
-    if len(registry.loops) > registry.sweep_at:
-        _sweep(registry)
+        loops[key] = [*running[1 - MAX_LOOPS_PER_FRAME :], loop]
 
 
 def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | None:
@@ -126,9 +127,10 @@ def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | N
     body of the enclosing loop has precedence. Never raises.
     """
     try:
-        if not _registry.loops:
+        loops = _registry.loops
+        if not loops:
             return None
-        level = _search_frames(frame, number)
+        level = _search_frames(loops, frame, number)
         return None if level is None or not _is_below_current(level) else level
     except Exception as error:
         if is_interrupt(error):
@@ -137,8 +139,10 @@ def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | N
         return None
 
 
-def _search_frames(first: FrameType | None, number: int) -> LevelHandle | None:
-    loops, frame = _registry.loops, first
+def _search_frames(
+    loops: dict[int, list[_RunningLoop]], first: FrameType | None, number: int
+) -> LevelHandle | None:
+    frame = first
     _drop_newest_ended(loops)
     if not loops:
         return None
@@ -184,15 +188,21 @@ def _drop_newest_ended(loops: dict[int, list[_RunningLoop]]) -> None:
 
 
 def _has_running(loops: list[_RunningLoop]) -> bool:
-    # Why no generator expression: each start of a loop calls this.
-    for loop in loops:  # noqa: SIM110
-        if loop.is_running():
+    # Why not is_running: each start of a loop calls this.
+    for loop in loops:
+        guard = loop[0]()
+        if guard is not None and guard.level.recording:
             return True
     return False
 
 
 def _sweep(registry: _Registry) -> None:
-    """Drop all ended loops. It takes constant time per registered loop on average."""
+    """Drop all ended loops when their number may have doubled.
+
+    It takes constant time per registered loop on average.
+    """
+    if len(registry.loops) <= registry.sweep_at:
+        return
     for key, loops in list(registry.loops.items()):
         if not _has_running(loops) and registry.loops.get(key) is loops:
             registry.loops.pop(key, None)

@@ -47,6 +47,7 @@ class LiveReader:
 
     def get_level(self, node: Node) -> LevelSnapshot:
         """Return the current snapshot of a level."""
+        self._state.end_orphans()
         self._update_figures(node)
         self._estimate(node)
         return redact_snapshot(self._take_snapshot(node))
