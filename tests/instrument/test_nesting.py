@@ -427,14 +427,17 @@ def test_iterator_that_its_function_returned_does_not_nest_later_calls(recorder:
     """The frame of a later call often has the same identity."""
 
     def make() -> Iterator[tuple[int, int]]:
+        identities.append(id(sys._getframe()))
         return enumerate(progress.track(range(2), type="a"))
 
-    first = make()
-    next(first)
-    for _ in range(20):
-        assert len(list(make())) == 2
-    assert get_trees(recorder) == ["a"] * 20
-    assert list(first) == [(1, 1)]
+    identities: list[int] = []
+    iterators = []
+    for _ in range(50):
+        iterators.append(make())
+        next(iterators[-1])
+    assert len(set(identities)) < 50
+    assert [len(list(iterator)) for iterator in iterators] == [1] * 50
+    assert get_trees(recorder) == ["a"] * 50
 
 
 def test_tasks_that_run_loops_at_the_same_time_do_not_nest(recorder: Recorder) -> None:
