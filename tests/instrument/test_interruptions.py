@@ -245,6 +245,17 @@ def track_other_iterable() -> None:
         pass
 
 
+def track_nested() -> None:
+    for _ in progress.track(range(2)):
+        for _ in enumerate(progress.track(range(2))):
+            for _ in progress.track("a"):
+                pass
+
+
+def track_in_zip() -> None:
+    assert list(zip("ab", progress.track(range(2)), strict=False)) == [("a", 0), ("b", 1)]
+
+
 async def _track_in_coroutine() -> None:
     async def produce() -> AsyncIterator[int]:
         yield 1
@@ -293,6 +304,8 @@ SCENARIOS = [
     track,
     track_shared,
     track_other_iterable,
+    track_nested,
+    track_in_zip,
     track_in_coroutine,
     enter_batch,
     pause,

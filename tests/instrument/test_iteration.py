@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -465,6 +466,113 @@ def test_iterator_dropped_early_cancels_the_level(recorder: Recorder) -> None:
         gc.collect()
         root = recorder.runtime.get_history()[0].root
         assert (root.current, root.status, root.message) == (1, Status.CANCELLED, "stopped before the end")
+
+
+def _consume(pairs: Iterable[Any]) -> None:
+    """Request all elements, and drop the iterator."""
+    for _ in pairs:
+        pass
+
+
+_SOURCES: list[Callable[[], Iterable[int]]] = [
+    lambda: [1, 2, 3],
+    lambda: range(3),
+    lambda: map(abs, (1, 2, 3)),
+    lambda: (number for number in (1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize("make", _SOURCES)
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda loop: zip("abc", loop),  # noqa: B905 - the test is about the default
+        lambda loop: zip(loop, "abc"),  # noqa: B905
+        lambda loop: zip("abc", loop, strict=True),
+        lambda loop: zip("abc", enumerate(loop)),  # noqa: B905
+        lambda loop: enumerate(zip("abc", loop)),  # noqa: B905
+        lambda loop: islice(loop, 3),
+        lambda loop: map(lambda letter, number: (letter, number), "abc", loop),
+        lambda loop: map(lambda number, letter: (letter, number), loop, "abc"),
+        lambda loop: [next(loop) for loop in [iter(loop)] for _ in range(3)],
+    ],
+)
+def test_loop_that_is_dropped_after_its_last_element_completes(
+    make: Callable[[], Iterable[int]], strict: bool, wrap: Callable[[Iterable[int]], Iterable[Any]]
+) -> None:
+    """``zip`` requests no end of its second iterable."""
+    with recording(strict=strict) as recorder:
+        _consume(wrap(progress.track(make(), total=3)))
+        (last,) = get_ended(recorder)
+        assert (last.status, last.current, last.total, last.message) == (Status.COMPLETED, 3, 3, None)
+        with progress.operation("o", id="o"):
+            _consume(wrap(progress.track(make(), total=3)))
+        (level,) = recorder.operation("o").levels
+        assert (level.status, level.current, level.message) == (Status.COMPLETED, 3, None)
+
+
+@pytest.mark.parametrize("make", _SOURCES)
+@pytest.mark.parametrize(
+    ("wrap", "count"),
+    [
+        (lambda loop: zip("ab", loop), 1),  # noqa: B905
+        (lambda loop: islice(loop, 2), 1),
+        (lambda loop: islice(loop, 0), 0),
+        (lambda loop: zip("", loop), 0),  # noqa: B905
+        (lambda loop: map(lambda letter, number: (letter, number), "ab", loop), 1),
+    ],
+)
+def test_loop_that_is_dropped_before_its_last_element_is_cancelled(
+    recorder: Recorder,
+    make: Callable[[], Iterable[int]],
+    wrap: Callable[[Iterable[int]], Iterable[Any]],
+    count: int,
+) -> None:
+    _consume(wrap(progress.track(make(), total=3)))
+    gc.collect()
+    (last,) = get_ended(recorder)
+    assert (last.status, last.current, last.message) == (Status.CANCELLED, count, "stopped before the end")
+
+
+@pytest.mark.usefixtures("recorder")
+def test_handle_of_a_dropped_loop_reports_its_end() -> None:
+    tracked = progress.track([1, 2, 3])
+    _consume(zip("abc", tracked))  # noqa: B905 - the default is what is tested
+    snapshot = tracked.level.snapshot()
+    assert (snapshot.status, snapshot.current) == (Status.COMPLETED, 3)
+
+
+def test_dropped_loop_without_total_is_cancelled(recorder: Recorder) -> None:
+    """Its last element is unknown."""
+    _consume(zip("abc", progress.track(map(abs, range(3)))))  # noqa: B905 - the default is what is tested
+    (last,) = get_ended(recorder)
+    assert (last.status, last.current) == (Status.CANCELLED, 2)
+
+
+def test_dropped_loop_without_elements_completes(recorder: Recorder) -> None:
+    _consume(zip([], progress.track([])))  # noqa: B905 - the default is what is tested
+    (last,) = get_ended(recorder)
+    assert (last.status, last.current, last.total) == (Status.COMPLETED, 0, 0)
+
+
+@pytest.mark.parametrize("make", _SOURCES)
+def test_exception_at_the_last_element_cancels_a_dropped_loop_of_an_operation(
+    recorder: Recorder, make: Callable[[], Iterable[int]]
+) -> None:
+    """The operation fails before the loop could be complete."""
+    with pytest.raises(ZeroDivisionError), progress.operation("o", id="o"):  # noqa: PT012
+        for index, _ in enumerate(progress.track(make(), total=3)):
+            _ = 1 / (2 - index)
+    gc.collect()
+    (level,) = recorder.operation("o").levels
+    assert (level.status, level.current, level.message) == (Status.CANCELLED, 2, "stopped before the end")
+
+
+def test_loop_beyond_its_total_completes_when_it_is_dropped(lenient: Recorder) -> None:
+    _consume(zip("abcd", progress.track(range(5), total=2)))  # noqa: B905 - the default is what is tested
+    (last,) = get_ended(lenient)
+    assert (last.status, last.current, last.total) == (Status.COMPLETED, 2, 2)
 
 
 def test_tasks_share_an_async_iterator(recorder: Recorder) -> None:

@@ -375,7 +375,7 @@ def test_subclass_with_broken_properties_works_and_is_recorded(recorder: Recorde
 
 
 def test_bar_whose_reads_fail_is_dropped(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object) -> None:  # noqa: ARG001
+    def fail(self: object) -> None:
         raise RuntimeError("broken")
 
     shown = bar(total=3)

@@ -112,7 +112,8 @@ class RecordingBackend:
             self.count_rejection(reason)
             if reason == "beyond_total":
                 # Why: the count may be far from the total, and `track` counts within this package.
-                text += f" The caller is {format_call_site(capture_call_site())}."
+                call_site = capture_call_site()
+                text += "" if call_site is None else f" The caller is {format_call_site(call_site)}."
             raise RejectedTypeError(text) if is_wrong_type else RejectedValueError(text)
         self.report_rejection(reason, text)
 

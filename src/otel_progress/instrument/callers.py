@@ -34,10 +34,15 @@ _make_caller: Final = cast("Callable[[tuple[str, str]], Caller]", partial(tuple.
 
 
 def find_caller() -> Caller | None:
-    """Return the first caller outside of this package. None if nothing is recorded."""
+    """Return the first caller outside of this package.
+
+    None if nothing is recorded, or if an audit hook of the program forbids it.
+    """
     if backend_slot.current is None:
         return None
     frame = find_outer_frame()
+    if frame is None:
+        return None
     return _make_caller((frame.f_globals.get("__name__") or "", _get_qualified_name(frame)))
 
 

@@ -12,6 +12,8 @@ from otel_progress.instrument import spans
 from otel_progress.instrument.backend import BATCH_KEY, LEVEL_KEY, LINK_KEY
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from otel_progress.instrument.backend import RecordingBackend
     from otel_progress.instrument.handle import LevelHandle
     from otel_progress.live.node import BlockReference
@@ -74,12 +76,34 @@ def find_parent_link(backend: RecordingBackend) -> ParentLink | None:
 def get_parent_context(parent: LevelHandle | None) -> context_api.Context:
     """Return the context in which the span of a child of ``parent`` starts.
 
-    It is the current context. If ``parent`` is not the current level, it contains its span.
+    It is the current context. If ``parent`` is not the current level, it contains its span. A span
+    that the body of a loop has started is below that of the loop already.
     """
     current = context_api.get_current()
     if parent is None or current.get(LEVEL_KEY) is parent:
         return current
+    if parent._node.tracked and _has_span_of_body(parent, current):
+        return current
     return spans.build_span_context(parent.span)
+
+
+def _has_span_of_body(loop: LevelHandle, current: context_api.Context) -> bool:
+    """Return whether the body of a loop started the current span.
+
+    It is in the trace of the loop. A loop does not change the context. So the current span is
+    otherwise the parent of its span.
+    """
+    span = cast("Span | None", current.get(_SPAN_KEY))
+    if span is None:
+        return False
+    own, own_parent, other = (
+        loop._span.get_span_context(),
+        getattr(loop._span, "parent", None),
+        span.get_span_context(),
+    )
+    if not other.is_valid or other.trace_id != own.trace_id:
+        return False
+    return own_parent is not None and other.span_id not in (own.span_id, own_parent.span_id)
 
 
 def build_level_context(

@@ -3,23 +3,32 @@
 Elements are counted in C, and Python code only checks for cancellation.
 
 A generator cannot be shared by threads. It serves ``for`` loops. Other callers receive an iterator
-that threads may share.
+that threads may share. They may stop without a request for the end, as ``zip`` does. So such a loop
+is complete when it is dropped after its last element.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sized
+from enum import Enum
 from functools import partial
 from itertools import chain, repeat, takewhile
 from opcode import opmap
 from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from weakref import ref
 
 from otel_progress.errors import OperationCancelledError
 from otel_progress.instrument.rejections import Rejection, reject_excess
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.counter import GilCounter, LockCounter
-from otel_progress.live.node import STOPPED_EARLY, LoopReference, Node, add_orphan
+from otel_progress.live.node import (
+    STOPPED_EARLY,
+    LoopReference,
+    Node,
+    add_orphan,
+    has_received_all,
+)
 
 if TYPE_CHECKING:
     from otel_progress.instrument.handle import LevelHandle
@@ -34,17 +43,40 @@ _GET_ITER: Final = opmap["GET_ITER"]
 _GET_AITER: Final = opmap["GET_AITER"]
 
 
-def is_loop(frame: FrameType) -> bool:
-    """Return whether a frame requests an iterator for a ``for`` loop.
-
-    Nothing else can use that iterator.
-    """
-    return frame.f_code.co_code[frame.f_lasti] == _GET_ITER
+_FOR: Final = (opmap["FOR_ITER"], opmap["EXTENDED_ARG"])
+"""First instruction of a ``for`` statement. A long jump has an extended argument."""
 
 
-def is_async_loop(frame: FrameType) -> bool:
+class LoopKind(Enum):
+    """Code that requests an iterator."""
+
+    FOR = "for"
+    """A ``for`` statement. Only it references the iterator, and only while its body runs."""
+    COMPREHENSION = "comprehension"
+    """A comprehension or a generator expression. Nothing else can use the iterator."""
+    SHARED = "shared"
+    """Any other code. It may store the iterator, or share it with other threads."""
+
+
+# Why: reading a member of the class takes far longer, and each start of a loop does.
+FOR: Final = LoopKind.FOR
+COMPREHENSION: Final = LoopKind.COMPREHENSION
+SHARED: Final = LoopKind.SHARED
+
+
+def find_loop_kind(frame: FrameType | None) -> LoopKind:
+    """Return the kind of code that requests an iterator in a frame."""
+    if frame is None:
+        return SHARED
+    code, instruction = frame.f_code.co_code, frame.f_lasti
+    if code[instruction] != _GET_ITER:
+        return SHARED
+    return FOR if code[instruction + 2] in _FOR else COMPREHENSION
+
+
+def is_async_loop(frame: FrameType | None) -> bool:
     """Return whether a frame requests an async iterator for an ``async for`` loop."""
-    return frame.f_code.co_code[frame.f_lasti] == _GET_AITER
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] == _GET_AITER
 
 
 _SAFE_ITERATORS: Final = frozenset(
@@ -126,8 +158,10 @@ def iterate(
         if is_exhausted():
             _end_count(counter, ahead, check)
             level.__exit__(None, None, None)
-        else:
+        elif counted is None or not has_received_all(node):
             _cancel_early(level)
+        # Why nothing otherwise: the guard is collected. If an exception ends the operation before
+        # the next tick, the last element was not done.
         raise
     except BaseException as error:
         _end_count(counter, ahead, check)
@@ -179,7 +213,7 @@ def can_iterate_in_c(iterator: object, level: LevelHandle) -> bool:
     )
 
 
-def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Iterator[T]:
+def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node, guard: LoopGuard) -> Iterator[T]:
     """Return an iterator like :func:`iterate` that runs no Python code per element.
 
     It takes the same time, and threads may share it.
@@ -191,22 +225,34 @@ def iterate_in_c(iterator: Iterator[T], level: LevelHandle, node: Node) -> Itera
     # A request to cancel clears the flags, which ends this iterator before the next element.
     while_running = chain.from_iterable(takewhile(bool, repeat(flags)))
     elements = map(_get_element, while_running, counter.count(iterator))
-    return cast("Iterator[T]", chain(elements, _LoopEnd(level, node, watch_loop(node))))
+    guard.has_started = cast(GilCounter, counter).has_counted
+    return cast("Iterator[T]", chain(elements, _LoopEnd(level, node, guard)))
 
 
 class LoopGuard:
     """Object that only the iterator of a loop references.
 
-    If it is collected before the level ended, the next tick or query cancels the level.
+    If it is collected before the level ended, the next tick or query ends the level.
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "has_started", "kind", "level")
+
+    has_started: Callable[[], object] | None
+    """Returns whether an element was requested. None if the level is marked as tracked then."""
+
+    def __init__(self, level: LevelHandle, kind: LoopKind) -> None:
+        self.level = level
+        self.kind = kind
+        self.has_started = None
 
 
-def watch_loop(node: Node) -> LoopGuard:
-    """Cancel the level when its loop was left without an end."""
-    guard = LoopGuard()
-    reference = LoopReference(guard, add_orphan)
+def watch_loop(
+    level: LevelHandle, kind: LoopKind, reference_type: type[LoopReference] = LoopReference
+) -> LoopGuard:
+    """End the level when its loop was left without an end."""
+    node = level._node
+    guard = LoopGuard(level, kind)
+    reference = reference_type(guard, add_orphan)
     reference.node, node.handle = node, reference
     return guard
 
@@ -266,7 +312,7 @@ class SharedIterator(Generic[T]):
 
     __slots__ = ("_exhausted", "_generator", "_next", "_next_directly")
 
-    def __init__(self, iterator: Iterator[T], level: LevelHandle, node: Node) -> None:
+    def __init__(self, iterator: Iterator[T], level: LevelHandle, node: Node, guard: LoopGuard) -> None:
         # Why also in strict mode: an element that is received and counted by one call of a C
         # function cannot be counted after another thread has ended the level.
         counter = node.ensure_counter()
@@ -277,9 +323,7 @@ class SharedIterator(Generic[T]):
         """Not empty after a thread received the end directly."""
         backend = level._backend
         check = None if backend is None or not backend.strict else TotalCheck(node, backend.reject)
-        self._generator = iterate(
-            iterator, level, node, watch_loop(node), counted, self._exhausted.__len__, check
-        )
+        self._generator = iterate(iterator, level, node, guard, counted, self._exhausted.__len__, check)
         self._next = self._generator.__next__
         self._next_directly: Callable[[], T] = (
             counted.__next__ if check is None else partial(_get_checked, counted, check)
@@ -320,12 +364,11 @@ class SharedAsyncIterator(Generic[T]):
 
     __slots__ = ("_generator", "_iterator", "_node")
 
-    def __init__(self, iterator: AsyncIterator[T], level: LevelHandle) -> None:
+    def __init__(self, iterator: AsyncIterator[T], level: LevelHandle, guard: LoopGuard) -> None:
         self._iterator = iterator
         self._node = level._node
-        self._generator = cast(
-            "AsyncGeneratorType[T, None]", iterate_async(iterator, level, watch_loop(self._node))
-        )
+        generator = start_async_generator(iterator, level, guard)
+        self._generator = cast("AsyncGeneratorType[T, None]", generator)
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -342,7 +385,21 @@ class SharedAsyncIterator(Generic[T]):
         await self._generator.aclose()
 
 
-async def iterate_async(
+def start_async_generator(
+    iterator: AsyncIterator[T], level: LevelHandle, guard: LoopGuard
+) -> AsyncGenerator[T, None]:
+    """Return an async generator with progress over the elements of an async iterator."""
+    generator = _iterate_async(iterator, level, guard)
+    # Why: the event loop closes a dropped async generator later, which keeps the guard until then.
+    guard.has_started = partial(_is_iterating, ref(generator), level._node)
+    return generator
+
+
+def _is_iterating(generator: ref[object], node: Node) -> bool:
+    return node.tracked and generator() is not None
+
+
+async def _iterate_async(
     iterator: AsyncIterator[T],
     level: LevelHandle,
     guard: LoopGuard,  # noqa: ARG001 - its lifetime is that of the generator

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from otel_progress.instrument.iteration import check_cancelled, watch_loop
+from otel_progress.instrument.iteration import LoopGuard, check_cancelled
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.resumption import digest_key
 
@@ -131,14 +131,17 @@ class KeyedIterator(Generic[T]):
 
     __slots__ = ("_guard", "_iterator", "_keys", "_level", "_node", "_pending")
 
-    def __init__(self, iterator: Iterator[T], level: LevelHandle, keys: KeyedLoop[T]) -> None:
+    def __init__(
+        self, iterator: Iterator[T], level: LevelHandle, keys: KeyedLoop[T], guard: LoopGuard
+    ) -> None:
         self._iterator = iterator
         self._level = level
         self._node = level._node
         self._keys = keys
         self._pending: dict[int, bytes | None] = {}
         """Keys of the elements that are processed, by thread."""
-        self._guard = watch_loop(level._node)
+        self._guard = guard
+        guard.has_started = self._pending.__len__
 
     def __iter__(self) -> KeyedIterator[T]:
         return self
@@ -175,14 +178,17 @@ class KeyedAsyncIterator(Generic[T]):
 
     __slots__ = ("_guard", "_iterator", "_keys", "_level", "_node", "_pending")
 
-    def __init__(self, iterator: AsyncIterator[T], level: LevelHandle, keys: KeyedLoop[T]) -> None:
+    def __init__(
+        self, iterator: AsyncIterator[T], level: LevelHandle, keys: KeyedLoop[T], guard: LoopGuard
+    ) -> None:
         self._iterator = iterator
         self._level = level
         self._node = level._node
         self._keys = keys
         self._pending: dict[int, bytes | None] = {}
         """Keys of the elements that are processed, by task."""
-        self._guard = watch_loop(level._node)
+        self._guard = guard
+        guard.has_started = self._pending.__len__
 
     def __aiter__(self) -> KeyedAsyncIterator[T]:
         return self

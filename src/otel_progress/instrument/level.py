@@ -8,10 +8,9 @@ counted, logged once per call site, and ignored. In strict mode it raises.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from functools import partial
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from opentelemetry.trace import Span
@@ -49,19 +48,25 @@ from otel_progress.instrument.decorators import decorate
 from otel_progress.instrument.exits import classify_exception
 from otel_progress.instrument.failures import ErrorLike, to_failure
 from otel_progress.instrument.iteration import (
+    SHARED,
     SharedAsyncIterator,
     SharedIterator,
     can_iterate_in_c,
+    find_loop_kind,
     get_length,
     is_async_loop,
-    is_loop,
     iterate,
-    iterate_async,
     iterate_in_c,
     make_cancelled_error,
+    start_async_generator,
     watch_loop,
 )
-from otel_progress.instrument.keyed_iteration import KeyedAsyncIterator, KeyedIterator, start_keyed_loop
+from otel_progress.instrument.keyed_iteration import (
+    KeyedAsyncIterator,
+    KeyedIterator,
+    KeyedLoop,
+    start_keyed_loop,
+)
 from otel_progress.instrument.lifecycle import (
     COMMIT_S,
     DONE,
@@ -80,8 +85,20 @@ from otel_progress.instrument.lifecycle import (
     was_completed,
     watch_handle,
 )
-from otel_progress.instrument.rejections import Rejection, capture_call_site, reject_excess
-from otel_progress.live.node import REASON_COLLECTED, CounterMissing, HandleReference, Node, merge_metadata
+from otel_progress.instrument.nesting import (
+    find_enclosing_loop,
+    next_number,
+    register_loop,
+)
+from otel_progress.instrument.rejections import Rejection, capture_call_site, get_frame, reject_excess
+from otel_progress.live.node import (
+    REASON_COLLECTED,
+    CounterMissing,
+    HandleReference,
+    Node,
+    SharedLoopReference,
+    merge_metadata,
+)
 from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import NO_METADATA, Eta, LevelSnapshot, Number, Outcome, Status
 from otel_progress.stages import StagesLike
@@ -950,13 +967,16 @@ class Track(SharedHandle, Generic[T]):
     ends it as cancelled. It is never the current level, so the caller's context stays unchanged.
     After cancellation was requested, OperationCancelledError is raised between two elements.
 
+    A track that was created without a handle starts below the current level. If its thread runs the
+    body of another loop, it starts below the level of that loop.
+
     Threads may share the iterator if they may share that of the iterable itself. The same applies
     to tasks and an async iterable. The length of the iterable is requested at most once, at the
     start of an iteration, if no total was given and something is configured. A pickle is the
     iterable.
     """
 
-    __slots__ = ("_arguments", "_handle", "_iterable", "_key", "_parent", "_resume")
+    __slots__ = ("_arguments", "_handle", "_iterable", "_key", "_number", "_parent", "_resume")
 
     def __init__(
         self,
@@ -972,12 +992,14 @@ class Track(SharedHandle, Generic[T]):
         self._arguments = arguments
         self._parent = parent
         self._handle: Level | None = None
+        self._number = next_number()
+        """Only loops that were registered earlier can be around this one."""
 
     @property
     def level(self) -> Level:
         """Handle of the running iteration or the next one, for messages and item outcomes."""
         if self._handle is None:
-            self._handle = Level(self._arguments, self._parent)
+            self._handle = Level(self._arguments, self._find_parent(get_frame(1)))
         return self._handle
 
     def __len__(self) -> int:
@@ -991,46 +1013,75 @@ class Track(SharedHandle, Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         iterator = iter(cast("Iterable[T]", self._iterable))
-        level = self._start()
+        frame = get_frame(1)
+        level = self._start(frame)
         node = level._node
         if node is NOOP_NODE:
             return iterator
+        kind = find_loop_kind(frame)
+        keys: KeyedLoop[T] | None = None
         if self._key is not None or self._resume:
             keys = start_keyed_loop(level, self._key, self._resume)
-            if keys is not None:
-                return KeyedIterator(iterator, level, keys)
+        if keys is not None or kind is not SHARED:
+            guard = watch_loop(level, kind)
+        else:
+            guard = watch_loop(level, kind, SharedLoopReference)
+        register_loop(frame, guard)
+        if keys is not None:
+            return KeyedIterator(iterator, level, keys, guard)
         # Why: no other thread can use the iterator of a ``for`` statement. Other callers may share
         # it.
-        if is_loop(sys._getframe(1)):
-            return iterate(iterator, level, node, watch_loop(node))
+        if kind is not SHARED:
+            return iterate(iterator, level, node, guard)
         if can_iterate_in_c(iterator, level):
-            return iterate_in_c(iterator, level, node)
-        return SharedIterator(iterator, level, node)
+            return iterate_in_c(iterator, level, node, guard)
+        return SharedIterator(iterator, level, node, guard)
 
     def __aiter__(self) -> AsyncIterator[T]:
         iterator = cast("AsyncIterable[T]", self._iterable).__aiter__()
-        level = self._start()
+        frame = get_frame(1)
+        level = self._start(frame)
         if level._node is NOOP_NODE:
             return iterator
+        keys: KeyedLoop[T] | None = None
         if self._key is not None or self._resume:
             keys = start_keyed_loop(level, self._key, self._resume)
-            if keys is not None:
-                return KeyedAsyncIterator(iterator, level, keys)
-        if is_async_loop(sys._getframe(1)):
-            return iterate_async(iterator, level, watch_loop(level._node))
-        return SharedAsyncIterator(iterator, level)
+        guard = watch_loop(level, SHARED)
+        register_loop(frame, guard)
+        if keys is not None:
+            return KeyedAsyncIterator(iterator, level, keys, guard)
+        if is_async_loop(frame):
+            return start_async_generator(iterator, level, guard)
+        return SharedAsyncIterator(iterator, level, guard)
 
-    def _start(self) -> Level:
+    def _start(self, frame: FrameType | None) -> Level:
         handle = self._handle
         if handle is not None and (handle._node.tracked or handle._node.status.finished):
             # The handle belongs to an earlier or running iteration.
             # Each iteration is a level of its own.
             handle = self._handle = None
-        if self._arguments.total is None and backend_slot.current is not None:
+        if backend_slot.current is not None:
             if handle is None:
-                handle = self._handle = Level(self._arguments, self._parent)
-            self._read_length(handle)
+                handle = self._handle = Level(self._arguments, self._find_parent(frame))
+            elif handle._node is UNSTARTED_NODE:
+                handle._parent = self._find_parent(frame)
+            if self._arguments.total is None:
+                self._read_length(handle)
         return self.level.start()
+
+    def _find_parent(self, frame: FrameType | None) -> LevelHandle | None:
+        """Return the parent that was given, or the loop in whose body the track is used.
+
+        ``frame`` uses the track. None is the current level.
+        """
+        # Why not to resume: the name of the loop is the id of its operation.
+        if self._parent is not None or self._resume:
+            return self._parent
+        level = find_enclosing_loop(frame, self._number)
+        if level is not None and self._key is not None and level._node.operation.completed_work is not None:
+            # Why: the same key may be one of several loops with the same name.
+            return None
+        return level
 
     def _read_length(self, handle: Level) -> None:
         """Set the length of the iterable as the total of a handle without one."""

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from otel_progress.diagnostics import log_warning
+from otel_progress.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from otel_progress.live.node import CallSite, Node
@@ -71,21 +72,42 @@ class CallSiteWarnings:
             log_warning("%s (further ones are only counted)", text)
 
 
-def find_outer_frame() -> FrameType:
-    """Return the first frame outside this package, or the outermost frame."""
-    frame = sys._getframe(1)
+def get_frame(depth: int) -> FrameType | None:
+    """Return the frame of a caller.
+
+    ``depth`` is 0 for the function that calls this, and 1 for its caller. None if an audit hook of
+    the program forbids it.
+    """
+    try:
+        return sys._getframe(depth + 1)
+    except Exception as error:  # An audit hook of the program may raise any exception.
+        if is_interrupt(error):
+            raise
+        return None
+
+
+def find_outer_frame() -> FrameType | None:
+    """Return the first frame outside this package, or the outermost frame.
+
+    None if an audit hook of the program forbids it.
+    """
+    frame = get_frame(1)
+    if frame is None:
+        return None
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_PATH):
         frame = frame.f_back
     return frame
 
 
-def capture_call_site() -> CallSite:
+def capture_call_site() -> CallSite | None:
     """Return the call site: the first frame outside this package.
+
+    None if an audit hook of the program forbids it.
 
     It takes a fraction of a microsecond, because the line is not computed.
     """
     frame = find_outer_frame()
-    return frame.f_code, frame.f_lasti
+    return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def format_call_site(call_site: CallSite) -> str:

@@ -153,9 +153,10 @@ class ProgressTracer:
     ) -> Track[T]:
         """Iterate over ``iterable`` with progress, as a child of the current level.
 
-        The iterable is sync or async. The total defaults to its length. ``track(...).level`` is the
-        handle, for messages and failed items. After cancellation was requested, the iteration
-        raises OperationCancelledError between two elements.
+        In the body of another ``track`` it is a child of that loop. The iterable is sync or async.
+        The total defaults to its length. ``track(...).level`` is the handle, for messages and
+        failed items. After cancellation was requested, the iteration raises OperationCancelledError
+        between two elements.
 
         ``key`` returns a text or another value that identifies an element. With ``resume`` the loop
         leaves out elements whose keys an earlier session of the operation has completed. ``resume``

@@ -70,12 +70,16 @@ class GilCounter:
         """Return an iterator in C that counts each element when it yields it."""
         return compress(iterable, self._left)
 
-    def value(self) -> Number:
-        """Return the number of counted units, at least 0."""
+    def value(self, ahead: int = 0) -> Number:
+        """Return the number of counted units plus ``ahead``, at least 0."""
         count, counted = self._start
         # Why this order: a count that was set is returned exactly, even if it is a fraction.
-        value = count + (self._read_c_counter() - counted)
+        value = count + ahead + (self._read_c_counter() - counted)
         return value if value > 0 else 0
+
+    def has_counted(self) -> bool:
+        """Return True when any unit was counted one by one."""
+        return length_hint(self._left) != _FULL
 
     def shift(self, step: int) -> None:
         """Change the count by ``step``.
@@ -150,11 +154,11 @@ class LockCounter:
         self.add(1)
         return element
 
-    def value(self) -> Number:
-        """Return the number of counted units, at least 0."""
+    def value(self, ahead: int = 0) -> Number:
+        """Return the number of counted units plus ``ahead``, at least 0."""
         if self._lock:
             self._lock.run_deferred()
-        return max(0, self._value)
+        return max(0, self._value + ahead)
 
     def shift(self, step: int) -> None:
         """Change the count by ``step``.

@@ -85,7 +85,7 @@ def find_only_loop(node: Node) -> Node | None:
     children = node.children
     if node.parent is not None or node.total is not None or children is None or children.created != 1:
         return None
-    if node.counter is not None and node.counter.touched:
+    if node.tracked or (node.counter is not None and node.counter.touched):
         return None
     loop = next(iter(children.nodes.values()), None)
     return loop if loop is not None and loop.tracked else None
@@ -147,11 +147,17 @@ def _measure(node: Node, children: Children | None) -> tuple[Number, float | Non
     """Return (current, ratio) from the node's own count, its stages or its children."""
     counter, total = node.counter, node.total
     current: Number = 0 if counter is None else counter.value()
-    has_own_count = counter is not None and (current != 0 or counter.touched)
+    # Why also without a count: a loop counts its elements and not the loops in its body.
+    has_own_count = counter is not None and (current != 0 or counter.touched or node.tracked)
     partial, is_base = 0.0, False
     if has_own_count:
         node.last_count = current
-        is_base = children is not None and children.stages is None and counts_from_base(node, current)
+        is_base = (
+            children is not None
+            and children.stages is None
+            and not node.tracked
+            and counts_from_base(node, current)
+        )
     counted = list_shared_counts(node)
     if counted:
         # Why here: what other processes counted is part of the level's own count.
@@ -199,7 +205,7 @@ def counts_from_base(node: Node, current: Number) -> bool:
 
 def counts_children(node: Node) -> bool:
     """Return True if the count of a level is that of the levels below it."""
-    if node.children is None or list_shared_counts(node):
+    if node.children is None or node.tracked or list_shared_counts(node):
         return False
     counter = node.counter
     return counter is None or not counter.touched or counts_from_base(node, counter.value())

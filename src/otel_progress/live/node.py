@@ -122,6 +122,38 @@ class LoopReference(HandleReference):
     reason = STOPPED_EARLY
 
 
+class SharedLoopReference(LoopReference):
+    """Weak reference to the guard of a loop that may be dropped at its end.
+
+    Its program may stop without a request for the end. The level is complete if it has received as
+    many elements as its total.
+    """
+
+    __slots__ = ()
+
+
+def has_received_all(node: Node) -> bool:
+    """Return True if a loop has received as many elements as its total.
+
+    The count of such a loop is one lower, because its last element is not done.
+    """
+    counter, total = node.counter, node.total
+    return counter is not None and total is not None and counter.value(1) >= total
+
+
+def find_loop_status(node: Node, reference: HandleReference | None) -> Status:
+    """Return the status with which a level ends whose handle or guard was collected.
+
+    Count the last element of a loop that is complete. A second call has no effect.
+    """
+    if not isinstance(reference, SharedLoopReference) or not has_received_all(node):
+        return Status.CANCELLED
+    counter, total = node.counter, node.total
+    if counter is not None and total is not None:
+        counter.set(max(total, counter.value()))
+    return Status.COMPLETED
+
+
 class BlockReference(weakref.ref[Any]):
     """Weak reference to the exit of a block of a pause, an opaque step or a batch.
 

@@ -47,6 +47,7 @@ class LiveReader:
 
     def get_level(self, node: Node) -> LevelSnapshot:
         """Return the current snapshot of a level."""
+        self._state.end_orphans()
         self._update_figures(node)
         self._estimate(node)
         return redact_snapshot(self._take_snapshot(node))
@@ -103,6 +104,7 @@ class LiveReader:
 
     def history(self, query: HistoryQuery = HistoryQuery()) -> Sequence[OperationSnapshot]:
         """Return ended operations without their levels, the last ended one first."""
+        self._state.end_orphans()
         with self._state.lock:
             ended = [op for op in self._state.ended if query.operation_type in (None, op.type)]
         return filter_history((self._take_operation(operation, levels=False) for operation in ended), query)

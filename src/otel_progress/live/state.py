@@ -23,6 +23,7 @@ from otel_progress.live.node import (
     Node,
     Operation,
     Spec,
+    find_loop_status,
     orphans,
     raise_counter_missing,
 )
@@ -452,7 +453,9 @@ class StoreState:
                     continue
                 node: Node | None = getattr(reference, "node", None)
                 if node is not None and node.handle is reference:
-                    self.end_level(node, Status.CANCELLED, message=reference.reason)
+                    ended_as = find_loop_status(node, reference)
+                    message = None if ended_as is Status.COMPLETED else reference.reason
+                    self.end_level(node, ended_as, message=message)
             except BaseException:
                 orphans.append(reference)
                 raise

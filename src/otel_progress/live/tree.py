@@ -27,6 +27,7 @@ from otel_progress.live.node import (
     Operation,
     Spec,
     UnitCount,
+    find_loop_status,
 )
 from otel_progress.locking import create_once, store_together
 from otel_progress.model import NO_METADATA, Number, Status
@@ -457,6 +458,9 @@ class Tree:
                 handle = child.handle
                 if handle is None or handle() is not None:
                     child.message = REASON_PARENT_ENDED
+                elif status is Status.COMPLETED and find_loop_status(child, handle) is status:
+                    self._deactivate_locked(child, status, ended)
+                    continue
                 else:
                     child.message = handle.reason
                 self._deactivate_locked(child, Status.CANCELLED, ended)
