@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import weakref
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -114,6 +115,21 @@ def test_history_of_a_loop_in_an_inner_function_includes_the_outer_one() -> None
     with recording(service_name="shop") as recorder:
         _run_generator()
         assert _read_groups(recorder) == [f"service=shop,caller={__name__}:_run_generator.<locals>.generate"]
+
+
+def _run_loop_next_to_an_object(kind: type) -> bool:
+    """Return whether an object that the function has dropped is collected."""
+    thing = kind()
+    reference = weakref.ref(thing)
+    for _ in progress.track(range(1)):
+        pass
+    del thing
+    return reference() is None
+
+
+def test_loop_keeps_no_object_of_its_caller_alive() -> None:
+    with recording():
+        assert _run_loop_next_to_an_object(Reader)
 
 
 def test_history_of_a_loop_below_an_operation_is_that_of_the_operation() -> None:

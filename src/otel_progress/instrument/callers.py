@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.instrument.rejections import find_outer_frame
@@ -53,6 +54,8 @@ def find_caller_outside(packages: tuple[str, ...]) -> Caller:
     objects of the caller alive until it returns.
     """
     frame = find_outer_frame()
+    if frame is None:  # an audit hook of the program forbids it
+        return _make_caller(("", ""))
     while frame.f_back is not None and _get_top_package(frame) in packages:
         frame = frame.f_back
     code = frame.f_code
@@ -94,13 +97,33 @@ else:
                 break
             frame = frame.f_back
         code = frame.f_code
-        candidates: list[Any] = [frame.f_globals.get(code.co_name)]
-        if code.co_argcount:
-            first = frame.f_locals.get(code.co_varnames[0])
-            classes = first.__mro__ if isinstance(first, type) else type(first).__mro__
-            candidates += [vars(class_).get(code.co_name) for class_ in classes]
-        for candidate in candidates:
-            function = getattr(candidate, "__func__", candidate)
-            if function is not None and getattr(function, "__code__", None) is code:
-                return str(function.__qualname__)
-        return code.co_name
+        name = _qualified_names.get(code)
+        if name is None:
+            name = _qualified_names[code] = _find_qualified_name(code, frame.f_globals)
+        return name
+
+    def _find_qualified_name(code: CodeType, namespace: dict[str, Any]) -> str:
+        """Return the qualified name of a function of a module or of its classes."""
+        # Why not from the first argument: reading the variables of a frame keeps their objects alive
+        # until the function returns.
+        name, waiting = code.co_name, [namespace]
+        for _ in range(_MAX_NAMESPACES):
+            if not waiting:
+                break
+            members = waiting.pop(0)
+            function = members.get(name)
+            function = getattr(function, "__func__", function)
+            if getattr(function, "__code__", None) is code:
+                return str(getattr(function, "__qualname__", name))
+            module = namespace.get("__name__")
+            waiting += [
+                dict(vars(each))
+                for each in list(members.values())
+                if isinstance(each, type) and each.__module__ == module
+            ]
+        return name
+
+    _qualified_names: WeakKeyDictionary[CodeType, str] = WeakKeyDictionary()
+
+    _MAX_NAMESPACES: Final = 1_000
+    """Number of classes that are searched for a function."""
