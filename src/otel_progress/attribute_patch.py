@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 _MISSING: Final = object()
@@ -33,6 +34,11 @@ class AttributePatch:
             return False
         self._own_value = vars(self._owner).get(self._name, _MISSING)
         self._replacement = make(value)
+        if isinstance(self._owner, ModuleType) and isinstance(self._replacement, FunctionType):
+            # Why: pickle finds a function by the names of its module and itself. Functions of C code
+            # often state another module.
+            self._replacement.__module__ = self._owner.__name__
+            self._replacement.__qualname__ = self._name
         self.is_active = True
         setattr(self._owner, self._name, self._replacement)
         return True
