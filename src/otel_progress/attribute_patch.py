@@ -35,8 +35,8 @@ class AttributePatch:
         self._own_value = vars(self._owner).get(self._name, _MISSING)
         self._replacement = make(value)
         if isinstance(self._owner, ModuleType) and isinstance(self._replacement, FunctionType):
-            # Why: pickle finds a function by the names of its module and itself. Functions of C code
-            # often state another module.
+            # Why: pickle finds a function by its module and name. Those written in C often state
+            # another module.
             self._replacement.__module__ = self._owner.__name__
             self._replacement.__qualname__ = self._name
         self.is_active = True

@@ -104,8 +104,8 @@ else:
 
     def _find_qualified_name(code: CodeType, namespace: dict[str, Any]) -> str:
         """Return the qualified name of a function of a module or of its classes."""
-        # Why not from the first argument: reading the variables of a frame keeps their objects alive
-        # until the function returns.
+        # Why not from the first argument: reading the variables of a frame keeps their objects
+        # alive until the function returns.
         name, waiting = code.co_name, [namespace]
         for _ in range(_MAX_NAMESPACES):
             if not waiting:
