@@ -289,6 +289,39 @@ def test_handle_that_is_used_after_the_end_changes_only_the_count(tmp_path: Path
     assert operation.levels == ()
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        "with op.level('file', 'a', total=1) as level: level.increment()",
+        "with op.level('folder', 'f').level('file', 'a', total=1) as level: level.increment()",
+        "list(op.track(range(1), 'a', type='file'))",
+    ],
+    ids=["level", "nested", "track"],
+)
+def test_first_use_of_a_handle_in_an_unconfigured_process_is_a_level(tmp_path: Path, work: str) -> None:
+    """The handle configures the process before its level starts."""
+    code = f"""
+    import multiprocessing, time
+
+    def work(op):
+        {work}
+
+    if __name__ == "__main__":
+        progress.configure(console=False)
+        context = multiprocessing.get_context("spawn")
+        with progress.operation("job", id="shared") as op:
+            process = context.Process(target=work, args=(op,))
+            process.start()
+            process.join()
+            while not any(level.info.type == "file" for level in progress.get_operation("shared").levels):
+                time.sleep(0.01)
+    """
+    status, _, errors = finish(start(tmp_path, code))
+    assert (status, errors) == (0, "")
+    operation = read(f"sqlite:///{tmp_path / 'progress.db'}")
+    assert [level.current for level in operation.levels if level.info.type == "file"] == [1]
+
+
 def test_levels_of_other_processes_are_in_the_trace_of_the_operation(
     tmp_path: Path, make_url: Callable[[str], str]
 ) -> None:

@@ -182,12 +182,14 @@ def start_level(level: LevelHandle) -> None:
     that interrupts the start is raised. The level has ended then, and its handle can start again.
     """
     backend = backend_slot.current
-    if backend is None and level._arguments.kind != "remote":
+    if backend is None and level._arguments.kind != "remote" and not _is_below_remote(level):
         level._node = NOOP_NODE
         return
     try:
-        if backend is None or level._arguments.kind == "remote":
+        if level._arguments.kind == "remote":
             _start_remote(level)
+        elif backend is None:
+            _start_below_remote(level)
         else:
             _start(backend, level)
     except ProgressError:
@@ -200,6 +202,27 @@ def start_level(level: LevelHandle) -> None:
         report_internal_error("start", "Starting the span of a level failed. The work continues without it.")
         if not level.recording:
             _ignore(level)
+
+
+def _is_below_remote(level: LevelHandle) -> bool:
+    """Return whether the parent is a handle of another process that was not used yet."""
+    above = level._parent
+    while above is not None and above._node is UNSTARTED_NODE:
+        if above._arguments.kind == "remote":
+            return True
+        above = above._parent
+    return False
+
+
+def _start_below_remote(level: LevelHandle) -> None:
+    """Start a level in a process that its parent configures."""
+    if level._parent is not None:
+        level._parent.start()
+    backend = backend_slot.current
+    if backend is None:
+        level._node = NOOP_NODE
+    else:
+        _start(backend, level)
 
 
 def cancel_start(level: LevelHandle, error: BaseException) -> None:
