@@ -327,6 +327,7 @@ InternalErrorPlace: TypeAlias = Literal[
     "fork",
     "gpu",
     "history",
+    "integration",
     "journal",
     "logs",
     "metrics",

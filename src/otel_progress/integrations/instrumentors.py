@@ -1,31 +1,262 @@
 """Instrumentors: integrations that ``opentelemetry-instrument`` activates without code.
 
 The base class is that of the package opentelemetry-instrumentation, which is not a requirement.
-Each class calls ``instrument()`` and ``uninstrument()`` of the module with the same name.
+:class:`ProgressInstrumentor` starts the recording at its first use. Each other class calls
+``instrument()`` and ``uninstrument()`` of the module with the same name, as soon as the program
+imports the library.
+
+An instrumentor does nothing if it is disabled:
+
+- ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` has its name, ``progress`` for all, or ``*``,
+- the file of ``OTEL_CONFIG_FILE`` has ``enabled: false`` for its name, or for ``progress``,
+- ``OTEL_PROGRESS_ENABLED`` is false.
+
+It never raises, so it cannot stop the instrumentors after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import field, make_dataclass
+from functools import lru_cache
 from importlib import import_module
-from typing import Any, ClassVar
+from importlib.util import find_spec
+from typing import Any, ClassVar, Final
 
+from opentelemetry import trace
+from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
+from otel_progress.config import (
+    cancel_first_use,
+    configure_at_first_use,
+    start_automatically,
+)
+from otel_progress.diagnostics import log_warning, logger, report_internal_error
+from otel_progress.errors import ConfigurationError
+from otel_progress.instrument.backend import backend_slot
+from otel_progress.processor import FirstSpanProcessor, ProgressSpanProcessor
+from otel_progress.runtime.runtime import get_span_processor
+from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
+from otel_progress.settings.parsing import parse_bool
 
-class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
-    """Instrumentor that calls the functions of a module of this package."""
+ALL: Final = "progress"
+"""Name of the entry point of the core. If it is disabled, all instrumentors are."""
+
+
+_DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+
+
+_CONFIG_FILE: Final = "OTEL_CONFIG_FILE"
+
+
+_HELPER_PROCESS: Final = "resource_tracker import main"
+"""Part of the command of the process that multiprocessing, and joblib, start for clean-ups."""
+
+
+def is_disabled(name: str, environ: Mapping[str, str]) -> bool:
+    """Return True if the environment or the configuration file disables an instrumentor."""
+    disabled = {part.strip() for part in environ.get(_DISABLED, "").split(",")}
+    if disabled & {name, ALL, "*"}:
+        return True
+    try:
+        if not parse_bool(environ.get(PREFIX + "ENABLED") or True):
+            return True
+    except ValueError:
+        # The start of the recording reports the invalid value.
+        pass
+    path = environ.get(_CONFIG_FILE, "").strip()
+    return bool(path) and not {name, ALL}.isdisjoint(_read_disabled_names(path))
+
+
+@lru_cache(maxsize=1)
+def _read_disabled_names(path: str) -> frozenset[str]:
+    """Return the names with ``enabled: false`` in a configuration file.
+
+    Why: the distribution activates all instrumentors after it has read the file.
+    """
+    try:
+        from opentelemetry.configuration import load_config_file
+
+        section = getattr(load_config_file(path), "instrumentation_development", None)
+        python = getattr(section, "python", None) or {}
+        return frozenset(name for name, options in python.items() if not dict(options).get("enabled", True))
+    except Exception:
+        # The distribution reports an invalid file.
+        logger.debug("The configuration file could not be read for disabled instrumentations", exc_info=True)
+        return frozenset()
+
+
+def is_helper_process() -> bool:
+    """Return True in a process of multiprocessing that never runs code of the program."""
+    return any(_HELPER_PROCESS in argument for argument in sys.orig_argv)
+
+
+class _GuardedInstrumentor(BaseInstrumentor):  # type: ignore[misc]
+    """Instrumentor that may be disabled and never raises."""
+
+    _entry_point: ClassVar[str]
+    """Name of the entry point."""
+
+    def instrument(self, **options: Any) -> None:
+        """Activate the integration, unless it is active, disabled or impossible.
+
+        ``options`` are those of the integration, as in a configuration file.
+        """
+        try:
+            if self.is_instrumented_by_opentelemetry or is_helper_process():
+                return
+            if is_disabled(self._entry_point, os.environ):
+                logger.debug("The instrumentation %s is disabled", self._entry_point)
+                return
+            if options.pop("skip_dep_check", False):
+                # Why: the caller has checked the requirements of this package, not of the library.
+                conflict = self._check_dependency_conflicts()
+                if conflict is not None:
+                    # Why debug: most programs do not have most of the libraries.
+                    is_installed = bool(conflict.found or getattr(conflict, "found_any", None))
+                    (log_warning if is_installed else logger.debug)("%s: %s", self._entry_point, conflict)
+                    return
+            super().instrument(skip_dep_check=False, **options)
+        except DependencyConflictError:
+            # The caller requested it by an option.
+            raise
+        except ConfigurationError as error:
+            log_warning("The instrumentation %s is not active: %s", self._entry_point, error)
+        except Exception as error:
+            report_internal_error(
+                "integration", f"The instrumentation {self._entry_point} is not active", error=error
+            )
+
+    def uninstrument(self, **options: Any) -> None:
+        """Undo :meth:`instrument`. Without an active integration it does nothing."""
+        try:
+            if self.is_instrumented_by_opentelemetry:
+                super().uninstrument(**options)
+        except Exception as error:
+            self._is_instrumented_by_opentelemetry = False
+            report_internal_error(
+                "integration", f"The instrumentation {self._entry_point} could not be removed", error=error
+            )
+
+
+class _ModuleInstrumentor(_GuardedInstrumentor):
+    """Instrumentor that calls the functions of a module of this package.
+
+    It waits until the program imports the library, so that other programs do not pay for that.
+    """
 
     _module: ClassVar[str]
+    """Name of the module in this package. The entry point is ``progress-`` and this name."""
     _dependency: ClassVar[str]
     """Requirement of the library, such as ``tqdm >= 4.60``."""
+    _library: ClassVar[str] = ""
+    """Top-level package of the library. Default: the name of the module."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        module = getattr(cls, "_module", None)
+        if module is not None and "_entry_point" not in vars(cls):
+            cls._entry_point = f"{ALL}-{module.replace('_', '-')}"
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the requirement of the library."""
-        return (self._dependency,)
+        return (self._dependency,) if self._dependency else ()
 
     def _instrument(self, **options: Any) -> None:
-        import_module(f"otel_progress.integrations.{self._module}").instrument(**options)
+        library = self._library or self._module
+        if library in sys.modules or find_spec(library) is None:
+            self._call_module(options)
+            return
+        # Why here: only few programs need it. It is a requirement of opentelemetry-instrumentation.
+        from wrapt import when_imported
+
+        def instrument_imported(_: object) -> None:
+            if self.is_instrumented_by_opentelemetry:
+                self._call_module(options)
+
+        when_imported(library)(instrument_imported)
+
+    def _call_module(self, options: Mapping[str, Any]) -> None:
+        """Activate the integration. Never raises, because an import of the program may call it."""
+        try:
+            import_module(f"otel_progress.integrations.{self._module}").instrument(**options)
+        except Exception as error:
+            report_internal_error(
+                "integration", f"The instrumentation {self._entry_point} is not active", error=error
+            )
 
     def _uninstrument(self, **_: Any) -> None:
-        import_module(f"otel_progress.integrations.{self._module}").uninstrument()
+        module = sys.modules.get(f"otel_progress.integrations.{self._module}")
+        if module is not None:
+            module.uninstrument()
+
+
+def _check_options(options: Any) -> None:
+    """Convert the options of a configuration file. Raises ConfigurationError."""
+    given = {setting.name: getattr(options, setting.name) for setting in SETTINGS}
+    settings = Settings().with_arguments(**given)
+    for name, value in given.items():
+        if value is not None:
+            setattr(options, name, getattr(settings, name))
+
+
+ProgressConfiguration: Final = make_dataclass(
+    "ProgressConfiguration",
+    [(setting.name, Any, field(default=None)) for setting in SETTINGS],
+    namespace={
+        "__doc__": "Options of the instrumentation ``progress`` in a configuration file: all settings.",
+        "__module__": __name__,
+        "__post_init__": _check_options,
+    },
+)
+"""Options of :class:`ProgressInstrumentor` in a configuration file. None means not given."""
+
+
+class ProgressInstrumentor(_GuardedInstrumentor):
+    """Records progress from the first use of a helper on, without a call of ``configure()``.
+
+    Options are those of ``configure()``. By default nothing is printed, and there is no journal.
+    Spans of the global tracer provider are followed. A call of ``configure()`` in the program
+    replaces the recording.
+    """
+
+    configuration = ProgressConfiguration
+    _entry_point = ALL
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return no requirement: there is no library."""
+        return ()
+
+    def _instrument(self, **options: Any) -> None:
+        defaults = _read_file_defaults(os.environ)
+        if not configure_at_first_use(options, defaults):
+            return
+        add_span_processor = getattr(trace.get_tracer_provider(), "add_span_processor", None)
+        # Why: a proxy and a provider that is not of the SDK have no processors.
+        if callable(add_span_processor):
+            add_span_processor(FirstSpanProcessor(_start_for_span, lambda: backend_slot.is_deferred))
+
+    def _uninstrument(self, **_: Any) -> None:
+        cancel_first_use()
+
+
+def _start_for_span() -> ProgressSpanProcessor | None:
+    runtime = start_automatically()
+    return None if runtime is None else get_span_processor(runtime)
+
+
+def _read_file_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return defaults of variables for a program with a configuration file.
+
+    Why: the distribution sets the variables of exporters although the file is used instead of
+    them. They would request an export to a default address.
+    """
+    if not environ.get(_CONFIG_FILE, "").strip():
+        return {}
+    endpoints = ("", "TRACES_", "METRICS_", "LOGS_")
+    if any(environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT", "").strip() for part in endpoints):
+        return {}
+    return {PREFIX + "OTLP": "false"}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.runtime.components import RuntimeComponents
     from otel_progress.settings.fields import Settings
 
@@ -275,7 +276,7 @@ class Runtime:
             self._components.terminate_signals.remove()
         deadline = time.monotonic() + timeout
         # Why first: no level may start during the shutdown.
-        if backend_slot.current is self._recording:
+        if backend_slot.peek() is self._recording:
             backend_slot.current = None
         is_complete = self._finish_recording(timeout, deadline)
         is_complete = self._close_components(deadline) and is_complete
@@ -462,6 +463,11 @@ def install_exit_hooks(runtime: Runtime) -> None:
     Children of multiprocessing can read the settings.
     """
     runtime._install_hooks()
+
+
+def get_span_processor(runtime: Runtime) -> ProgressSpanProcessor:
+    """Return the processor that the joined providers of a runtime have."""
+    return runtime._providers.processor
 
 
 def is_inherited(runtime: Runtime) -> bool:
