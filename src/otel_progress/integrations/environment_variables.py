@@ -10,7 +10,11 @@ from __future__ import annotations
 from otel_progress.settings.fields import PREFIX, SETTINGS
 
 __all__ = [  # noqa: PLE0604 - one name per setting
-    name for setting in SETTINGS if not setting.secret for name in setting.variables if name.startswith(PREFIX)
+    name
+    for setting in SETTINGS
+    if not setting.secret
+    for name in setting.variables
+    if name.startswith(PREFIX)
 ]
 
 globals().update({name: name for name in __all__})

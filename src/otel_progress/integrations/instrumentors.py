@@ -29,6 +29,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
+from otel_progress import semconv
 from otel_progress.config import (
     cancel_first_use,
     configure_at_first_use,
@@ -231,10 +232,11 @@ class ProgressInstrumentor(_GuardedInstrumentor):
         return ()
 
     def _instrument(self, **options: Any) -> None:
-        defaults = _read_file_defaults(os.environ)
+        provider = trace.get_tracer_provider()
+        defaults = {**_read_file_defaults(os.environ), **_read_service_defaults(provider)}
         if not configure_at_first_use(options, defaults):
             return
-        add_span_processor = getattr(trace.get_tracer_provider(), "add_span_processor", None)
+        add_span_processor = getattr(provider, "add_span_processor", None)
         # Why: a proxy and a provider that is not of the SDK have no processors.
         if callable(add_span_processor):
             add_span_processor(FirstSpanProcessor(_start_for_span, lambda: backend_slot.is_deferred))
@@ -260,3 +262,11 @@ def _read_file_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     if any(environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT", "").strip() for part in endpoints):
         return {}
     return {PREFIX + "OTLP": "false"}
+
+
+def _read_service_defaults(provider: object) -> dict[str, str]:
+    """Return the service name of a provider as the default of a variable."""
+    attributes = getattr(getattr(provider, "resource", None), "attributes", None) or {}
+    service = str(attributes.get(semconv.SERVICE_NAME) or "")
+    is_known = service and not service.startswith("unknown_service")
+    return {PREFIX + "SERVICE_NAME": service} if is_known else {}

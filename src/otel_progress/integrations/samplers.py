@@ -66,5 +66,7 @@ def _parse_ratio(argument: object) -> float:
         ratio = -1.0
     if 0.0 <= ratio <= 1.0:
         return ratio
-    log_warning("Invalid %s %r: expected a number from 0 to 1. All traces are sampled.", _ARGUMENT, text[:100])
+    log_warning(
+        "Invalid %s %r: expected a number from 0 to 1. All traces are sampled.", _ARGUMENT, text[:100]
+    )
     return 1.0
