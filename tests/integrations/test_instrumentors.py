@@ -24,7 +24,7 @@ pytest.importorskip(
     "opentelemetry.instrumentation", reason="instrumentors need the package with the base class"
 )
 
-from otel_progress.integrations.instrumentors import (  # noqa: E402
+from otel_progress.integrations.instrumentors import (
     ProgressConfiguration,
     ProgressInstrumentor,
     _ModuleInstrumentor,
@@ -181,7 +181,7 @@ def test_process_of_the_resource_tracker_is_not_instrumented(
     assert not backend_slot.is_deferred
 
 
-# --- options of the configuration file -------------------------------------------------------------
+# --- options of the configuration file ------------------------------------------------------------
 
 
 def test_configuration_has_every_setting() -> None:
@@ -208,7 +208,7 @@ def test_environment_variables_include_all_settings_except_secrets() -> None:
     assert {f"OTEL_PROGRESS_{one.name.upper()}" for one in SETTINGS if not one.secret} == names
 
 
-# --- samplers --------------------------------------------------------------------------------------
+# --- samplers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in vars(samplers) if name.startswith("build_")])
@@ -232,7 +232,7 @@ def test_sampler_of_a_file_reads_the_variable(monkeypatch: pytest.MonkeyPatch) -
     assert "0.5" in samplers.build_parentbased_traceidratio().get_description()
 
 
-# --- integrations with a library -------------------------------------------------------------------
+# --- integrations with a library ------------------------------------------------------------------
 
 
 class Probe(ModuleType):

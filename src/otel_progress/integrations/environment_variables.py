@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from otel_progress.settings.fields import PREFIX, SETTINGS
 
-__all__ = [  # noqa: PLE0604 - one name per setting
+__all__ = [
     name
     for setting in SETTINGS
     if not setting.secret
