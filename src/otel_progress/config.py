@@ -206,7 +206,7 @@ def _start_runtime(
 
 
 def configure_at_first_use(options: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
-    """Record progress from the first use of a helper on, unless ``configure()`` is called before.
+    """Start to record at the first use of a helper, unless configured before.
 
     Until then nothing is opened and no thread is started. ``options`` are arguments of
     ``configure()``, which override the environment. ``environ`` has defaults of variables that the

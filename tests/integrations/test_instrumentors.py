@@ -1,4 +1,4 @@
-"""Instrumentors in this process: switches, options, orders, and modules that wait for a library."""
+"""Instrumentors in this process: switches, options, orders and libraries."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ class Probe(ModuleType):
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Probe]:
-    """A library that is installed and not imported, and the module that instruments it."""
+    """An installed library that is not imported, and the module for it."""
     remove_variables(monkeypatch)
     (tmp_path / "zero_probe.py").write_text("loaded = True\n")
     monkeypatch.syspath_prepend(str(tmp_path))

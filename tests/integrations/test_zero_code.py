@@ -119,7 +119,7 @@ print(progress.configure(service_name="mine") is runtime)
 def test_children_of_multiprocessing_record_in_the_journal_of_their_parent(
     method: str, tmp_path: Path
 ) -> None:
-    """Each child starts by itself. The resource tracker and the forkserver open nothing."""
+    """Each child starts by itself. The resource tracker opens nothing."""
     program = """
 import multiprocessing, sys
 import otel_progress as progress

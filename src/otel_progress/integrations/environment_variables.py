@@ -1,4 +1,4 @@
-"""Names of the environment variables, as options of the command ``opentelemetry-instrument``.
+"""Names of environment variables, as options of ``opentelemetry-instrument``.
 
 The command makes an option of each name that starts with ``OTEL_``: ``--progress_store`` sets
 ``OTEL_PROGRESS_STORE``. Secrets are left out, because other users can read the command line of a

@@ -1,4 +1,4 @@
-"""Instrumentors: integrations that ``opentelemetry-instrument`` activates without code.
+"""Instrumentors: integrations that ``opentelemetry-instrument`` activates.
 
 The base class is that of the package opentelemetry-instrumentation, which is not a requirement.
 :class:`ProgressInstrumentor` starts the recording at its first use. Each other class calls
@@ -58,7 +58,7 @@ _HELPER_PROCESS: Final = "resource_tracker import main"
 
 
 def is_disabled(name: str, environ: Mapping[str, str]) -> bool:
-    """Return True if the environment or the configuration file disables an instrumentor."""
+    """Return True if a variable or the configuration file disables an instrumentor."""
     disabled = {part.strip() for part in environ.get(_DISABLED, "").split(",")}
     if disabled & {name, ALL, "*"}:
         return True
@@ -181,7 +181,7 @@ class _ModuleInstrumentor(_GuardedInstrumentor):
         when_imported(library)(instrument_imported)
 
     def _call_module(self, options: Mapping[str, Any]) -> None:
-        """Activate the integration. Never raises, because an import of the program may call it."""
+        """Activate the integration. Never raises, because an import may call it."""
         try:
             import_module(f"otel_progress.integrations.{self._module}").instrument(**options)
         except Exception as error:
@@ -217,7 +217,7 @@ ProgressConfiguration: Final = make_dataclass(
 
 
 class ProgressInstrumentor(_GuardedInstrumentor):
-    """Records progress from the first use of a helper on, without a call of ``configure()``.
+    """Starts to record at the first use of a helper, without ``configure()``.
 
     Options are those of ``configure()``. By default nothing is printed, and there is no journal.
     Spans of the global tracer provider are followed. A call of ``configure()`` in the program

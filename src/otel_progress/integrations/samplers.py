@@ -1,4 +1,4 @@
-"""Samplers for ``OTEL_TRACES_SAMPLER`` and ``OTEL_CONFIG_FILE`` that keep progress spans.
+"""Samplers for ``OTEL_TRACES_SAMPLER`` that keep progress spans.
 
 Each is the sampler of OpenTelemetry with the rest of its name, within a ``ProgressSampler``. The
 SDK calls the factories with the text of ``OTEL_TRACES_SAMPLER_ARG`` or None. A configuration file
@@ -40,7 +40,7 @@ def build_traceidratio(argument: object = None) -> Sampler:
 
 
 def build_parentbased_always_on(argument: object = None) -> Sampler:  # noqa: ARG001 - the SDK passes it
-    """Return a sampler that exports spans whose parent is exported, and all without a parent."""
+    """Return a sampler that exports all traces that the caller exports."""
     return ProgressSampler(ParentBased(ALWAYS_ON))
 
 
@@ -50,12 +50,12 @@ def build_parentbased_always_off(argument: object = None) -> Sampler:  # noqa: A
 
 
 def build_parentbased_traceidratio(argument: object = None) -> Sampler:
-    """Return a sampler that exports a ratio of the traces, and spans whose parent is exported."""
+    """Return a sampler that exports a ratio of the new traces."""
     return ProgressSampler(ParentBased(TraceIdRatioBased(_parse_ratio(argument))))
 
 
 def _parse_ratio(argument: object) -> float:
-    """Return a ratio from 0 to 1. An invalid one is logged and becomes 1, as in the SDK."""
+    """Return a ratio from 0 to 1. An invalid one is logged and becomes 1."""
     given = os.environ.get(_ARGUMENT, "") if argument is None else argument
     text = str(given).strip()
     if not text:
