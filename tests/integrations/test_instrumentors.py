@@ -16,6 +16,7 @@ import otel_progress as progress
 from otel_progress import config
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations import environment_variables, samplers
+from otel_progress.integrations.switches import find_switch
 from otel_progress.sampling import ProgressSampler
 from otel_progress.settings.fields import SETTINGS
 from tests.support.configuration import remove_variables, shut_down_active_runtime
@@ -28,7 +29,6 @@ from otel_progress.integrations.instrumentors import (
     ProgressConfiguration,
     ProgressInstrumentor,
     _ModuleInstrumentor,
-    is_disabled,
 )
 
 
@@ -157,8 +157,8 @@ def test_variable_that_becomes_invalid_is_logged_at_the_first_use(
         ("progress-tqdm", {"OTEL_CONFIG_FILE": "/nowhere/otel.yaml"}, False),
     ],
 )
-def test_is_disabled_reads_all_switches(name: str, environ: dict[str, str], expected: bool) -> None:
-    assert is_disabled(name, environ) is expected
+def test_find_switch_reads_all_switches(name: str, environ: dict[str, str], expected: bool) -> None:
+    assert bool(find_switch(name, environ)) is expected
 
 
 def test_disabled_instrumentor_of_one_library_in_the_file(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_disabled_instrumentor_of_one_library_in_the_file(tmp_path: Path) -> Non
     section = "progress: {}, progress-tqdm: {enabled: false}"
     path.write_text(f'file_format: "1.0"\ninstrumentation/development:\n  python: {{{section}}}\n')
     environ = {"OTEL_CONFIG_FILE": str(path)}
-    assert is_disabled("progress-tqdm", environ)
-    assert not is_disabled("progress", environ)
-    assert not is_disabled("progress-celery", environ)
+    assert find_switch("progress-tqdm", environ).endswith("enabled: false for progress-tqdm")
+    assert not find_switch("progress", environ)
+    assert not find_switch("progress-celery", environ)
 
 
 def test_process_of_the_resource_tracker_is_not_instrumented(

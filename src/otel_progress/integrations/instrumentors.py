@@ -20,7 +20,6 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import field, make_dataclass
-from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final
@@ -38,56 +37,13 @@ from otel_progress.config import (
 from otel_progress.diagnostics import log_warning, logger, report_internal_error
 from otel_progress.errors import ConfigurationError
 from otel_progress.instrument.backend import backend_slot
+from otel_progress.integrations.switches import ALL, CONFIG_FILE, find_switch
 from otel_progress.processor import FirstSpanProcessor, ProgressSpanProcessor
 from otel_progress.runtime.runtime import get_span_processor
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
-from otel_progress.settings.parsing import parse_bool
-
-ALL: Final = "progress"
-"""Name of the entry point of the core. If it is disabled, all instrumentors are."""
-
-
-_DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-
-
-_CONFIG_FILE: Final = "OTEL_CONFIG_FILE"
-
 
 _HELPER_PROCESS: Final = "resource_tracker import main"
 """Part of the command of the process that multiprocessing, and joblib, start for clean-ups."""
-
-
-def is_disabled(name: str, environ: Mapping[str, str]) -> bool:
-    """Return True if a variable or the configuration file disables an instrumentor."""
-    disabled = {part.strip() for part in environ.get(_DISABLED, "").split(",")}
-    if disabled & {name, ALL, "*"}:
-        return True
-    try:
-        if not parse_bool(environ.get(PREFIX + "ENABLED") or True):
-            return True
-    except ValueError:
-        # The start of the recording reports the invalid value.
-        pass
-    path = environ.get(_CONFIG_FILE, "").strip()
-    return bool(path) and not {name, ALL}.isdisjoint(_read_disabled_names(path))
-
-
-@lru_cache(maxsize=1)
-def _read_disabled_names(path: str) -> frozenset[str]:
-    """Return the names with ``enabled: false`` in a configuration file.
-
-    Why: the distribution activates all instrumentors after it has read the file.
-    """
-    try:
-        from opentelemetry.configuration import load_config_file
-
-        section = getattr(load_config_file(path), "instrumentation_development", None)
-        python = getattr(section, "python", None) or {}
-        return frozenset(name for name, options in python.items() if not dict(options).get("enabled", True))
-    except Exception:
-        # The distribution reports an invalid file.
-        logger.debug("The configuration file could not be read for disabled instrumentations", exc_info=True)
-        return frozenset()
 
 
 def is_helper_process() -> bool:
@@ -109,8 +65,9 @@ class _GuardedInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         try:
             if self.is_instrumented_by_opentelemetry or is_helper_process():
                 return
-            if is_disabled(self._entry_point, os.environ):
-                logger.debug("The instrumentation %s is disabled", self._entry_point)
+            switch = find_switch(self._entry_point, os.environ)
+            if switch:
+                logger.debug("The instrumentation %s is disabled: %s", self._entry_point, switch)
                 return
             if options.pop("skip_dep_check", False):
                 # Why: the caller has checked the requirements of this package, not of the library.
@@ -256,7 +213,7 @@ def _read_file_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     Why: the distribution sets the variables of exporters although the file is used instead of
     them. They would request an export to a default address.
     """
-    if not environ.get(_CONFIG_FILE, "").strip():
+    if not environ.get(CONFIG_FILE, "").strip():
         return {}
     endpoints = ("", "TRACES_", "METRICS_", "LOGS_")
     if any(environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT", "").strip() for part in endpoints):
