@@ -22,7 +22,7 @@ from otel_progress.runtime.parent_process import (
 from otel_progress.runtime.providers import discard_own_provider
 from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
 from otel_progress.settings.fields import PREFIX, Settings
-from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule
+from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule, ReportTo
 from otel_progress.text import remove_credentials
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def configure(
     server_host: str | None = None,
     token: str | None = None,
     token_file: str | os.PathLike[str] | None = None,
+    report_to: ReportTo | None = None,
     terminate_signals: bool | None = None,
     enabled: bool | None = None,
     inherit: bool | None = None,
@@ -129,6 +130,9 @@ def configure(
     interval ``30`` or ``"30s"``, or ``"always"``. The longer side of images has
     ``preview_edge`` pixels. At most ``preview_count`` previews of together ``preview_size``
     bytes are stored per operation. ``public_url`` is the URL of the server for clients.
+
+    ``report_to`` sends progress to the platform that runs the process: ``"auto"``, or a list of
+    ``argo``, ``github``, ``kubeflow``, ``systemd``, ``taskbar`` and URLs of health checks.
 
     ``terminate_signals`` installs handlers of SIGTERM and SIGHUP. They cancel the running
     operations, write everything within 2 seconds, and call the previous handler.

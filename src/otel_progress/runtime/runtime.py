@@ -412,9 +412,11 @@ class Runtime:
         self._shutting_down = threading.Lock()
         self._dropped_ends = 0
         self._is_published = False
-        # Why: the server and the terminal belong to the parent.
+        # Why: the server, the terminal and the platform belong to the parent.
         self._components.server_url = None
-        self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
+        self._sink_workers[:] = [
+            worker for worker in self._sink_workers if worker.name not in ("console", "platforms")
+        ]
         self._recording.warnings = CallSiteWarnings()
         instance_id = get_process_instance_id()
         self._store.restart(current_instance(self._store.instance.service, instance_id))
