@@ -1,1 +1,1 @@
-"""Reports to the platform that runs the process, such as Kubeflow, GitHub Actions or systemd."""
+"""Reports to the platform that runs the process, such as Kubeflow or systemd."""

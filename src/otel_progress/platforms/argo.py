@@ -43,7 +43,7 @@ class ArgoPlatform:
 
 
 def format_progress(operation: OperationSnapshot) -> str:
-    """Return ``N/M`` of an operation with 0 <= N <= M, or an empty text while it is unknown."""
+    """Return ``N/M`` with 0 <= N <= M, or an empty text while it is unknown."""
     root = operation.root
     percentage = get_percentage(operation)
     if isinstance(root.total, int) and root.total > 0 and isinstance(root.current, int) and _is_count(root):
@@ -56,4 +56,4 @@ def _is_count(root: LevelSnapshot) -> bool:
     """Return True if the counts describe the progress, without the levels below."""
     if root.ratio is None or root.status.finished:
         return True
-    return abs(root.ratio - root.current / (root.total or 1)) <= _MAX_DEVIATION
+    return abs(root.ratio - min(1.0, root.current / (root.total or 1))) <= _MAX_DEVIATION

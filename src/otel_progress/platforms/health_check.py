@@ -1,4 +1,4 @@
-"""Health checks: pings at the start and the end of work, as healthchecks.io accepts them.
+"""Health checks: pings at the start and the end of work, as of healthchecks.io.
 
 The service raises an alarm if a ping is missing. A period of work starts with the first operation
 and ends when no operation has run for a second. Its last ping reports a failure if an operation

@@ -27,7 +27,7 @@ MAX_RETRY_S: Final = 60.0
 
 
 FINAL_RETRY_S: Final = 0.5
-"""Time until the final report is sent once more if it failed, in seconds."""
+"""Time until the final report is sent again if it failed, in seconds."""
 
 
 class PlatformError(ProgressError):
@@ -99,7 +99,7 @@ class PlatformReporter:
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Send a report that waits at once, and wait for it. Return False after the timeout."""
+        """Send a waiting report at once. Return False after the timeout."""
         if self._pid != os.getpid():
             return True
         with self._changed:

@@ -25,7 +25,7 @@ _AUTOMATIC: Final = (*_VARIABLES, "taskbar")
 
 
 def select_platforms(names: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Return the names and URLs to report to. ``auto`` is replaced by the platforms present."""
+    """Return the names and URLs, with the present platforms instead of ``auto``."""
     selected: dict[str, None] = {}
     for name in names:
         found = [each for each in _AUTOMATIC if is_present(each, environ)] if name == "auto" else [name]
@@ -67,7 +67,7 @@ def build_platform(name: str, environ: Mapping[str, str]) -> Platform:
 
 
 def _find_gap(name: str, environ: Mapping[str, str]) -> str:
-    """Return the part of the environment that a platform misses. Empty if there is none."""
+    """Return the missing part of the environment, or an empty text."""
     missing = [variable for variable in _VARIABLES[name] if not environ.get(variable, "").strip()]
     if missing:
         return f"the variables {', '.join(missing)}" if len(missing) > 1 else f"the variable {missing[0]}"

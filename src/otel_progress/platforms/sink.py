@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from otel_progress.diagnostics import report_internal_error
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.platforms.report import EndedOperations, PlatformReport, build_report, is_own
@@ -71,9 +72,12 @@ class PlatformsSink:
             return True
         return self._wait(timeout, PlatformReporter.flush)
 
-    def wait(self, timeout: float) -> bool:
+    def finish(self, timeout: float) -> bool:
         """Wait for the final reports. Return False after the timeout."""
-        return self._wait(timeout, PlatformReporter.wait)
+        is_complete = self._wait(timeout, PlatformReporter.wait)
+        if not is_complete:
+            report_internal_error("platforms", "The end of the work was not reported before the shutdown")
+        return is_complete
 
     def _wait(self, timeout: float, wait: Callable[[PlatformReporter, float], bool]) -> bool:
         deadline = time.monotonic() + timeout

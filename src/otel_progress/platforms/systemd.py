@@ -61,7 +61,7 @@ class SystemdPlatform:
         self._status = ""
 
     def send(self, report: PlatformReport) -> float | None:
-        """Send the status if it has changed, and a report to the watchdog unless all is stalled."""
+        """Send a changed status, and a report to the watchdog unless all is stalled."""
         status = "" if report.operation is None else format_status(report)
         messages = [] if status in ("", self._status) else [f"STATUS={status}"]
         if self._repeat_s is not None and not report.is_stalled:
@@ -73,7 +73,7 @@ class SystemdPlatform:
         return self._repeat_s
 
     def _notify(self, text: str) -> bool:
-        """Send a datagram. Return False if the queue of the socket is full. Raises OSError."""
+        """Send a datagram. Return False if the queue is full. Raises OSError."""
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             client.setblocking(False)
@@ -91,12 +91,14 @@ class SystemdPlatform:
         """
         stopped = threading.Event()
 
-        def keep() -> None:
+        def run_watchdog() -> None:
             while not stopped.wait(repeat_s):
                 with contextlib.suppress(OSError):
                     self._notify("WATCHDOG=1")
 
-        thread = threading.Thread(target=run_suppressed(keep), name="otel-progress-watchdog", daemon=True)
+        thread = threading.Thread(
+            target=run_suppressed(run_watchdog), name="otel-progress-watchdog", daemon=True
+        )
         _keepers.append(stopped)
         # Why suppress: no thread starts while the interpreter ends.
         with contextlib.suppress(RuntimeError):
@@ -110,7 +112,10 @@ def stop_watchdogs() -> None:
 
 
 def read_watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """Return the time limit of the watchdog in seconds, or None without one for this process."""
+    """Return the time limit of the watchdog in seconds, or None without one.
+
+    It may belong to another process of the service.
+    """
     pid = environ.get(_WATCHDOG_PID, "").strip()
     text = environ.get(WATCHDOG, "").strip()
     if not text.isdecimal() or int(text) == 0 or (pid and pid != str(os.getpid())):
@@ -119,7 +124,7 @@ def read_watchdog_s(environ: Mapping[str, str]) -> float | None:
 
 
 def format_status(report: PlatformReport) -> str:
-    """Return the status in one line, such as ``training 42/300 (14 %), about 5 min 2 s left``."""
+    """Return the status as a line: ``training 42/300 (14 %), about 5 min 2 s left``."""
     operation = report.operation
     assert operation is not None
     root = operation.root

@@ -1,4 +1,4 @@
-"""Terminals with a progress bar in the taskbar, tab or title: the escape sequence OSC 9;4."""
+"""Terminals with progress in the taskbar or tab: the escape sequence OSC 9;4."""
 
 from __future__ import annotations
 

@@ -331,7 +331,7 @@ class _RuntimeBuilder:
         if sink.is_used:
             self._add_sink("platforms", sink)
             self._components.flush_callbacks.append(sink.flush)
-            self._components.close_callbacks.append(sink.wait)
+            self._components.close_callbacks.append(sink.finish)
 
     def _join_provider(self, provider: TracerProvider | None) -> None:
         if provider is not None:

@@ -314,7 +314,7 @@ class Runtime:
         is_complete = True
         for close in (self._providers.close, *self._components.close_callbacks):
             try:
-                close(_remaining_s(deadline))
+                is_complete = close(_remaining_s(deadline)) is not False and is_complete
             except Exception as error:
                 report_internal_error("shutdown", "A component could not be closed", error=error)
                 is_complete = False
