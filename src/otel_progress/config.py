@@ -209,24 +209,25 @@ def _start_runtime(
     return runtime
 
 
-def configure_at_first_use(options: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
+def configure_at_first_use(options: Mapping[str, Any], environ: Mapping[str, str]) -> Settings | None:
     """Start to record at the first use of a helper, unless configured before.
 
     Until then nothing is opened and no thread is started. ``options`` are arguments of
     ``configure()``, which override the environment. ``environ`` has defaults of variables that the
     environment does not set, in addition to ``AUTOMATIC_DEFAULTS``. A later ``configure()``
-    replaces the recording. Return False if a recording is active, or if it is disabled. Raises
-    ConfigurationError for an invalid value.
+    replaces the recording. Return the settings, or None if a recording is active or disabled.
+    Raises ConfigurationError for an invalid value.
     """
     with _lock.lock:
         if current_runtime() is not None:
-            return False
-        if not _read_automatic_settings(options, environ).enabled:
-            return False
+            return None
+        settings = _read_automatic_settings(options, environ)
+        if not settings.enabled:
+            return None
         _automatic_options.clear()
         _automatic_options.update(options)
         backend_slot.defer(lambda: _start_at_first_use(environ))
-        return True
+        return settings
 
 
 def end_automatic_runtime() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from otel_progress import config
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations import environment_variables, samplers
 from otel_progress.integrations.switches import find_switch
+from otel_progress.platforms.systemd import stop_watchdogs
 from otel_progress.sampling import ProgressSampler
 from otel_progress.settings.fields import SETTINGS
 from tests.support.configuration import remove_variables, shut_down_active_runtime
+from tests.support.platform_servers import service_manager
 
 pytest.importorskip(
     "opentelemetry.instrumentation", reason="instrumentors need the package with the base class"
@@ -120,6 +123,25 @@ def test_uninstrument_ends_the_automatic_recording_and_instrument_starts_another
     instrumentor.instrument(skip_dep_check=True)
     instrumentor.instrument(skip_dep_check=True)
     assert config.start_automatically() not in (None, first)
+
+
+def test_watchdog_of_the_service_manager_starts_the_recording_at_once(
+    instrumentor: ProgressInstrumentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It expects reports also of a service without work."""
+    monkeypatch.setenv("OTEL_PROGRESS_REPORT_TO", "systemd")
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    address = f"@otel-progress-test-{os.getpid()}"
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with service_manager(address) as manager:
+        instrumentor.instrument(skip_dep_check=True)
+        assert manager.recv(4096) == b"WATCHDOG=1"
+    shut_down_active_runtime()
+    stop_watchdogs()
+    for thread in threading.enumerate():
+        if thread.name == "otel-progress-watchdog":
+            thread.join(30.0)
 
 
 def test_invalid_variable_is_logged_and_the_program_runs(

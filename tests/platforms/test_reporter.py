@@ -1,4 +1,4 @@
-"""Reporters: selection of platforms and operations, intervals, retries, forks and limits."""
+"""Reporters: selected platforms and operations, intervals, retries, forks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def build(probe: Probe, errors: list[str], retry_s: float = 0.01) -> PlatformRep
 
 
 def test_report_has_the_running_operation_that_started_first() -> None:
-    """Also if the reader returns the newest first. The last ended one is used without one."""
+    """In any order of the reader. Without one it is the one that ended last."""
     first, second = snapshot(run="b", started_at=1.0), snapshot(run="a", started_at=2.0)
     pending = snapshot(run="c", started_at=None, status=Status.PENDING)
     child = snapshot(run="d", started_at=0.5, parent=ParentLink("main", "run-1"))

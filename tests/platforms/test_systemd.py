@@ -28,7 +28,7 @@ if not hasattr(socket, "AF_UNIX"):
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The socket of the service manager, and the variables of a service with a watchdog."""
+    """The socket of the service manager, and the variables of a service."""
     path = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     monkeypatch.setenv("WATCHDOG_USEC", "150000")

@@ -1,4 +1,4 @@
-"""Servers that receive reports: HTTP with and without TLS, and the socket of a service manager."""
+"""Servers that receive reports: HTTP, HTTPS, and a socket of a service manager."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.servers import poll, require
 
 @dataclass
 class ReportServer:
-    """Received requests as (path, body, headers). ``status`` is that of the next answers."""
+    """Received requests as (path, body, headers), and the status of answers."""
 
     url: str = ""
     status: int = 200
@@ -83,7 +83,7 @@ def receiving_reports(context: ssl.SSLContext | None = None) -> Iterator[ReportS
 
 
 def make_certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return a certificate for the loopback address, and the context of a server with it."""
+    """Return a certificate for the loopback address, and a server's context."""
     key, certificate = folder / "key.pem", folder / "ca.pem"
     subprocess.run(
         [

@@ -38,6 +38,7 @@ from otel_progress.diagnostics import log_warning, logger, report_internal_error
 from otel_progress.errors import ConfigurationError
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations.switches import ALL, CONFIG_FILE, find_switch
+from otel_progress.platforms.systemd import has_watchdog
 from otel_progress.processor import FirstSpanProcessor, ProgressSpanProcessor
 from otel_progress.runtime.runtime import get_span_processor
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
@@ -191,12 +192,16 @@ class ProgressInstrumentor(_GuardedInstrumentor):
     def _instrument(self, **options: Any) -> None:
         provider = trace.get_tracer_provider()
         defaults = {**_read_file_defaults(os.environ), **_read_service_defaults(provider)}
-        if not configure_at_first_use(options, defaults):
+        settings = configure_at_first_use(options, defaults)
+        if settings is None:
             return
         add_span_processor = getattr(provider, "add_span_processor", None)
         # Why: a proxy and a provider that is not of the SDK have no processors.
         if callable(add_span_processor):
             add_span_processor(FirstSpanProcessor(_start_for_span, lambda: backend_slot.is_deferred))
+        # Why: the service manager ends a service that does not report to its watchdog.
+        if not {"auto", "systemd"}.isdisjoint(settings.report_to) and has_watchdog(os.environ):
+            start_automatically()
 
     def _uninstrument(self, **_: Any) -> None:
         cancel_first_use()

@@ -123,6 +123,11 @@ def read_watchdog_s(environ: Mapping[str, str]) -> float | None:
     return int(text) / 1_000_000
 
 
+def has_watchdog(environ: Mapping[str, str]) -> bool:
+    """Return True if the service manager expects reports of this process."""
+    return bool(environ.get(SOCKET)) and read_watchdog_s(environ) is not None
+
+
 def format_status(report: PlatformReport) -> str:
     """Return the status as a line: ``training 42/300 (14 %), about 5 min 2 s left``."""
     operation = report.operation
