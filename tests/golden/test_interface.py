@@ -26,13 +26,13 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.metrics.counters import Totals
-from otel_progress.runtime.builder import _RuntimeBuilder
 from otel_progress.platforms.argo import ArgoPlatform
 from otel_progress.platforms.github import GithubPlatform
 from otel_progress.platforms.health_check import HealthCheckPlatform
 from otel_progress.platforms.kubeflow import KubeflowPlatform
 from otel_progress.platforms.systemd import SystemdPlatform
 from otel_progress.platforms.taskbar import TaskbarPlatform
+from otel_progress.runtime.builder import _RuntimeBuilder
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.settings.fields import SETTINGS, Setting
 from tests.support.golden.files import Golden

@@ -24,7 +24,7 @@ from otel_progress.platforms.selection import is_present, select_platforms
 from otel_progress.semconv import SinkName
 from otel_progress.settings.fields import Settings
 from tests.support.configuration import remove_variables, shut_down_active_runtime
-from tests.support.factories import ended, operation, snapshot
+from tests.support.factories import CLOCK, WALL, ended, operation, snapshot
 from tests.support.forks import needs_fork, run_in_child
 
 NOTHING = build_report([], EndedOperations())
@@ -75,6 +75,24 @@ def test_report_has_the_running_operation_that_started_first() -> None:
     last = build_report([operation(child)], done)
     assert last.operation is not None
     assert (last.operation.run, last.running, last.ended_count) == ("f", 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"advanced_clock": CLOCK + 55.0}, False),
+        ({"paused_clock": CLOCK}, False),
+        ({"deadline_at": WALL + 1.0}, True),
+        ({"deadline_at": WALL + 1.0, "advanced_clock": CLOCK + 55.0}, False),
+        ({"deadline_at": WALL + 1.0, "paused_clock": CLOCK}, False),
+    ],
+)
+def test_work_is_stalled_without_an_advance_also_if_it_is_overdue(
+    fields: dict[str, float], expected: bool
+) -> None:
+    root = snapshot(stall_after_s=30.0, **fields)
+    assert build_report([operation(root)], EndedOperations()).is_stalled is expected
 
 
 def test_ended_operations_are_bounded_and_counted() -> None:

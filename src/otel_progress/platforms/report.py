@@ -70,11 +70,21 @@ def build_report(
     return PlatformReport(
         operation or (ended.newest[-1] if ended.newest else None),
         len(running),
-        bool(running) and all(each.condition is Condition.STALLED for each in running),
+        bool(running) and all(is_stalled(each) for each in running),
         ended.counts,
         ended.newest,
         is_final,
     )
+
+
+def is_stalled(operation: OperationSnapshot) -> bool:
+    """Return True if an operation has not advanced for too long, also if it is overdue."""
+    if operation.condition is not Condition.OVERDUE:
+        return operation.condition is Condition.STALLED
+    # Why: the condition has one value, and overdue has precedence over stalled and paused.
+    root = operation.root
+    since = root.advanced_clock if root.advanced_clock is not None else root.info.started_clock
+    return root.paused_clock is None and since is not None and operation.clock - since > root.stall_after_s
 
 
 def is_own(root: LevelSnapshot) -> bool:
