@@ -20,6 +20,7 @@ from typing import Final
 from otel_progress.cli.context import CliContext
 from otel_progress.cli.findings import Finding, State
 from otel_progress.cli.integration_checks import check_integrations
+from otel_progress.cli.platform_checks import check_platforms
 from otel_progress.console.format import format_moment, format_quantity
 from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.protocols import HistoryQuery
@@ -82,6 +83,7 @@ def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]
         *_run_check("port", lambda: _check_port("/metrics", *metrics)),
         *_run_check("port", lambda: _check_port("the server", *server)),
         *_run_check("server", lambda: _check_server(settings)),
+        *_run_check("platform", lambda: check_platforms(settings.report_to, environ)),
         *_run_check("logs", lambda: _check_capture(settings)),
         *_run_check("journal", lambda: _check_journal(settings)),
     ]

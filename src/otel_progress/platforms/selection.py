@@ -43,31 +43,36 @@ def is_present(name: str, environ: Mapping[str, str]) -> bool:
     return _find_gap(name, environ) == ""
 
 
-def build_platform(name: str, environ: Mapping[str, str]) -> Platform:
-    """Return a platform. Raises UnavailableError if the environment does not have it."""
-    if name == "taskbar":
-        terminal = taskbar.find_terminal()
-        if terminal is None:
-            msg = "Invalid report_to taskbar: expected a terminal on stderr. Remove it, or use auto."
-            raise UnavailableError(msg)
-        return taskbar.TaskbarPlatform(terminal)
+def check_platform(name: str, environ: Mapping[str, str]) -> None:
+    """Raise UnavailableError if the environment does not have a platform."""
     if "://" in name:
-        return HealthCheckPlatform(name)
+        return
     gap = _find_gap(name, environ)
     if gap:
         msg = f"Invalid report_to {name}: expected {gap}. Remove it, or use auto."
         raise UnavailableError(msg)
+
+
+def build_platform(name: str, environ: Mapping[str, str]) -> Platform:
+    """Return a platform. Raises UnavailableError if the environment does not have it."""
+    check_platform(name, environ)
     if name == "argo":
         return argo.ArgoPlatform(environ)
     if name == "github":
         return github.GithubPlatform(environ)
     if name == "kubeflow":
         return kubeflow.KubeflowPlatform(environ)
-    return systemd.SystemdPlatform(environ)
+    if name == "systemd":
+        return systemd.SystemdPlatform(environ)
+    if name == "taskbar" and (terminal := taskbar.find_terminal()) is not None:
+        return taskbar.TaskbarPlatform(terminal)
+    return HealthCheckPlatform(name)
 
 
 def _find_gap(name: str, environ: Mapping[str, str]) -> str:
     """Return the missing part of the environment, or an empty text."""
+    if name == "taskbar":
+        return "" if taskbar.find_terminal() is not None else "a terminal on stderr"
     missing = [variable for variable in _VARIABLES[name] if not environ.get(variable, "").strip()]
     if missing:
         return f"the variables {', '.join(missing)}" if len(missing) > 1 else f"the variable {missing[0]}"
