@@ -14,7 +14,7 @@ ARGO = {"ARGO_PROGRESS_FILE": "/tmp/progress"}
 @pytest.mark.parametrize(
     ("report_to", "environ", "expected"),
     [
-        ((), {}, []),
+        ((), {}, ["ok no platform is present"]),
         ((), ARGO, ["note argo does not receive progress. Set OTEL_PROGRESS_REPORT_TO=argo or auto"]),
         (("auto",), {}, ["note report_to is auto, and no platform is present"]),
         (("auto",), ARGO, ["ok argo receives progress"]),

@@ -23,6 +23,8 @@ def check_platforms(report_to: Sequence[str], environ: Mapping[str, str]) -> Ite
         if present:
             text = f"does not receive progress. Set OTEL_PROGRESS_REPORT_TO={present[0]} or auto"
             yield Finding(_CHECK, "note", f"{', '.join(present)} {text}")
+        else:
+            yield Finding(_CHECK, "ok", "no platform is present")
         return
     names = select_platforms(report_to, environ)
     for name in names:

@@ -78,7 +78,7 @@ def build_report(
 
 
 def is_stalled(operation: OperationSnapshot) -> bool:
-    """Return True if an operation has not advanced for too long, also if it is overdue."""
+    """Return True if an operation has not advanced for too long."""
     if operation.condition is not Condition.OVERDUE:
         return operation.condition is Condition.STALLED
     # Why: the condition has one value, and overdue has precedence over stalled and paused.
