@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,8 @@ if __name__ == "__main__":
         pool.close()
         pool.join()
 """
+    if method != "fork" and version("opentelemetry-instrumentation") < "0.66":
+        pytest.skip("older versions do not instrument child processes")
     store = f"sqlite:////{str(tmp_path / 'progress.db').lstrip('/')}"
     path = zero_code.write_program(tmp_path, program.replace("sys.argv[1]", repr(store)))
     path.write_text(path.read_text().replace("sys.argv[2]", repr(method)))
