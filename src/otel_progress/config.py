@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from otel_progress.diagnostics import logger, report_internal_error
 from otel_progress.errors import ConfigurationError, ProgressError
@@ -12,6 +12,7 @@ from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.interrupts import is_interrupt
 from otel_progress.locking import CallerLock
+from otel_progress.runtime.automatic import automatic_options, read_automatic_settings
 from otel_progress.runtime.builder import build_runtime
 from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.parent_process import (
@@ -21,7 +22,7 @@ from otel_progress.runtime.parent_process import (
 )
 from otel_progress.runtime.providers import discard_own_provider
 from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
-from otel_progress.settings.fields import PREFIX, Settings
+from otel_progress.settings.fields import Settings
 from otel_progress.settings.parsing import CaptureLevel, ConsoleMode, PreviewAt, RedactRule, ReportTo
 from otel_progress.text import remove_credentials
 
@@ -29,15 +30,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from otel_progress.instrument.backend import RecordingBackend
-
-
-AUTOMATIC_DEFAULTS: Final[Mapping[str, str]] = {
-    "OTEL_PROGRESS_CONSOLE": "false",
-    "OTEL_PROGRESS_STORE": "memory:",
-}
-"""Variables of a start without code, unless the environment has others. Why: the package may be
-installed only because another package requires it. Then nothing is printed and no file is written.
-"""
 
 
 _lock = CallerLock()
@@ -50,10 +42,6 @@ _current: list[Runtime] = []
 
 _automatic: list[Runtime] = []
 """The runtime that the first use of a helper started, if any. ``configure()`` replaces it."""
-
-
-_automatic_options: dict[str, Any] = {}
-"""Arguments of :func:`configure_at_first_use`. Those of ``configure()`` override them."""
 
 
 def _renew_lock() -> None:
@@ -185,7 +173,7 @@ def start(
             raise ConfigurationError(msg)
         if active is not None:
             return _reuse_runtime(active, arguments, provider)
-        options = _automatic_options if environ is None else {}
+        options = automatic_options if environ is None else {}
         environ = os.environ if environ is None else environ
         parent = read_parent_settings() if is_inheriting else None
         if parent is not None:
@@ -209,27 +197,6 @@ def _start_runtime(
     return runtime
 
 
-def configure_at_first_use(options: Mapping[str, Any], environ: Mapping[str, str]) -> Settings | None:
-    """Start to record at the first use of a helper, unless configured before.
-
-    Until then nothing is opened and no thread is started. ``options`` are arguments of
-    ``configure()``, which override the environment. ``environ`` has defaults of variables that the
-    environment does not set, in addition to ``AUTOMATIC_DEFAULTS``. A later ``configure()``
-    replaces the recording. Return the settings, or None if a recording is active or disabled.
-    Raises ConfigurationError for an invalid value.
-    """
-    with _lock.lock:
-        if current_runtime() is not None:
-            return None
-        settings = _read_automatic_settings(options, environ)
-        if not settings.enabled:
-            return None
-        _automatic_options.clear()
-        _automatic_options.update(options)
-        backend_slot.defer(lambda: _start_at_first_use(environ))
-        return settings
-
-
 def end_automatic_runtime() -> None:
     """Shut down the runtime that the first use started, if it is active.
 
@@ -241,25 +208,12 @@ def end_automatic_runtime() -> None:
             runtime.shutdown()
 
 
-def cancel_first_use() -> None:
-    """Undo :func:`configure_at_first_use`, and shut down the runtime that it started."""
-    with _lock.lock:
-        backend_slot.cancel_deferral()
-        _automatic_options.clear()
-        end_automatic_runtime()
+def start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
+    """Start a recording without a call of ``configure()``. Other threads wait.
 
-
-def start_automatically() -> Runtime | None:
-    """Start the recording as the first use does. Return the active runtime, if any."""
-    _ = backend_slot.current
-    return current_runtime()
-
-
-def _start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
-    """Start the recording of :func:`configure_at_first_use`. Other threads wait.
-
-    Return None in a call that interrupts the start, and after an error. Never raises, except an
-    exception that interrupts it.
+    ``environ`` has defaults of variables, see :func:`read_automatic_settings`. Return None in a
+    call that interrupts the start, and after an error. Never raises, except an exception that
+    interrupts it.
     """
     if _lock.is_interrupting():
         return None
@@ -267,7 +221,7 @@ def _start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
         with _lock.lock:
             # Why again: another thread may have started it.
             if backend_slot.is_deferred:
-                settings = _read_automatic_settings(_automatic_options, environ)
+                settings = read_automatic_settings(automatic_options, environ)
                 _automatic[:] = [_start_runtime(settings, None, None, _find_withheld(settings))]
     except Exception as error:
         if is_interrupt(error):
@@ -275,19 +229,6 @@ def _start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
         backend_slot.cancel_deferral()
         report_internal_error("start", "Progress of this process is not recorded", error=error)
     return backend_slot.peek()
-
-
-def _read_automatic_settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-    """Return the settings of a start without code.
-
-    A child of multiprocessing uses the settings of its parent process.
-    """
-    parent = read_parent_settings()
-    inherited = {} if parent is None else parent.environ
-    variables = {name: value for name, value in os.environ.items() if value.strip()}
-    settings = Settings.from_environ({**AUTOMATIC_DEFAULTS, **environ, **variables, **inherited})
-    own = {name: value for name, value in options.items() if PREFIX + name.upper() not in inherited}
-    return settings.with_arguments(**own)
 
 
 def _find_withheld(settings: Settings) -> list[str]:

@@ -6,7 +6,7 @@ with the attribute ``progress.current`` or ``progress.total`` becomes a level of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from opentelemetry.context import Context, get_current
@@ -259,32 +259,3 @@ def _copy_attributes(attributes: Mapping[str, Any], node: Node) -> None:
 def _parse_number_or_none(value: object, quantity: str) -> Number | None:
     number = None if value is None else parse_number(value, quantity)
     return None if isinstance(number, Rejection) else number
-
-
-class FirstSpanProcessor(SpanProcessor):
-    """Starts the recording at the first plain span that has progress when it starts.
-
-    ``start`` starts it and returns the processor of progress, or None. It is called until
-    ``is_waiting`` returns False.
-    """
-
-    def __init__(self, start: Callable[[], SpanProcessor | None], is_waiting: Callable[[], bool]) -> None:
-        self._start = start
-        self._is_waiting = is_waiting
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Start the recording if a span has progress."""
-        attributes = span.attributes
-        if not attributes or not any(name in attributes for name in _PROGRESS_ATTRIBUTES):
-            return
-        try:
-            if type(parent_context) is SpanStartContext or not self._is_waiting():
-                return
-            processor = self._start()
-            # Why: the provider calls a new processor only for later spans.
-            if processor is not None:
-                processor.on_start(span, parent_context)
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            report_internal_error("processor", "Watching a span for progress failed.", error=error)

@@ -17,6 +17,7 @@ import otel_progress as progress
 from otel_progress import config
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations import environment_variables, samplers
+from otel_progress.integrations.first_use import start_automatically
 from otel_progress.integrations.switches import find_switch
 from otel_progress.platforms.systemd import stop_watchdogs
 from otel_progress.sampling import ProgressSampler
@@ -81,7 +82,7 @@ def test_environment_overrides_the_automatic_defaults(
     monkeypatch.setenv("OTEL_PROGRESS_STORE", f"sqlite:///{tmp_path / 'progress.db'}")
     monkeypatch.setenv("OTEL_PROGRESS_TICK", "0.5")
     instrumentor.instrument(skip_dep_check=True)
-    runtime = config.start_automatically()
+    runtime = start_automatically()
     assert runtime is not None
     assert (runtime.settings.tick, runtime.reader.get("x")) == (0.5, None)
     assert runtime.settings.store.endswith("progress.db")
@@ -90,7 +91,7 @@ def test_environment_overrides_the_automatic_defaults(
 def test_configure_before_instrument_keeps_its_recording(instrumentor: ProgressInstrumentor) -> None:
     with progress.configure(store="memory:", console=False) as runtime:
         instrumentor.instrument(skip_dep_check=True)
-        assert config.start_automatically() is runtime
+        assert start_automatically() is runtime
 
 
 def test_configure_after_instrument_has_its_own_settings(instrumentor: ProgressInstrumentor) -> None:
@@ -98,14 +99,14 @@ def test_configure_after_instrument_has_its_own_settings(instrumentor: ProgressI
     with progress.configure(console=False, stall_after=7.0) as runtime:
         settings = runtime.settings
         assert (settings.tick, settings.store, settings.stall_after) == (0.25, "memory:", 7.0)
-        assert config.start_automatically() is runtime
-    assert config.start_automatically() is None
+        assert start_automatically() is runtime
+    assert start_automatically() is None
 
 
 def test_configure_that_disables_the_recording_has_precedence(instrumentor: ProgressInstrumentor) -> None:
     instrumentor.instrument(skip_dep_check=True)
     with progress.configure(enabled=False) as runtime:
-        assert config.start_automatically() is runtime
+        assert start_automatically() is runtime
         with progress.operation("job") as op:
             assert not op.recording
 
@@ -114,15 +115,15 @@ def test_uninstrument_ends_the_automatic_recording_and_instrument_starts_another
     instrumentor: ProgressInstrumentor,
 ) -> None:
     instrumentor.instrument(skip_dep_check=True)
-    first = config.start_automatically()
+    first = start_automatically()
     instrumentor.uninstrument()
     assert first is not None
     assert first.is_shut_down
-    assert config.start_automatically() is None
+    assert start_automatically() is None
     instrumentor.uninstrument()
     instrumentor.instrument(skip_dep_check=True)
     instrumentor.instrument(skip_dep_check=True)
-    assert config.start_automatically() not in (None, first)
+    assert start_automatically() not in (None, first)
 
 
 def test_watchdog_of_the_service_manager_starts_the_recording_at_once(

@@ -33,10 +33,10 @@ with progress.operation("track", "training", total=3) as op:
         op.increment()
 """
 QUIET = """
-import os, threading
+import os, sys, threading
 import otel_progress as progress
 
-print(sorted(each.name for each in threading.enumerate()))
+print(sorted(each.name for each in threading.enumerate()), "otel_progress.config" in sys.modules)
 with progress.operation("job") as op:
     print(op.recording)
 print(len(progress.get_history()), os.path.exists(os.environ["XDG_STATE_HOME"]))
@@ -70,7 +70,7 @@ def test_program_under_instrument_appears_on_page_and_metrics_and_otlp(
 def test_program_without_settings_writes_nothing_and_starts_at_its_first_use(tmp_path: Path) -> None:
     """The defaults for a package that is installed because another one requires it."""
     done = zero_code.run(zero_code.write_program(tmp_path, QUIET), zero_code.build_environ(tmp_path))
-    assert done.stdout.splitlines() == ["['MainThread']", "True", "1 False"]
+    assert done.stdout.splitlines() == ["['MainThread'] False", "True", "1 False"]
     assert done.stderr == ""
 
 

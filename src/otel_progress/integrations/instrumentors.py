@@ -29,18 +29,14 @@ from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from otel_progress import semconv
-from otel_progress.config import (
+from otel_progress.diagnostics import log_warning, logger, report_internal_error
+from otel_progress.errors import ConfigurationError
+from otel_progress.integrations.first_use import (
     cancel_first_use,
     configure_at_first_use,
     start_automatically,
 )
-from otel_progress.diagnostics import log_warning, logger, report_internal_error
-from otel_progress.errors import ConfigurationError
-from otel_progress.instrument.backend import backend_slot
 from otel_progress.integrations.switches import ALL, CONFIG_FILE, find_switch
-from otel_progress.platforms.systemd import has_watchdog
-from otel_progress.processor import FirstSpanProcessor, ProgressSpanProcessor
-from otel_progress.runtime.runtime import get_span_processor
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
 
 _HELPER_PROCESS: Final = "resource_tracker import main"
@@ -193,23 +189,22 @@ class ProgressInstrumentor(_GuardedInstrumentor):
         provider = trace.get_tracer_provider()
         defaults = {**_read_file_defaults(os.environ), **_read_service_defaults(provider)}
         settings = configure_at_first_use(options, defaults)
-        if settings is None:
-            return
-        add_span_processor = getattr(provider, "add_span_processor", None)
-        # Why: a proxy and a provider that is not of the SDK have no processors.
-        if callable(add_span_processor):
-            add_span_processor(FirstSpanProcessor(_start_for_span, lambda: backend_slot.is_deferred))
-        # Why: the service manager ends a service that does not report to its watchdog.
-        if not {"auto", "systemd"}.isdisjoint(settings.report_to) and has_watchdog(os.environ):
+        if settings is not None and _has_watchdog(settings):
+            # Why: the service manager ends a service that does not report to its watchdog.
             start_automatically()
 
     def _uninstrument(self, **_: Any) -> None:
         cancel_first_use()
 
 
-def _start_for_span() -> ProgressSpanProcessor | None:
-    runtime = start_automatically()
-    return None if runtime is None else get_span_processor(runtime)
+def _has_watchdog(settings: Settings) -> bool:
+    """Return True if the service manager expects reports of this process."""
+    if {"auto", "systemd"}.isdisjoint(settings.report_to):
+        return False
+    # Why here: only few programs report to a platform.
+    from otel_progress.platforms.systemd import has_watchdog
+
+    return has_watchdog(os.environ)
 
 
 def _read_file_defaults(environ: Mapping[str, str]) -> dict[str, str]:
