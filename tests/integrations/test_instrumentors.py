@@ -29,11 +29,8 @@ pytest.importorskip(
     "opentelemetry.instrumentation", reason="instrumentors need the package with the base class"
 )
 
-from otel_progress.integrations.instrumentors import (
-    ProgressConfiguration,
-    ProgressInstrumentor,
-    _ModuleInstrumentor,
-)
+from otel_progress.integrations.core_instrumentor import ProgressConfiguration, ProgressInstrumentor
+from otel_progress.integrations.instrumentors import _ModuleInstrumentor
 
 
 @pytest.fixture
@@ -319,7 +316,18 @@ def test_module_that_was_uninstrumented_before_the_import_stays_inactive(probe: 
     import zero_probe
 
     assert zero_probe.loaded
-    assert probe.calls == ["uninstrument"]
+    assert probe.calls == []
+
+
+def test_module_that_is_instrumented_again_before_the_import_is_called_once(probe: Probe) -> None:
+    instrumentor = build()
+    instrumentor.instrument(skip_dep_check=True, size=1)
+    instrumentor.uninstrument()
+    instrumentor.instrument(skip_dep_check=True, size=2)
+    import zero_probe
+
+    assert zero_probe.loaded
+    assert probe.calls == [{"size": 2}]
 
 
 @pytest.mark.usefixtures("probe")
