@@ -27,7 +27,7 @@ class _ModuleInstrumentor(GuardedInstrumentor):
     _module: ClassVar[str]
     """Name of the module in this package. The entry point is ``progress-`` and this name."""
     _dependency: ClassVar[str]
-    """Requirement of the library, such as ``tqdm >= 4.60``."""
+    """Requirement of the library, such as ``tqdm >= 4.66``."""
     _library: ClassVar[str] = ""
     """Top-level package of the library. Default: the name of the module."""
     _waiting: Mapping[str, Any] | None = None
