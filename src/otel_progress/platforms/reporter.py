@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from otel_progress.diagnostics import OutageLog, report_internal_error
 from otel_progress.errors import ProgressError, build_thread_error
+from otel_progress.locking import CallerLock
 from otel_progress.platforms.report import PlatformReport
 from otel_progress.semconv import SinkName, get_sink_place
 from otel_progress.suppression import run_suppressed
@@ -75,7 +76,8 @@ class PlatformReporter:
         self._retry_s = retry_s
         self._outages = OutageLog(get_sink_place(platform.name))
         self._pid = os.getpid()
-        self._changed = threading.Condition()
+        self._lock = CallerLock()
+        self._changed = threading.Condition(self._lock.lock)
         self._thread: threading.Thread | None = None
         self._is_due = False
         """True if something has changed since the last report."""
@@ -89,11 +91,11 @@ class PlatformReporter:
 
     def notify(self) -> None:
         """Send a report soon."""
-        if self._pid != os.getpid():
-            return
-        with self._changed:
-            if self._is_closing:
-                return
+        if self._pid == os.getpid():
+            self._lock.run(self._notify_locked)
+
+    def _notify_locked(self) -> None:
+        if not self._is_closing:
             self._is_due = True
             self._start_thread()
             self._changed.notify_all()
@@ -102,23 +104,29 @@ class PlatformReporter:
         """Send a waiting report at once. Return False after the timeout."""
         if self._pid != os.getpid():
             return True
-        with self._changed:
+        # Why: a signal handler that flushes must not wait for its own thread.
+        if self._lock.is_interrupting():
+            return False
+        with self._lock.lock:
             if self._thread is None or not (self._is_due or self._is_sending):
                 return True
             attempts = self._attempts
             self._is_urgent = True
             self._changed.notify_all()
-            return self._changed.wait_for(
-                lambda: not self._is_sending and (not self._is_due or self._attempts > attempts), timeout
-            )
+        return self._lock.wait_for(
+            self._changed,
+            lambda: not self._is_sending and (not self._is_due or self._attempts > attempts),
+            timeout,
+        )
 
     def close(self) -> None:
         """Send the final report without a wait, if a report was sent or waits."""
-        if self._pid != os.getpid():
-            return
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
+        if self._pid == os.getpid():
+            self._lock.run(self._close_locked)
+
+    def _close_locked(self) -> None:
+        self._is_closing = True
+        self._changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
         """Wait for the final report. Return False after the timeout."""
@@ -144,13 +152,13 @@ class PlatformReporter:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock.lock:
                 while not self._can_send():
                     self._changed.wait(self._compute_wait())
                 self._is_sending, self._is_due, self._is_urgent = True, False, False
                 is_last = self._is_closing
             is_sent = self._send()
-            with self._changed:
+            with self._lock.lock:
                 self._is_sending = False
                 self._attempts += 1
                 if not is_sent:
