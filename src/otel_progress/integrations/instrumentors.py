@@ -32,8 +32,6 @@ class _ModuleInstrumentor(GuardedInstrumentor):
     """Top-level package of the library. Default: the name of the module."""
     _waiting: Mapping[str, Any] | None = None
     """Options for the call, until the program imports the library."""
-    _is_called = False
-    """True after a call of ``instrument()`` of the module."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -63,7 +61,7 @@ class _ModuleInstrumentor(GuardedInstrumentor):
 
     def _call_module(self, options: Mapping[str, Any]) -> None:
         """Activate the integration. Never raises, because an import may call it."""
-        self._is_called, self._waiting = True, None
+        self._waiting = None
         try:
             import_module(f"otel_progress.integrations.{self._module}").instrument(**options)
         except Exception as error:
@@ -73,10 +71,10 @@ class _ModuleInstrumentor(GuardedInstrumentor):
 
     def uninstrument(self, **options: Any) -> None:
         """Undo :meth:`instrument`. The module is not imported for that."""
-        if self._is_called:
-            super().uninstrument(**options)
-        self._is_called = self._is_instrumented_by_opentelemetry = False
-        self._waiting = None
+        if self._waiting is not None:
+            self._waiting, self._is_instrumented_by_opentelemetry = None, False
+            return
+        super().uninstrument(**options)
 
     def _uninstrument(self, **_: Any) -> None:
         import_module(f"otel_progress.integrations.{self._module}").uninstrument()
