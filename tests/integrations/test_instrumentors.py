@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -328,6 +329,23 @@ def test_module_that_is_instrumented_again_before_the_import_is_called_once(prob
 
     assert zero_probe.loaded
     assert probe.calls == [{"size": 2}]
+
+
+def test_module_is_instrumented_when_a_submodule_of_the_library_is_imported(
+    probe: Probe, tmp_path: Path
+) -> None:
+    (tmp_path / "zero_package").mkdir()
+    (tmp_path / "zero_package" / "__init__.py").touch()
+    (tmp_path / "zero_package" / "trainer.py").touch()
+    instrumentor = build()
+    type(instrumentor)._library = "zero_package.trainer"
+    instrumentor.instrument(skip_dep_check=True)
+    assert "zero_package" not in sys.modules
+    importlib.import_module("zero_package")
+    assert probe.calls == []
+    importlib.import_module("zero_package.trainer")
+    assert probe.calls == [{}]
+    del sys.modules["zero_package"], sys.modules["zero_package.trainer"]
 
 
 @pytest.mark.usefixtures("probe")

@@ -29,7 +29,7 @@ class _ModuleInstrumentor(GuardedInstrumentor):
     _dependency: ClassVar[str]
     """Requirement of the library, such as ``tqdm >= 4.66``."""
     _library: ClassVar[str] = ""
-    """Top-level package of the library. Default: the name of the module."""
+    """Module of the library whose import activates the integration. Default: ``_module``."""
     _waiting: Mapping[str, Any] | None = None
     """Options for the call, until the program imports the library."""
 
@@ -45,7 +45,8 @@ class _ModuleInstrumentor(GuardedInstrumentor):
 
     def _instrument(self, **options: Any) -> None:
         library = self._library or self._module
-        if library in sys.modules or find_spec(library) is None:
+        # Why the package: the search for a submodule imports its package.
+        if library in sys.modules or find_spec(library.partition(".")[0]) is None:
             self._call_module(options)
             return
         # Why here: only few programs need it. It is a requirement of opentelemetry-instrumentation.
