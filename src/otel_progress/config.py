@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from otel_progress.diagnostics import logger, report_internal_error
 from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.fork import ForkPhase, on_fork
+from otel_progress.instrument.backend import backend_slot
+from otel_progress.interrupts import is_interrupt
 from otel_progress.locking import CallerLock
+from otel_progress.runtime.automatic import automatic_options, read_automatic_settings
 from otel_progress.runtime.builder import build_runtime
 from otel_progress.runtime.components import ClockAndIds
 from otel_progress.runtime.parent_process import (
@@ -20,12 +23,21 @@ from otel_progress.runtime.parent_process import (
 from otel_progress.runtime.providers import discard_own_provider
 from otel_progress.runtime.runtime import Runtime, install_exit_hooks, is_inherited
 from otel_progress.settings.fields import Settings
-from otel_progress.settings.parsing import AutoMode, CaptureLevel, ConsoleMode, PreviewAt, RedactRule
+from otel_progress.settings.parsing import (
+    AutoMode,
+    CaptureLevel,
+    ConsoleMode,
+    PreviewAt,
+    RedactRule,
+    ReportTo,
+)
 from otel_progress.shell import find_shell
 from otel_progress.text import remove_credentials, truncate
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+    from otel_progress.instrument.backend import RecordingBackend
 
 
 ReconfigureMode: TypeAlias = Literal["replace", "error"]
@@ -41,6 +53,10 @@ _lock = CallerLock()
 
 _current: list[Runtime] = []
 """The latest runtime, if any. It may have been shut down."""
+
+
+_automatic: list[Runtime] = []
+"""The runtime that the first use of a helper started, if any. ``configure()`` replaces it."""
 
 
 def _renew_lock() -> None:
@@ -84,6 +100,7 @@ def configure(
     server_host: str | None = None,
     token: str | None = None,
     token_file: str | os.PathLike[str] | None = None,
+    report_to: ReportTo | None = None,
     terminate_signals: bool | None = None,
     enabled: bool | None = None,
     inherit: bool | None = None,
@@ -117,6 +134,9 @@ def configure(
     interval ``30`` or ``"30s"``, or ``"always"``. The longer side of images has
     ``preview_edge`` pixels. At most ``preview_count`` previews of together ``preview_size``
     bytes are stored per operation. ``public_url`` is the URL of the server for clients.
+
+    ``report_to`` sends progress to the platform that runs the process: ``"auto"``, or a list of
+    ``argo``, ``github``, ``kubeflow``, ``systemd``, ``taskbar`` and URLs of health checks.
 
     ``terminate_signals`` installs handlers of SIGTERM and SIGHUP. They cancel the running
     operations, write everything within 2 seconds, and call the previous handler.
@@ -170,19 +190,21 @@ def start(
         msg = "Invalid call of configure(): expected no call that interrupts another one. Call it once."
         raise ConfigurationError(msg)
     with _lock.lock:
+        end_automatic_runtime()
         active = current_runtime()
         if active is not None and is_exclusive:
             msg = "Progress is recorded already. Call shutdown() on the active runtime first."
             raise ConfigurationError(msg)
+        options = automatic_options if environ is None else {}
         environ = os.environ if environ is None else environ
         if active is not None and not (
-            is_replacing and _is_different(active, arguments, environ) and not is_inherited(active)
+            is_replacing and _is_different(active, arguments, environ, options) and not is_inherited(active)
         ):
             return _reuse_runtime(active, arguments, provider)
         parent = read_parent_settings() if is_inheriting else None
         if parent is not None:
             environ = {**environ, **parent.environ}
-        settings = Settings.from_environ(environ).with_arguments(**arguments)
+        settings = Settings.from_environ(environ).with_arguments(**options).with_arguments(**arguments)
         if active is not None:
             active.shutdown()
             discard_own_provider()
@@ -198,13 +220,21 @@ def _is_replacing(mode: object) -> bool:
     return mode == "replace"
 
 
-def _is_different(runtime: Runtime, arguments: Mapping[str, object], environ: Mapping[str, str]) -> bool:
+def _is_different(
+    runtime: Runtime,
+    arguments: Mapping[str, object],
+    environ: Mapping[str, str],
+    options: Mapping[str, object],
+) -> bool:
     """Return whether arguments are other ones than those of the active runtime.
 
-    A call without arguments is never different.
+    ``options`` are those of the instrumentor. A call without arguments is never different.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    return bool(given) and Settings.from_environ(environ).with_arguments(**given) != runtime.settings
+    if not given:
+        return False
+    settings = Settings.from_environ(environ).with_arguments(**options).with_arguments(**given)
+    return settings != runtime.settings
 
 
 def _start_runtime(
@@ -216,9 +246,44 @@ def _start_runtime(
     if withheld:
         logger.debug("The parent process has these parts, so they are not created: %s", ", ".join(withheld))
     runtime = build_runtime(settings, provider, sources, withheld=withheld, configure_child=configure_child)
+    backend_slot.cancel_deferral()
     _current[:] = [runtime]
     install_exit_hooks(runtime)
     return runtime
+
+
+def end_automatic_runtime() -> None:
+    """Shut down the runtime that the first use started, if it is active.
+
+    Operations that are running in it are cancelled.
+    """
+    with _lock.lock:
+        runtime = _automatic.pop() if _automatic else None
+        if runtime is not None and runtime is current_runtime():
+            runtime.shutdown()
+
+
+def start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
+    """Start a recording without a call of ``configure()``. Other threads wait.
+
+    ``environ`` has defaults of variables, see :func:`read_automatic_settings`. Return None in a
+    call that interrupts the start, and after an error. Never raises, except an exception that
+    interrupts it.
+    """
+    if _lock.is_interrupting():
+        return None
+    try:
+        with _lock.lock:
+            # Why again: another thread may have started it.
+            if backend_slot.is_deferred:
+                settings = read_automatic_settings(automatic_options, environ)
+                _automatic[:] = [_start_runtime(settings, None, None, _find_withheld(settings))]
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        backend_slot.cancel_deferral()
+        report_internal_error("start", "Progress of this process is not recorded", error=error)
+    return backend_slot.peek()
 
 
 def _find_withheld(settings: Settings) -> list[str]:

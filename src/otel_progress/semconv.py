@@ -325,7 +325,22 @@ ATTRIBUTES: Final = (
 # --- values of labels -----------------------------------------------------------------------------
 
 SinkName: TypeAlias = Literal[
-    "console", "events", "journal", "logs", "otlp", "otlp.logs", "otlp.metrics", "otlp.traces", "prometheus"
+    "console",
+    "events",
+    "journal",
+    "logs",
+    "otlp",
+    "otlp.logs",
+    "otlp.metrics",
+    "otlp.traces",
+    "platforms",
+    "platforms.argo",
+    "platforms.github",
+    "platforms.health_check",
+    "platforms.kubeflow",
+    "platforms.systemd",
+    "platforms.taskbar",
+    "prometheus",
 ]
 """Name of a sink: label ``sink`` of ``progress.sink.errors``."""
 
@@ -337,12 +352,14 @@ InternalErrorPlace: TypeAlias = Literal[
     "fork",
     "gpu",
     "history",
+    "integration",
     "journal",
     "logs",
     "metrics",
     "otlp.logs",
     "otlp.metrics",
     "otlp.traces",
+    "platforms",
     "previews",
     "processor",
     "receiver",

@@ -26,11 +26,25 @@ from otel_progress.errors import ConfigurationError
 from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.instrument.rejections import Rejection
 from otel_progress.metrics.counters import Totals
+from otel_progress.platforms.argo import ArgoPlatform
+from otel_progress.platforms.github import GithubPlatform
+from otel_progress.platforms.health_check import HealthCheckPlatform
+from otel_progress.platforms.kubeflow import KubeflowPlatform
+from otel_progress.platforms.systemd import SystemdPlatform
+from otel_progress.platforms.taskbar import TaskbarPlatform
 from otel_progress.runtime.builder import _RuntimeBuilder
 from otel_progress.runtime.threads import start_daemon_thread
 from otel_progress.settings.fields import SETTINGS, Setting
 from tests.support.golden.files import Golden
 
+PLATFORMS = (
+    ArgoPlatform,
+    GithubPlatform,
+    HealthCheckPlatform,
+    KubeflowPlatform,
+    SystemdPlatform,
+    TaskbarPlatform,
+)
 PACKAGE = Path(otel_progress.__file__).parent
 EXAMPLES = (
     "", " ", "true", "False", "auto", "0", "1", "4", "30", "2.5", "500ms", "10s", "5m", "24h", "7d", "-1",
@@ -197,6 +211,7 @@ def test_label_values_equal_golden_file(golden: Golden) -> None:
     assert places <= {*get_args(semconv.InternalErrorPlace)}
     assert {text for one in rejecting for text in _first_texts(one)} <= {*get_args(semconv.RejectionReason)}
     sinks = {*_first_texts(Totals.count_sink_error), *_first_texts(_RuntimeBuilder._add_sink)}
+    sinks |= {platform.name for platform in PLATFORMS}
     assert sinks == {*get_args(semconv.SinkName)}
     golden.lines(
         "metrics/places.txt", sorted({*get_args(semconv.InternalErrorPlace), semconv.get_sink_place("*")})

@@ -183,9 +183,9 @@ def test_invalid_setting_is_rejected_with_its_name(name: str, given: Any, expect
         Settings().with_arguments(**{name: given})
 
 
-def test_token_is_the_only_secret_setting() -> None:
+def test_token_and_urls_of_health_checks_are_the_only_secret_settings() -> None:
     """All other settings are shown."""
-    assert [setting.name for setting in SETTINGS if setting.secret] == ["token"]
+    assert [setting.name for setting in SETTINGS if setting.secret] == ["token", "report_to"]
 
 
 def test_random_tokens_are_accepted() -> None:

@@ -12,22 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from otel_progress.cli.context import CliContext
+from otel_progress.cli.findings import Finding, State
+from otel_progress.cli.integration_checks import check_integrations
+from otel_progress.cli.platform_checks import check_platforms
 from otel_progress.console.format import format_moment, format_quantity
 from otel_progress.errors import ConfigurationError, ProgressError
 from otel_progress.protocols import HistoryQuery
 from otel_progress.redaction.patterns import redact_text
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings
 from otel_progress.text import escape_controls
-
-State: TypeAlias = Literal["ok", "note", "problem"]
-
 
 _PACKAGES: Final = (
     "otel-progress",
@@ -62,21 +61,13 @@ _MIN_CLOCK_S: Final = 1_704_067_200.0
 """Start of 2024 in Unix seconds. An earlier clock was never set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Result of one check. The text of a problem includes its fix."""
-
-    check: str
-    state: State
-    text: str
-
-
 def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]:
     """Return the findings of all checks."""
     findings = [
         *_run_check("python", _check_python),
         *_run_check("package", _check_packages),
         *_run_check("extra", _check_extras),
+        *_run_check("integration", lambda: check_integrations(environ)),
         *_run_check("clock", _check_clock),
         *_run_check("environment", lambda: _check_environment(environ)),
     ]
@@ -92,6 +83,7 @@ def run_checks(context: CliContext, environ: Mapping[str, str]) -> list[Finding]
         *_run_check("port", lambda: _check_port("/metrics", *metrics)),
         *_run_check("port", lambda: _check_port("the server", *server)),
         *_run_check("server", lambda: _check_server(settings)),
+        *_run_check("platform", lambda: check_platforms(settings.report_to, environ)),
         *_run_check("logs", lambda: _check_capture(settings)),
         *_run_check("journal", lambda: _check_journal(settings)),
     ]

@@ -1,6 +1,7 @@
 """Slot of the active recording backend.
 
-The slot is empty until ``configure()`` is called, so instrumented libraries add no overhead.
+The slot is empty until ``configure()`` is called, so instrumented libraries add no overhead. With
+``opentelemetry-instrument`` the first use of a helper fills it.
 """
 
 from __future__ import annotations
@@ -134,12 +135,48 @@ class RecordingBackend:
 
 
 class _BackendSlot:
-    """Holds the active backend. None until ``configure()`` is called."""
+    """Holds the active backend. None until ``configure()`` is called.
 
-    __slots__ = ("current",)
+    After :meth:`defer` the first read of ``current`` starts the recording.
+    """
+
+    # Why a slot without a value: a read of ``current`` costs nothing more while it has one.
+    __slots__ = ("_start", "current")
 
     def __init__(self) -> None:
         self.current: RecordingBackend | None = None
+        self._start: Callable[[], RecordingBackend | None] | None = None
+
+    def __getattr__(self, name: str) -> RecordingBackend | None:
+        if name != "current" or self._start is None:
+            raise AttributeError(name)
+        return self._start()
+
+    def defer(self, start: Callable[[], RecordingBackend | None]) -> None:
+        """Call ``start`` at the first read of ``current``, which gets its result.
+
+        It is called again at each read until ``current`` is set. It must not raise.
+        """
+        self._start = start
+        del self.current
+
+    @property
+    def is_deferred(self) -> bool:
+        """True until the first use, after :meth:`defer`."""
+        try:
+            object.__getattribute__(self, "current")
+        except AttributeError:
+            return True
+        return False
+
+    def peek(self) -> RecordingBackend | None:
+        """Return the active backend without starting the recording."""
+        return None if self.is_deferred else self.current
+
+    def cancel_deferral(self) -> None:
+        """Make the slot empty if it is deferred."""
+        if self.is_deferred:
+            self.current = None
 
 
 backend_slot: Final = _BackendSlot()

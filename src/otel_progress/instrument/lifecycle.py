@@ -131,7 +131,8 @@ def renew_handle(level: LevelHandle) -> bool:
 def _start_remote(level: LevelHandle) -> None:
     """Start to work on a level of another process."""
     reference = cast("RemoteReference", level._arguments.id)
-    if backend_slot.current is None and reference.configure is not None:
+    # Why peek: the settings of the other process have precedence over an automatic start.
+    if backend_slot.peek() is None and reference.configure is not None:
         reference.configure(reference.settings)
     backend = backend_slot.current
     if backend is None:

@@ -145,6 +145,7 @@ class _RuntimeBuilder:
             if journal is not None:
                 self._add_journal(journal)
             self._try("console", "Progress is not displayed", self._add_console)
+            self._add_platforms()
             self._connect_exports()
             if self._is_sampling:
                 self._try("resources", "Resource use is not sampled", self._build_sampler)
@@ -314,6 +315,27 @@ class _RuntimeBuilder:
         self._components.recording.has_live_display = getattr(console, "is_live_display", False)
         if console is not None:
             self._add_sink("console", console, every_tick=True)
+
+    def _add_platforms(self) -> None:
+        """Report to the platforms of the settings."""
+        names = self._settings.report_to
+        if not names or "report_to" in self._withheld:
+            return
+        # Why here: only few programs report to a platform.
+        from otel_progress.platforms.selection import build_platform, select_platforms
+        from otel_progress.platforms.sink import PlatformsSink
+
+        sink = PlatformsSink(self._store.reader, self._totals.count_sink_error)
+        for name in select_platforms(names, os.environ):
+
+            def add(name: str = name) -> None:
+                sink.add(build_platform(name, os.environ))
+
+            self._try("platforms", "A platform does not receive progress", add)
+        if sink.is_used:
+            self._add_sink("platforms", sink)
+            self._components.flush_callbacks.append(sink.flush)
+            self._components.close_callbacks.append(sink.finish)
 
     def _join_provider(self, provider: TracerProvider | None) -> None:
         if provider is not None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from otel_progress.metrics.collector import ProgressCollector
+    from otel_progress.processor import ProgressSpanProcessor
     from otel_progress.runtime.components import RuntimeComponents
     from otel_progress.settings.fields import Settings
 
@@ -275,7 +276,7 @@ class Runtime:
             self._components.terminate_signals.remove()
         deadline = time.monotonic() + timeout
         # Why first: no level may start during the shutdown.
-        if backend_slot.current is self._recording:
+        if backend_slot.peek() is self._recording:
             backend_slot.current = None
         is_complete = self._finish_recording(timeout, deadline)
         is_complete = self._close_components(deadline) and is_complete
@@ -313,7 +314,7 @@ class Runtime:
         is_complete = True
         for close in (self._providers.close, *self._components.close_callbacks):
             try:
-                close(_remaining_s(deadline))
+                is_complete = close(_remaining_s(deadline)) is not False and is_complete
             except Exception as error:
                 report_internal_error("shutdown", "A component could not be closed", error=error)
                 is_complete = False
@@ -411,9 +412,11 @@ class Runtime:
         self._shutting_down = threading.Lock()
         self._dropped_ends = 0
         self._is_published = False
-        # Why: the server and the terminal belong to the parent.
+        # Why: the server, the terminal and the platform belong to the parent.
         self._components.server_url = None
-        self._sink_workers[:] = [worker for worker in self._sink_workers if worker.name != "console"]
+        self._sink_workers[:] = [
+            worker for worker in self._sink_workers if worker.name not in ("console", "platforms")
+        ]
         self._recording.has_live_display = False
         self._recording.warnings = CallSiteWarnings()
         instance_id = get_process_instance_id()
@@ -463,6 +466,11 @@ def install_exit_hooks(runtime: Runtime) -> None:
     Children of multiprocessing can read the settings.
     """
     runtime._install_hooks()
+
+
+def get_span_processor(runtime: Runtime) -> ProgressSpanProcessor:
+    """Return the processor that the joined providers of a runtime have."""
+    return runtime._providers.processor
 
 
 def is_inherited(runtime: Runtime) -> bool:

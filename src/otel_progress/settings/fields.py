@@ -47,6 +47,7 @@ from otel_progress.settings.parsing import (
     parse_preview_at,
     parse_previews,
     parse_redact,
+    parse_report_to,
     parse_size,
     parse_text,
     parse_tick,
@@ -65,7 +66,7 @@ NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 """Empty environment."""
 
 
-_RESOURCES: Final = ("prometheus_port", "server_port", "console")
+_RESOURCES: Final = ("prometheus_port", "server_port", "console", "report_to")
 """Settings of the resources that exist once per process."""
 
 
@@ -246,6 +247,14 @@ class Settings:
         "File that contains the token. It is read when the token is needed.",
         per_process=True,
     )
+    report_to: tuple[str, ...] = _setting(
+        (),
+        parse_report_to,
+        "Platforms that receive progress: `auto` (those whose environment is present), or a list of `argo`, "
+        "`github`, `kubeflow`, `systemd`, `taskbar` and URLs of health checks. Off when not set.",
+        secret=True,
+        per_process=True,
+    )
     terminate_signals: bool = _setting(
         False,
         parse_bool,
@@ -354,7 +363,12 @@ class Settings:
         Resources that are off are left out.
         """
         values = {name: getattr(self, name) for name in _RESOURCES}
-        return {name: value for name, value in values.items() if value is not None and value is not False}
+        # Why the identity: 0 is a port, and equal to False.
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and value is not False and value != ()
+        }
 
     def read_token(self) -> str | None:
         """Return the token, from its file if there is one, or None without a token.

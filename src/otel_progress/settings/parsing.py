@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import datetime
 from itertools import pairwise
 from os import PathLike, fspath
@@ -33,8 +33,20 @@ RedactRule: TypeAlias = bool | Callable[[str, str], str]
 """Whether to redact secrets, or a function of a key and a text that runs after that."""
 
 
+ReportTo: TypeAlias = str | bool | Sequence[str] | Set[str]
+"""Platforms to report to: ``auto``, False, or names and URLs."""
+
+
 PreviewAt: TypeAlias = str | float | Sequence[float]
 """When to capture previews: at fractions, at an interval in seconds, or ``always``."""
+
+
+PLATFORMS: Final = ("argo", "github", "kubeflow", "systemd", "taskbar")
+"""Platforms that can receive progress. Health checks are named by their URL."""
+
+
+MAX_PLATFORMS: Final = 20
+"""Maximum number of names and URLs in ``report_to``. More are rejected."""
 
 
 MIN_TOKEN: Final = 16
@@ -365,6 +377,42 @@ def parse_image_format(value: object) -> Literal["png", "webp", "jpeg"]:
     if word in ("jpeg", "jpg"):
         return "jpeg"
     raise ValueError("png, webp or jpeg")
+
+
+def parse_report_to(value: object) -> tuple[str, ...]:
+    """Return the platforms to report to: ``auto``, names, and URLs of health checks."""
+    expected = (
+        f"auto, false, or a list of {', '.join(PLATFORMS)} and URLs of health checks (https://host/path)"
+    )
+    if isinstance(value, bool):
+        return ("auto",) if value else ()
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple, set, frozenset)):
+        raise ValueError(expected)
+    names: dict[str, None] = {}
+    for word in words:
+        text = word.strip() if isinstance(word, str) else ""
+        if text.lower() in ("auto", *PLATFORMS):
+            names[text.lower()] = None
+        elif _is_health_check(text):
+            names[text] = None
+        elif len(words) == 1 and text.lower() in _TRUE_WORDS | _FALSE_WORDS | {"none"}:
+            return ("auto",) if text.lower() in _TRUE_WORDS else ()
+        else:
+            raise ValueError(expected)
+    if len(names) > MAX_PLATFORMS:
+        raise ValueError(f"at most {MAX_PLATFORMS} names and URLs")
+    return tuple(sorted(names)) if isinstance(words, (set, frozenset)) else tuple(names)
+
+
+def _is_health_check(text: str) -> bool:
+    """Return True for a URL of http or https with a host and without spaces."""
+    try:
+        parts = urlsplit(text)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+    return is_http and text.isprintable() and " " not in text and text.isascii() and not parts.fragment
 
 
 def parse_base_url(value: object) -> str:

@@ -6,8 +6,9 @@ import os
 
 import click
 
-from otel_progress.cli.checks import Finding, run_checks
+from otel_progress.cli.checks import run_checks
 from otel_progress.cli.context import CliContext
+from otel_progress.cli.findings import Finding
 from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA
 

@@ -1,0 +1,1 @@
+"""Reports to the platform that runs the process, such as Kubeflow or systemd."""
