@@ -11,7 +11,6 @@ Without a journal that the processes share, each of them has only its own part.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -88,17 +87,23 @@ def announce_attempt(level: Level, message: str) -> None:
 
 
 def end_operation(
-    operation: OperationSnapshot, status: Status, reason: str, error: ErrorLike | None = None
+    operation: OperationSnapshot,
+    status: Status,
+    reason: str,
+    error: ErrorLike | None = None,
+    *,
+    replaced_message: str | None = None,
 ) -> None:
     """End an operation whose process was killed, with its running levels.
 
-    ``operation`` is read from the journal. An ended one is not changed. Never waits.
+    ``operation`` is read from the journal. An ended one is not changed, unless it was cancelled
+    with the message ``replaced_message``. Never waits.
     """
-    backend = backend_slot.current
-    if backend is None or operation.status.finished:
+    backend, root = backend_slot.current, operation.root
+    is_replaced = root.status is Status.CANCELLED and root.message == replaced_message is not None
+    if backend is None or (root.status.finished and not is_replaced):
         return
     now = time.time()
-    root = operation.root
     sequence = _get_first_sequence(root.info.attempt) + _get_milliseconds()
     ended = [
         replace(
@@ -114,13 +119,9 @@ def end_operation(
             stage=None,
             paused_clock=None,
         )
-        for level in _select_active((root, *operation.levels))
+        for level in (root, *(level for level in operation.levels if level.status is Status.RUNNING))
     ]
     backend.store.relay_levels(ended)
-
-
-def _select_active(levels: Iterable[LevelSnapshot]) -> list[LevelSnapshot]:
-    return [level for level in levels if not level.status.finished and (level.path == "" or level.sequence)]
 
 
 def _to_pending(snapshot: LevelSnapshot, run: str, attempt: int) -> LevelSnapshot:
