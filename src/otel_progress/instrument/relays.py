@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from otel_progress.instrument.arguments import RelayedArguments, normalize_arguments
 from otel_progress.instrument.backend import backend_slot
+from otel_progress.instrument.context import find_parent_link, get_current_level
 from otel_progress.instrument.failures import to_failure
 from otel_progress.instrument.level import Level
 from otel_progress.live.snapshots import build_snapshot
@@ -57,16 +58,23 @@ def relay_operation(level: Level, run: str, attempt: int = 1, *, is_repeated: bo
     return Level(arguments, None)
 
 
-def announce_operation(level: Level, run: str, *, link: ParentLink | None = None) -> None:
+def announce_operation(level: Level, run: str) -> None:
     """Store the operation of a handle as pending, for a process that will start it.
 
-    ``level`` is a handle that was not started. Without a journal nothing is stored. Never waits.
+    ``level`` is a handle that was not started. The operation is part of the current level. Without
+    a journal nothing is stored. Never waits.
     """
     backend = backend_slot.current
     if backend is None or not backend.store_name:
         return
-    spec = normalize_arguments(backend, level._arguments)
-    node = backend.store.create_node(None, spec if link is None else spec._replace(link=link))
+    current = get_current_level()
+    if current is None:
+        link = find_parent_link(backend)
+    else:
+        operation = current._node.operation
+        link = ParentLink(operation.id, operation.run, current._node.path)
+    spec = normalize_arguments(backend, level._arguments)._replace(link=link)
+    node = backend.store.create_node(None, spec)
     snapshot = build_snapshot(node)
     backend.store.relay_levels([_to_pending(snapshot, run, 1)])
 

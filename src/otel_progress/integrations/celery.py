@@ -24,6 +24,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import wraps
+from math import inf
 from typing import Any, Final, TypeVar
 
 try:
@@ -453,15 +454,18 @@ def _read_state(task: Any, task_id: Any, meta: Mapping[Any, Any]) -> None:
     executions = _executions.get(task_id or task.request.id or "")
     if not executions:
         return
-    total, current = (
-        number if isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0 else None
-        for number in (meta.get("total"), meta.get("current"))
-    )
+    total, current = _to_count(meta.get("total")), _to_count(meta.get("current"))
     texts = (meta.get(key) for key in ("message", "status", "description"))
     message = next((each for each in texts if isinstance(each, str) and each), None)
     if current is not None and total:
         current = min(current, total)
     executions[-1].level.update(current=current, total=total or None, message=message)
+
+
+def _to_count(value: Any) -> float | None:
+    """Return a finite number of at least 0. None for any other value."""
+    is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < inf
+    return value if is_count else None
 
 
 _state_patch: Final = AttributePatch(Task, "update_state")

@@ -29,3 +29,10 @@ class _ModuleInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         import_module(f"otel_progress.integrations.{self._module}").uninstrument()
+
+
+class CeleryInstrumentor(_ModuleInstrumentor):
+    """Instrumentor of Celery."""
+
+    _module = "celery"
+    _dependency = "celery >= 5.3"

@@ -50,11 +50,19 @@ def build_operation(
 
 
 def include_relayed(change_set: ChangeSet) -> ChangeSet:
-    """Return the change set with the relayed levels among its snapshots."""
+    """Return the change set with the relayed levels among its snapshots.
+
+    Of each level only the newest snapshot is left.
+    """
     if not change_set.relayed:
         return change_set
-    snapshots = sorted((*change_set.snapshots, *change_set.relayed), key=lambda each: each.info.depth)
-    return replace(change_set, snapshots=snapshots)
+    newest: dict[tuple[str, str], LevelSnapshot] = {}
+    for snapshot in (*change_set.snapshots, *change_set.relayed):
+        key = (snapshot.info.run, snapshot.info.path)
+        known = newest.get(key)
+        if known is None or known.sequence < snapshot.sequence:
+            newest[key] = snapshot
+    return replace(change_set, snapshots=sorted(newest.values(), key=lambda each: each.info.depth))
 
 
 def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:
