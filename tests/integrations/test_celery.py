@@ -38,7 +38,7 @@ def instrumented() -> Iterator[None]:
     integration.uninstrument()
 
 
-# --- in the process of the test -----------------------------------------------------------------------
+# --- in the process of the test ---
 
 
 @pytest.fixture
@@ -70,9 +70,7 @@ def test_task_is_an_operation_and_the_current_level(recorder: Recorder, eager: C
     assert result.get() == result.id
     found = _get(recorder, result.id)
     assert (found.operation_type, found.status) == ("resize", progress.Status.COMPLETED)
-    assert [(level.info.name, level.current) for level in found.levels] == [
-        ("files", 3)
-    ]
+    assert [(level.info.name, level.current) for level in found.levels] == [("files", 3)]
     assert not progress.current_level().recording
 
 
@@ -210,7 +208,9 @@ def test_instrumentor_activates_the_integration() -> None:
 @pytest.fixture
 def sender(instrumented: None, tmp_path: Path) -> Iterator[tuple[Celery, progress.Runtime]]:
     """Application without a worker, and a journal."""
-    app = Celery("sender", broker=f"memory://{uuid.uuid4().hex}", backend="cache+memory://", set_as_current=False)
+    app = Celery(
+        "sender", broker=f"memory://{uuid.uuid4().hex}", backend="cache+memory://", set_as_current=False
+    )
     store = f"sqlite:////{str(tmp_path / 'progress.db').lstrip('/')}"
     with progress.configure(service_name="sender", store=store, console=False) as runtime:
         yield app, runtime
@@ -226,7 +226,9 @@ def test_sent_task_is_pending_without_a_worker(sender: tuple[Celery, progress.Ru
     found = [runtime.reader.get(result.id) for result in results]
     assert [None if each is None else each.status for each in found] == [progress.Status.PENDING] * 3
     assert [each.condition for each in found if each] == [progress.Condition.OK] * 3
-    assert {each.root.info.parent.operation_id for each in found if each and each.root.info.parent} == {"import-7"}
+    assert {each.root.info.parent.operation_id for each in found if each and each.root.info.parent} == {
+        "import-7"
+    }
     assert op.operation_id == "import-7"
     assert runtime.get_active_operations() == []
 
@@ -245,7 +247,11 @@ def test_group_has_its_total_before_a_worker_runs(sender: tuple[Celery, progress
     assert runtime.force_flush()
     batch = runtime.get_batch(members.id)
     assert batch is not None
-    assert (batch.total, batch.counts[progress.Status.PENDING], batch.status) == (4, 4, progress.Status.RUNNING)
+    assert (batch.total, batch.counts[progress.Status.PENDING], batch.status) == (
+        4,
+        4,
+        progress.Status.RUNNING,
+    )
 
 
 def test_many_groups_use_bounded_memory(
@@ -271,7 +277,7 @@ def test_invalid_headers_are_ignored(recorder: Recorder, eager: Celery) -> None:
     assert internal_error_counts == {}
 
 
-# --- real workers -------------------------------------------------------------------------------------
+# --- real workers ---
 
 
 class Workers:
@@ -350,7 +356,9 @@ def _send(workers: Workers, name: str, *args: object, pool: str = "prefork", **o
 @pytest.mark.process
 @pytest.mark.server
 @pytest.mark.parametrize("pool", POOLS)
-def test_worker_continues_the_run_of_the_sender(workers: Workers, runtime: progress.Runtime, pool: str) -> None:
+def test_worker_continues_the_run_of_the_sender(
+    workers: Workers, runtime: progress.Runtime, pool: str
+) -> None:
     """It has the trace and the level of the sender, and the levels of the task."""
     with progress.operation("import", id=f"import-{pool}") as op:
         result = _send(workers, "count", 5, pool=pool)
@@ -425,7 +433,9 @@ def test_task_that_waits_for_a_retry_is_pending(workers: Workers, runtime: progr
     """It has the number of the next attempt, and the reason."""
     result = _send(workers, "later")
     found = _wait_for(
-        runtime, result.id, lambda found: found.status is progress.Status.PENDING and found.root.info.attempt == 2
+        runtime,
+        result.id,
+        lambda found: found.status is progress.Status.PENDING and found.root.info.attempt == 2,
     )
     assert found.message == "waits for a retry: ValueError: no answer"
     workers.app.control.revoke(result.id)
@@ -482,7 +492,9 @@ def test_revoked_task_whose_process_is_killed_is_cancelled(
 
 @pytest.mark.process
 @pytest.mark.server
-@pytest.mark.parametrize(("limit", "error"), [("soft_time_limit", "SoftTimeLimitExceeded"), ("time_limit", "TimeLimitExceeded")])
+@pytest.mark.parametrize(
+    ("limit", "error"), [("soft_time_limit", "SoftTimeLimitExceeded"), ("time_limit", "TimeLimitExceeded")]
+)
 def test_task_beyond_its_time_limit_fails(
     workers: Workers, runtime: progress.Runtime, tmp_path: Path, limit: str, error: str
 ) -> None:
@@ -552,7 +564,9 @@ def test_canvas_is_counted_exactly(workers: Workers, runtime: progress.Runtime) 
     one = app.signature("one", queue="prefork")
     parts = chord([one.clone() for _ in range(4)], one.clone(), app=app).apply_async()
     links = chain(one.clone(), one.clone(), one.clone(), app=app).apply_async()
-    mapped = app.signature("celery.map", kwargs={"task": one.clone(), "it": [1, 2, 3]}, queue="prefork").apply_async()
+    mapped = app.signature(
+        "celery.map", kwargs={"task": one.clone(), "it": [1, 2, 3]}, queue="prefork"
+    ).apply_async()
     for result in (parts, links, mapped):
         result.get(timeout=PATIENCE_S)
     first = links.parent.parent.id

@@ -58,11 +58,11 @@ def relay_operation(level: Level, run: str, attempt: int = 1, *, is_repeated: bo
     return Level(arguments, None)
 
 
-def announce_operation(level: Level, run: str) -> None:
+def announce_operation(level: Level, run: str, attempt: int = 1, message: str | None = None) -> None:
     """Store the operation of a handle as pending, for a process that will start it.
 
-    ``level`` is a handle that was not started. The operation is part of the current level. Without
-    a journal nothing is stored. Never waits.
+    ``level`` is a handle that was not started. The operation is part of the current level, unless
+    that is an earlier attempt. Without a journal nothing is stored. Never waits.
     """
     backend = backend_slot.current
     if backend is None or not backend.store_name:
@@ -73,10 +73,11 @@ def announce_operation(level: Level, run: str) -> None:
     else:
         operation = current._node.operation
         link = ParentLink(operation.id, operation.run, current._node.path)
-    spec = normalize_arguments(backend, level._arguments)._replace(link=link)
-    node = backend.store.create_node(None, spec)
-    snapshot = build_snapshot(node)
-    backend.store.relay_levels([_to_pending(snapshot, run, 1)])
+    spec = normalize_arguments(backend, level._arguments)
+    if link is not None and link.run != run:
+        spec = spec._replace(link=link)
+    pending = _to_pending(build_snapshot(backend.store.create_node(None, spec)), run, attempt)
+    backend.store.relay_levels([pending if message is None else replace(pending, message=truncate(message))])
 
 
 def announce_attempt(level: Level, message: str) -> None:

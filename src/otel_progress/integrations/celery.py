@@ -18,24 +18,21 @@ progress are not changed.
 from __future__ import annotations
 
 import os
+import signal as signal_numbers
 import threading
-import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from functools import wraps
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 try:
-    from celery import signals
-    from celery.app.task import Task
-    from celery.exceptions import Ignore, Reject
+    from celery import signals  # type: ignore[import-untyped]
+    from celery.app.task import Task  # type: ignore[import-untyped]
+    from celery.exceptions import Ignore, Reject  # type: ignore[import-untyped]
 except ImportError as error:
     text = "The integration with Celery requires celery 5.3 or newer. Install it: pip install celery"
     raise ImportError(text) from error
-from opentelemetry import context as context_api
-from opentelemetry import propagate, trace
 
 from otel_progress.attribute_patch import AttributePatch
 from otel_progress.config import configure
@@ -44,14 +41,21 @@ from otel_progress.instrument import relays
 from otel_progress.instrument.batch import OperationBatch
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Status
-from otel_progress.propagator import ProgressPropagator
-from otel_progress.queries import flush, get_operation
-
-RUN_HEADER: Final = "otel-progress-run"
-"""Header of a message: the run of its operation, and the number of the attempt."""
-
+from otel_progress.queries import flush
+from otel_progress.tasks import (
+    RUN_HEADER,
+    TERMINATED,
+    TaskExecution,
+    add_headers,
+    copy_link,
+    end_killed,
+    end_queued,
+    format_run,
+    guard,
+    parse_run,
+    report_errors,
+)
 
 BATCH_HEADER: Final = "otel-progress-batch"
 """Header of the links of a chain: the id of their batch."""
@@ -63,18 +67,6 @@ batch keeps the total so far.
 """
 
 
-MAX_KILLED_TASKS: Final = 1_000
-"""Killed tasks that wait for their end. Beyond it the oldest ones stay abandoned."""
-
-
-FIND_S: Final = 5.0
-"""Time in which the operation of a killed task is searched in the journal, in seconds."""
-
-
-_POLL_S: Final = 0.1
-"""Time between two searches, in seconds."""
-
-
 FLUSH_S: Final = 2.0
 """Time that a process of the pool waits at its exit until its progress is written, in seconds."""
 
@@ -82,38 +74,22 @@ FLUSH_S: Final = 2.0
 _STORE_VARIABLE: Final = "OTEL_PROGRESS_STORE"
 
 
-_TERMINATED: Final = "terminated"
-"""Message of a task that a signal ended."""
-
-
 _CANVAS: Final = frozenset({"celery.map", "celery.starmap"})
 """Tasks of Celery that call another task for each element."""
-
-
-F = TypeVar("F", bound=Callable[..., object])
 
 
 _tracer: Final = ProgressTracer("otel_progress.celery")
 
 
-_propagator: Final = ProgressPropagator()
-
-
-class _Execution:
+class _Execution(TaskExecution):
     """Task that this process executes."""
 
-    __slots__ = ("attempt", "batch", "error", "headers", "is_continued", "level", "request", "run", "stack", "thread")
-
-    def __init__(self, request: Any, run: str, attempt: int, level: Level) -> None:
+    def __init__(self, request: Any, level: Level, *, is_repeated: bool) -> None:
+        headers = request.headers or {}
+        attempt = None if headers.get(RUN_HEADER) else 1 + (request.retries or 0)
+        super().__init__(level, headers, attempt, is_repeated=is_repeated)
         self.request = request
-        self.run = run
-        self.attempt = attempt
-        self.level = level
         self.batch: str | None = None
-        self.headers: Mapping[str, Any] = request.headers or {}
-        self.stack = ExitStack()
-        self.thread = threading.get_ident()
-        self.error: BaseException | None = None
         self.is_continued = False
         """True after the message of the next attempt was built."""
 
@@ -126,13 +102,7 @@ _groups: OrderedDict[str, list[Any]] = OrderedDict()
 """Handle of the batch, and number of the sent members, by the id of the group."""
 
 
-_killed: deque[tuple[str, int, Status, str, BaseException | None]] = deque(maxlen=MAX_KILLED_TASKS)
-
-
 _lock = threading.Lock()
-
-
-_is_ending_killed = [False]
 
 
 _is_active = [False]
@@ -141,28 +111,10 @@ _is_active = [False]
 _is_announcing = [True]
 
 
-def _guard(function: F) -> F:
-    """Do nothing without a configuration. Report errors instead of raising them."""
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not relays.is_recording():
-            return None
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            report_internal_error("start", "The progress of a Celery task is incomplete.", error=error)
-            return None
-
-    return call  # type: ignore[return-value]
+# --- the process that sends a task ---
 
 
-# --- the process that sends a task --------------------------------------------------------------------
-
-
-@_guard
+@guard
 def _prepare_message(sender: Any = None, headers: Any = None, body: Any = None, **_: Any) -> None:
     """Add the headers of a message before it is sent, and store the operation as pending."""
     if not isinstance(headers, dict) or "id" not in headers:  # not protocol 2
@@ -172,15 +124,12 @@ def _prepare_message(sender: Any = None, headers: Any = None, body: Any = None, 
     if executions:
         _continue_run(executions[-1], headers)
         return
-    known = _parse_run(headers.get(RUN_HEADER))
+    known = parse_run(headers.get(RUN_HEADER))
     if headers.get("retries") and known is not None:
         # The main process sends the task again, because its process was killed.
-        headers[RUN_HEADER] = f"{known[0]};{known[1] + 1}"
+        headers[RUN_HEADER] = format_run(known[0], known[1] + 1)
         return
-    run = uuid.uuid4().hex
-    headers[RUN_HEADER] = f"{run};1"
-    propagate.inject(headers)
-    _propagator.inject(headers)
+    run = add_headers(headers)
     name = str(headers.get("task") or sender)
     embedded = body[2] if isinstance(body, (tuple, list)) and len(body) == 3 else {}
     batch = _find_batch(headers, name, embedded if isinstance(embedded, Mapping) else {})
@@ -191,11 +140,8 @@ def _prepare_message(sender: Any = None, headers: Any = None, body: Any = None, 
 def _continue_run(execution: _Execution, headers: dict[str, Any]) -> None:
     """Add the headers of the next attempt: a retry, or the task that replaces this one."""
     execution.is_continued = True
-    headers[RUN_HEADER] = f"{execution.run};{execution.attempt + 1}"
-    for name in (*propagate.get_global_textmap().fields, *_propagator.fields):
-        # Why not the current level: an operation cannot be part of itself.
-        if name in execution.headers:
-            headers[name] = execution.headers[name]
+    headers[RUN_HEADER] = format_run(execution.run, execution.attempt + 1)
+    copy_link(execution.headers, headers)
     if execution.batch is not None:
         headers[BATCH_HEADER] = execution.batch
 
@@ -255,47 +201,32 @@ def _is_next_link(request: Any, task_id: str) -> bool:
     return bool(chain) and (chain[-1].get("options") or {}).get("task_id") == task_id
 
 
-def _parse_run(value: Any) -> tuple[str, int] | None:
-    """Return the run and the attempt of a header, or None."""
-    run, separator, attempt = value.partition(";") if isinstance(value, str) else ("", "", "")
-    if not separator or not run.isalnum() or len(run) > 64 or not attempt.isdecimal() or len(attempt) > 6:
-        return None
-    return run, int(attempt)
+# --- the process that executes a task ---
 
 
-# --- the process that executes a task -----------------------------------------------------------------
-
-
-@_guard
+@guard
 def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
     """Start the operation of a task, and make it the current level."""
     _move_to_end(signals.task_prerun, _start_task)
     request = task.request
     headers = request.headers or {}
-    run, attempt = _parse_run(headers.get(RUN_HEADER)) or (uuid.uuid4().hex, 1 + (request.retries or 0))
     earlier = _executions.get(task_id)
     if earlier:
-        _end_attempt(earlier[-1], "next attempt")
-        run, attempt = earlier[-1].run, max(attempt, earlier[-1].attempt + 1)
+        earlier[-1].end_attempt("next attempt")
     delivery = request.delivery_info or {}
     batch = request.group or headers.get(BATCH_HEADER)
     name = _get_inner_name(task, kwargs)
     metadata = {"queue": delivery.get("routing_key")} if delivery.get("routing_key") else {}
-    level = relays.relay_operation(
-        _build_operation(task_id, task.name, batch, metadata, name),
-        run,
-        attempt,
-        is_repeated=bool(delivery.get("redelivered")),
-    )
-    execution = _Execution(request, run, attempt, level)
+    level = _build_operation(task_id, task.name, batch, metadata, name)
+    execution = _Execution(request, level, is_repeated=bool(delivery.get("redelivered")))
+    if earlier and execution.run != earlier[-1].run:
+        # Why: an eager retry has no message.
+        execution.continue_run(earlier[-1].run, earlier[-1].attempt + 1, level)
     execution.batch = batch
     _executions.setdefault(task_id, []).append(execution)
-    context = _extract(headers)
-    if context is not None:
-        execution.stack.callback(context_api.detach, context_api.attach(context))
-    execution.stack.enter_context(level)
+    execution.start()
     if task.name in _CANVAS and isinstance(kwargs, dict) and isinstance(kwargs.get("it"), (list, tuple)):
-        kwargs["it"] = _CountedElements(kwargs["it"], level)
+        kwargs["it"] = _CountedElements(kwargs["it"], execution.level)
 
 
 class _CountedElements(list[Any]):
@@ -315,7 +246,7 @@ class _CountedElements(list[Any]):
         return list, (list(super().__iter__()),)
 
 
-@_guard
+@guard
 def _store_error(task_id: str, exception: Any = None, sender: Any = None, **_: Any) -> None:
     """Store the error of a task. In the main process of a worker, end a killed task."""
     executions = _executions.get(task_id)
@@ -323,10 +254,10 @@ def _store_error(task_id: str, exception: Any = None, sender: Any = None, **_: A
         executions[-1].error = exception
     elif not isinstance(exception, (Reject, Ignore)):
         request = getattr(sender, "request", None)
-        _end_killed(request, task_id, Status.FAILED, "", exception)
+        end_killed(task_id, _get_attempt(request), Status.FAILED, "", exception)
 
 
-@_guard
+@guard
 def _store_reason(request: Any, reason: Any = None, **_: Any) -> None:
     """Store why a task is repeated."""
     executions = _executions.get(request.id)
@@ -335,42 +266,33 @@ def _store_reason(request: Any, reason: Any = None, **_: Any) -> None:
         executions[-1].error = error if isinstance(error, BaseException) else None
 
 
-@_guard
+@report_errors
 def _end_task(task_id: str, state: Any = None, retval: Any = None, **_: Any) -> None:
     """End the operation of a task, and restore the context."""
     execution = _take_execution(task_id)
     if execution is None:
         return
-    level, error = execution.level, execution.error
-    try:
-        if state == "SUCCESS":
-            execution.stack.__exit__(None, None, None)
-            return
-        if state == "FAILURE":
-            if execution.is_continued and not level.recording:
-                _restart(execution).fail(error or "failed")
-            failure = error if error is not None else RuntimeError("failed")
-            execution.stack.__exit__(type(failure), failure, failure.__traceback__)
-        elif state == "RETRY" or (state == "IGNORED" and execution.is_continued):
-            reason = "replaced by another task" if state == "IGNORED" else _describe_retry(error)
-            _end_attempt(execution, reason)
-        elif state == "IGNORED":
-            level.skip("ignored")
-        elif state == "REJECTED":
-            level.cancel(f"rejected: {retval}")
-        else:
-            level.cancel(_TERMINATED)
-    finally:
-        execution.stack.close()
+    error = execution.error
+    if state == "SUCCESS":
+        execution.end()
+    elif state == "FAILURE":
+        if execution.is_continued and not execution.level.recording:
+            _restart(execution).fail("failed" if error is None else error)
+        execution.end(RuntimeError("failed") if error is None else error)
+    elif state == "RETRY" or (state == "IGNORED" and execution.is_continued):
+        reason = "replaced by another task" if state == "IGNORED" else _describe_retry(error)
+        execution.end_attempt(reason)
+        execution.leave()
+    elif state == "IGNORED":
+        execution.skip("ignored")
+    elif state == "REJECTED":
+        execution.cancel(f"rejected: {retval}")
+    else:
+        execution.cancel(TERMINATED)
 
 
 def _describe_retry(error: BaseException | None) -> str:
     return "waits for a retry" if error is None else f"waits for a retry: {type(error).__name__}: {error}"
-
-
-def _end_attempt(execution: _Execution, reason: str) -> None:
-    if execution.level.recording:
-        relays.announce_attempt(execution.level, reason)
 
 
 def _restart(execution: _Execution) -> Level:
@@ -413,20 +335,6 @@ def _get_inner_name(task: Any, kwargs: Any) -> str | None:
     return str(inner["task"]) if isinstance(inner, Mapping) and "task" in inner else None
 
 
-def _extract(headers: Mapping[str, Any]) -> context_api.Context | None:
-    """Return the context with the trace and the level that sent a task, or None.
-
-    A span that another instrumentation has started for the task stays the current one.
-    """
-    texts = {name: value for name, value in headers.items() if isinstance(value, str)}
-    if not texts:
-        return None
-    context = context_api.get_current()
-    if not trace.get_current_span(context).get_span_context().is_valid:
-        context = propagate.extract(texts, context)
-    return _propagator.extract(texts, context)
-
-
 def _move_to_end(signal: Any, receiver: Callable[..., object]) -> None:
     """Make a receiver the last one of a signal.
 
@@ -448,7 +356,7 @@ def _wrap_update_state(update_state: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@_guard
+@guard
 def _read_state(task: Any, task_id: Any, meta: Mapping[Any, Any]) -> None:
     """Set count, total and message of the operation from the state that a task stored."""
     executions = _executions.get(task_id or task.request.id or "")
@@ -471,85 +379,43 @@ def _to_count(value: Any) -> float | None:
 _state_patch: Final = AttributePatch(Task, "update_state")
 
 
-# --- the main process of a worker ---------------------------------------------------------------------
+# --- the main process of a worker ---
 
 
-@_guard
+@guard
 def _end_revoked(
     request: Any, terminated: bool = False, signum: Any = None, expired: bool = False, **_: Any
 ) -> None:
     """End the operation of a task that was revoked or has expired."""
     task_id = request.id
     if terminated:
-        _end_killed(request, task_id, Status.CANCELLED, f"revoked, stopped by {_describe_signal(signum)}", None)
+        reason = f"revoked, stopped by {_describe_signal(signum)}"
+        end_killed(task_id, _get_attempt(request), Status.CANCELLED, reason)
         return
     headers = request.headers or {}
-    run, attempt = _parse_run(headers.get(RUN_HEADER)) or (uuid.uuid4().hex, 1)
     level = _build_operation(task_id, request.task, request.group or headers.get(BATCH_HEADER), {})
-    relays.relay_operation(level, run, attempt, is_repeated=True).cancel("expired" if expired else "revoked")
+    end_queued(level, headers, "expired" if expired else "revoked")
+
+
+def _get_attempt(request: Any) -> int:
+    known = parse_run((getattr(request, "headers", None) or {}).get(RUN_HEADER))
+    return known[1] if known else 1 + (getattr(request, "retries", None) or 0)
 
 
 def _describe_signal(signum: Any) -> str:
     try:
-        import signal
-
-        return signal.Signals(signum).name
+        return signal_numbers.Signals(signum).name
     except ValueError:
         return str(signum)
 
 
-def _end_killed(request: Any, task_id: str, status: Status, reason: str, error: BaseException | None) -> None:
-    """End the operation of a killed task in a thread, because that reads the journal."""
-    headers = getattr(request, "headers", None) or {}
-    known = _parse_run(headers.get(RUN_HEADER))
-    _killed.append((task_id, known[1] if known else 1, status, reason, error))
-    with _lock:
-        is_started, _is_ending_killed[0] = _is_ending_killed[0], True
-    if not is_started:
-        threading.Thread(target=_end_all_killed, name="otel-progress-celery", daemon=True).start()
-
-
-def _end_all_killed() -> None:
-    while True:
-        try:
-            killed = _killed.popleft()
-        except IndexError:
-            with _lock:
-                if not _killed:
-                    _is_ending_killed[0] = False
-                    return
-            continue
-        try:
-            _end_one_killed(*killed)
-        except Exception as error:
-            report_internal_error("journal", "The end of a killed Celery task is not stored.", error=error)
-
-
-def _end_one_killed(
-    task_id: str, attempt: int, status: Status, reason: str, error: BaseException | None
-) -> None:
-    """End the operation of a killed task. Wait until the journal has it."""
-    wait = threading.Event()
-    for _ in range(int(FIND_S / _POLL_S)):
-        operation = get_operation(task_id)
-        if operation is not None and operation.root.info.attempt >= attempt:
-            is_next = operation.root.info.attempt > attempt or task_id in _executions
-            if not is_next:
-                # Why also a cancelled one: a process that exceeded its time limit may end it itself.
-                relays.end_operation(operation, status, reason, error, replaced_message=_TERMINATED)
-            return
-        wait.wait(_POLL_S)
-
-
-# --- processes of a worker ----------------------------------------------------------------------------
+# --- processes of a worker ---
 
 
 def _prepare_process(**_: Any) -> None:
     """Start the recording if only the environment configures it. Drop the state of the parent."""
     _executions.clear()
     _groups.clear()
-    _killed.clear()
-    _is_ending_killed[0] = False
     global _lock
     _lock = threading.Lock()
     if relays.is_recording() or not os.environ.get(_STORE_VARIABLE):
@@ -560,7 +426,7 @@ def _prepare_process(**_: Any) -> None:
         report_internal_error("start", "Progress of this Celery worker is not recorded.", error=error)
 
 
-@_guard
+@guard
 def _leave_process(**_: Any) -> None:
     """Write everything before a process of the pool exits, because it runs no exit functions."""
     flush(FLUSH_S)

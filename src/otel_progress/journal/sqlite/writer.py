@@ -207,7 +207,9 @@ _TOUCH: Final = "UPDATE operations SET revision = ? WHERE key = ?"
 _FINISH: Final = "UPDATE operations SET finished_at = ?, status = ? WHERE key = ?"
 
 
-_REOPEN: Final = "UPDATE operations SET finished_at = NULL, status = NULL WHERE key = ? AND status IS NOT NULL"
+_REOPEN: Final = (
+    "UPDATE operations SET finished_at = NULL, status = NULL WHERE key = ? AND status IS NOT NULL"
+)
 
 
 _SELECT_SEQUENCE: Final = "SELECT sequence FROM states WHERE level = ?"
