@@ -20,5 +20,33 @@ class Integration:
     """Name of the entry point that ``opentelemetry-instrument`` loads. Empty without one."""
 
 
-INTEGRATIONS: Final[tuple[Integration, ...]] = ()
+INTEGRATIONS: Final[tuple[Integration, ...]] = (
+    Integration(
+        "celery",
+        ("celery",),
+        "Call otel_progress.integrations.celery.instrument() in the module of the application.",
+        "progress-celery",
+    ),
+    Integration(
+        "dramatiq",
+        ("dramatiq",),
+        "Call broker.add_middleware(otel_progress.integrations.dramatiq.ProgressMiddleware()).",
+    ),
+    Integration(
+        "huey",
+        ("huey",),
+        "Call otel_progress.integrations.huey.instrument(huey) with the Huey object.",
+    ),
+    Integration(
+        "rq",
+        ("rq",),
+        "Call otel_progress.integrations.rq.instrument() in senders and workers.",
+        "progress-rq",
+    ),
+    Integration(
+        "taskiq",
+        ("taskiq",),
+        "Call broker.with_middlewares(otel_progress.integrations.taskiq.ProgressMiddleware()).",
+    ),
+)
 """All integrations, in alphabetical order of the names."""

@@ -36,3 +36,10 @@ class CeleryInstrumentor(_ModuleInstrumentor):
 
     _module = "celery"
     _dependency = "celery >= 5.3"
+
+
+class RQInstrumentor(_ModuleInstrumentor):
+    """Instrumentor of RQ."""
+
+    _module = "rq"
+    _dependency = "rq >= 1.16"
