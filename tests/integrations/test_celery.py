@@ -25,7 +25,7 @@ from otel_progress.testing import Recorder
 from tests.support.redis_servers import create_name, running_redis
 from tests.support.servers import poll, running
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
 POOLS = ("prefork", "solo")
 

@@ -80,7 +80,9 @@ def forking(server: RedisServer, store: str, tmp_path_factory: pytest.TempPathFa
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-m", "tests.support.programs.rq_jobs", "forking"]
-    with running(command, ready=lambda: b"ready" in log.read_bytes(), log=log, env=environ, timeout=PATIENCE_S):
+    with running(
+        command, ready=lambda: b"ready" in log.read_bytes(), log=log, env=environ, timeout=PATIENCE_S
+    ):
         yield "forking"
     assert "otel_progress" not in log.read_text("utf-8", "replace")
 
@@ -146,9 +148,7 @@ def test_cancelled_job_is_cancelled(runtime: progress.Runtime, connection: Any) 
     assert (found.status, found.message) == (progress.Status.CANCELLED, "cancelled")
 
 
-def test_job_of_a_forking_worker_is_stored(
-    runtime: progress.Runtime, connection: Any, forking: str
-) -> None:
+def test_job_of_a_forking_worker_is_stored(runtime: progress.Runtime, connection: Any, forking: str) -> None:
     """Its process exits at once after the job."""
     queue = Queue(forking, connection=connection)
     jobs = [queue.enqueue(rq_jobs.count, 2) for _ in range(5)]

@@ -84,7 +84,9 @@ def test_task_is_the_current_level(runtime: progress.Runtime, broker: Any, is_as
     assert (found.root.info.parent.operation_id, found.root.info.trace_id) == ("import-7", trace_id)
 
 
-@pytest.mark.parametrize(("failures", "status"), [(2, progress.Status.COMPLETED), (9, progress.Status.FAILED)])
+@pytest.mark.parametrize(
+    ("failures", "status"), [(2, progress.Status.COMPLETED), (9, progress.Status.FAILED)]
+)
 def test_retries_are_attempts_of_one_run(
     runtime: progress.Runtime, broker: Any, failures: int, status: progress.Status
 ) -> None:
