@@ -90,10 +90,14 @@ def report_errors(function: F) -> F:
 
 
 def add_headers(headers: MutableMapping[str, Any]) -> str:
-    """Add the headers of a new task, and return its run."""
+    """Add the headers of a new task, and return its run.
+
+    Headers of the trace that are there, such as those of another instrumentation, stay.
+    """
     run = uuid.uuid4().hex
     headers[RUN_HEADER] = format_run(run, 1)
-    propagate.inject(headers)
+    if not any(name in headers for name in propagate.get_global_textmap().fields):
+        propagate.inject(headers)
     _propagator.inject(headers)
     return run
 
@@ -142,6 +146,12 @@ def _extract(headers: Mapping[str, Any]) -> context_api.Context | None:
 # --- executed tasks ---
 
 
+def _detach(token: Any, context: context_api.Context) -> None:
+    """Detach a context, unless another instrumentation has left it already."""
+    if context_api.get_current() is context:
+        context_api.detach(token)
+
+
 class TaskExecution:
     """Task that this process executes, from its start to its end.
 
@@ -175,7 +185,7 @@ class TaskExecution:
         """Start the operation, and make it the current level of this thread or task."""
         context = _extract(self.headers)
         if context is not None:
-            self._stack.callback(context_api.detach, context_api.attach(context))
+            self._stack.callback(_detach, context_api.attach(context), context)
         self._stack.enter_context(self.level)
 
     def end(self, error: BaseException | None = None) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 pytest.importorskip("celery", reason="celery is not installed: these tests run the real one")
 
-from celery import Celery, chain, chord, group
+from celery import Celery, chain, chord, group, signals
+from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
+from opentelemetry import context as context_api
 
 import otel_progress as progress
 from otel_progress.diagnostics import internal_error_counts
@@ -178,7 +180,6 @@ def test_nothing_happens_without_a_configuration(eager: Celery) -> None:
 
 
 def test_uninstrument_restores_signals_and_methods() -> None:
-    from celery import signals
     from celery.app.task import Task
 
     before = Task.update_state
@@ -275,6 +276,59 @@ def test_invalid_headers_are_ignored(recorder: Recorder, eager: Celery) -> None:
         result = resize.apply_async(headers={integration.RUN_HEADER: value, "otel-progress-parent": value})
         assert _get(recorder, result.id).status is progress.Status.COMPLETED
     assert internal_error_counts == {}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_other_instrumentation_and_this_one_are_one_trace(
+    recorder: Recorder, is_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its spans are the parents of those of the operations, in any order of activation."""
+    module = pytest.importorskip(
+        "opentelemetry.instrumentation.celery", reason="opentelemetry-instrumentation-celery is not installed"
+    )
+    other = module.CeleryInstrumentor()
+    app = Celery(
+        "both", broker=f"memory://{uuid.uuid4().hex}", backend="cache+memory://", set_as_current=False
+    )
+    levels = []
+
+    @app.task(name="resize", shared=False)
+    def resize() -> None:
+        levels.append(progress.current_level().operation_id)
+
+    if is_first:
+        integration.instrument()
+    other.instrument(tracer_provider=recorder.provider)
+    integration.instrument()
+    try:
+        headers: dict[str, Any] = {}
+        before = signals.before_task_publish.connect(
+            lambda headers, **_: captured.update(headers), weak=False
+        )
+        captured: dict[str, Any] = headers
+        with progress.operation("import", id="import-7") as op:
+            resize.apply_async(task_id="sent")
+            trace_id = op.span.get_span_context().trace_id
+        signals.before_task_publish.disconnect(before)
+        # Why twice: the first execution moves the receiver to the end.
+        for number in range(2):
+            request = {**headers, "id": f"task-{number}", "delivery_info": {}}
+            build_tracer("resize", resize, app=app)(f"task-{number}", (), {}, request)
+            assert context_api.get_current() == {}
+    finally:
+        integration.uninstrument()
+        other.uninstrument()
+        app.close()
+    assert levels == ["" if is_first else "task-0", "task-1"]
+    assert [each.getMessage() for each in caplog.records if each.levelname in {"WARNING", "ERROR"}] == []
+    spans = {span.name: span for span in recorder.exporter.get_finished_spans()}
+    sent, run = spans["apply_async/resize"], spans["run/resize"]
+    assert headers["traceparent"].split("-")[2] == f"{sent.context.span_id:016x}"
+    assert {sent.context.trace_id, run.context.trace_id, spans["resize"].context.trace_id} == {trace_id}
+    assert spans["resize"].parent.span_id == run.context.span_id
+    found = _get(recorder, "task-1")
+    assert found.root.info.parent is not None
+    assert found.root.info.parent.operation_id == "import-7"
 
 
 # --- real workers ---

@@ -78,6 +78,9 @@ _CANVAS: Final = frozenset({"celery.map", "celery.starmap"})
 """Tasks of Celery that call another task for each element."""
 
 
+_OTHER: Final = "opentelemetry.instrumentation.celery"
+
+
 _tracer: Final = ProgressTracer("otel_progress.celery")
 
 
@@ -207,7 +210,7 @@ def _is_next_link(request: Any, task_id: str) -> bool:
 @guard
 def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
     """Start the operation of a task, and make it the current level."""
-    _move_to_end(signals.task_prerun, _start_task)
+    is_early = _is_before_other(signals.task_prerun, _start_task)
     request = task.request
     headers = request.headers or {}
     earlier = _executions.get(task_id)
@@ -224,7 +227,11 @@ def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
         execution.continue_run(earlier[-1].run, earlier[-1].attempt + 1, level)
     execution.batch = batch
     _executions.setdefault(task_id, []).append(execution)
-    execution.start()
+    if is_early:
+        # Why not current: the other one would leave its context behind. This is the first task only.
+        execution.level.start()
+    else:
+        execution.start()
     if task.name in _CANVAS and isinstance(kwargs, dict) and isinstance(kwargs.get("it"), (list, tuple)):
         kwargs["it"] = _CountedElements(kwargs["it"], execution.level)
 
@@ -335,14 +342,20 @@ def _get_inner_name(task: Any, kwargs: Any) -> str | None:
     return str(inner["task"]) if isinstance(inner, Mapping) and "task" in inner else None
 
 
-def _move_to_end(signal: Any, receiver: Callable[..., object]) -> None:
-    """Make a receiver the last one of a signal.
+def _is_before_other(signal: Any, receiver: Callable[..., object]) -> bool:
+    """Return True if opentelemetry-instrumentation-celery is called after a receiver.
 
-    Why: that of opentelemetry-instrumentation-celery replaces the current context.
+    It is moved to the end then. Why: the other one replaces the current context.
     """
-    if signal.receivers and signal.receivers[-1][1] is not receiver:
-        signal.disconnect(receiver)
-        signal.connect(receiver, weak=False)
+    receivers = [found for _, found in signal.receivers]
+    if not receivers or receivers[-1] is receiver or receiver not in receivers:
+        return False
+    later = receivers[receivers.index(receiver) + 1 :]
+    if not any(str(getattr(each, "__module__", "")).startswith(_OTHER) for each in later):
+        return False
+    signal.disconnect(receiver)
+    signal.connect(receiver, weak=False)
+    return True
 
 
 def _wrap_update_state(update_state: Callable[..., Any]) -> Callable[..., Any]:
@@ -418,6 +431,7 @@ def _prepare_process(**_: Any) -> None:
     _groups.clear()
     global _lock
     _lock = threading.Lock()
+    _is_before_other(signals.task_prerun, _start_task)
     if relays.is_recording() or not os.environ.get(_STORE_VARIABLE):
         return
     try:
@@ -458,6 +472,7 @@ def instrument(*, announce: bool = True) -> None:
     _is_active[0] = True
     for signal, receiver in _list_receivers():
         signal.connect(receiver, weak=False)
+    _is_before_other(signals.task_prerun, _start_task)
     _state_patch.apply(_wrap_update_state)
 
 
