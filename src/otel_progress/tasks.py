@@ -1,4 +1,4 @@
-"""Operations of task queues: headers of messages, executed tasks, and tasks that were killed.
+"""Operations of task queues: headers, executed tasks, and killed tasks.
 
 The integrations with task queues share it. A message has three headers: the run of its operation
 with the number of the attempt, the level that sends the task, and the trace context. See
@@ -60,7 +60,10 @@ _propagator: Final = ProgressPropagator()
 
 
 def guard(function: F) -> F:
-    """Decorate a hook: it does nothing without a configuration, and reports its errors."""
+    """Decorate a hook so that it does nothing without a configuration.
+
+    Its errors are reported.
+    """
     reporting = report_errors(function)
 
     @wraps(function)
@@ -103,7 +106,7 @@ def add_headers(headers: MutableMapping[str, Any]) -> str:
 
 
 def copy_link(source: Mapping[str, Any], target: MutableMapping[str, Any]) -> None:
-    """Copy the trace and the sending level of an attempt to the message of the next one.
+    """Copy trace and sending level of an attempt to the message of the next one.
 
     Why not the current level: an operation cannot be part of itself.
     """

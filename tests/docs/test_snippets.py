@@ -23,7 +23,7 @@ pytestmark = pytest.mark.docs
 
 RUNNER = PROGRAMS / "run_document.py"
 PROGRAMS = list(programs())
-SLOW = {"celery.md", "fastapi.md", "gunicorn.md", "several-machines.md", "signals.md", "task-queues.md"}
+SLOW = {"celery.md", "fastapi.md", "gunicorn.md", "rq.md", "several-machines.md", "signals.md"}
 """Documents whose programs start services. The same services are tested without documents, too."""
 PORTS = ("9464", "7764", "8000", "6379", "4318")
 """Ports in the documents. They are replaced by free ports, because another process may use them."""

@@ -1,4 +1,4 @@
-"""Operations whose run passes from one process to the next, such as tasks of a queue.
+"""Operations whose run passes from process to process, such as tasks of a queue.
 
 The process that sends a task stores its operation as pending. The process that executes the task
 continues the same run. After an error, the next attempt continues it again, in any process. If the

@@ -119,7 +119,7 @@ _is_announcing = [True]
 
 @guard
 def _prepare_message(sender: Any = None, headers: Any = None, body: Any = None, **_: Any) -> None:
-    """Add the headers of a message before it is sent, and store the operation as pending."""
+    """Add the headers of a message, and store its operation as pending."""
     if not isinstance(headers, dict) or "id" not in headers:  # not protocol 2
         return
     task_id = headers["id"]
@@ -141,7 +141,7 @@ def _prepare_message(sender: Any = None, headers: Any = None, body: Any = None, 
 
 
 def _continue_run(execution: _Execution, headers: dict[str, Any]) -> None:
-    """Add the headers of the next attempt: a retry, or the task that replaces this one."""
+    """Add the headers of the next attempt: a retry, or a replacing task."""
     execution.is_continued = True
     headers[RUN_HEADER] = format_run(execution.run, execution.attempt + 1)
     copy_link(execution.headers, headers)
@@ -228,7 +228,7 @@ def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
     execution.batch = batch
     _executions.setdefault(task_id, []).append(execution)
     if is_early:
-        # Why not current: the other one would leave its context behind. This is the first task only.
+        # Why not current: its context would stay. This is the first task of the process only.
         execution.level.start()
     else:
         execution.start()
@@ -426,7 +426,10 @@ def _describe_signal(signum: Any) -> str:
 
 
 def _prepare_process(**_: Any) -> None:
-    """Start the recording if only the environment configures it. Drop the state of the parent."""
+    """Drop the state of the parent process, and read the environment.
+
+    Without a configuration, the recording starts if the environment names a store.
+    """
     _executions.clear()
     _groups.clear()
     global _lock
@@ -442,7 +445,10 @@ def _prepare_process(**_: Any) -> None:
 
 @guard
 def _leave_process(**_: Any) -> None:
-    """Write everything before a process of the pool exits, because it runs no exit functions."""
+    """Write everything before a process of the pool exits.
+
+    It runs no exit functions.
+    """
     flush(FLUSH_S)
 
 

@@ -1,4 +1,4 @@
-"""Dramatiq: each message is an operation, from the queue to its end, with its attempts.
+"""Dramatiq: each message is an operation, from the queue to its last attempt.
 
 Add :class:`ProgressMiddleware` to the broker, in the processes that send messages and in those of
 the workers. All of them call ``configure()``, with one journal for all. The type of an operation is
@@ -56,7 +56,10 @@ def _get_attempt(message: Any) -> int:
 
 
 class ProgressMiddleware(Middleware):
-    """Middleware that follows messages. Add it last, so that it is the first one to see their end."""
+    """Middleware that follows messages.
+
+    Add it last, so that it is the first one that receives the end of a message.
+    """
 
     def __init__(self) -> None:
         self._executions: dict[str, TaskExecution] = {}
@@ -101,7 +104,7 @@ class ProgressMiddleware(Middleware):
 
     @report_errors
     def after_skip_message(self, broker: Any, message: Any) -> None:  # noqa: ARG002
-        """End the operation of a message that is not processed, for example because of its age."""
+        """End the operation of a message that is not processed."""
         execution = self._executions.pop(message.message_id, None)
         if execution is not None:
             execution.cancel("skipped")

@@ -60,7 +60,10 @@ def _build_operation(task: Any) -> Level:
 
 
 def _build_headers(task: Any) -> Mapping[str, str]:
-    """Return the headers of a task: the run follows from its id, because messages have none."""
+    """Return the headers of a task, whose message has none.
+
+    The run follows from the id.
+    """
     if isinstance(task, PeriodicTask):
         return {RUN_HEADER: format_run(uuid.uuid4().hex, 1)}
     run = uuid.uuid5(uuid.NAMESPACE_OID, f"huey:{task.id}").hex

@@ -111,7 +111,10 @@ def _cancel_job(job: Any) -> None:
 
 
 def _call_before(hook: Callable[..., object], index: int) -> Callable[[Any], Any]:
-    """Return a patch that calls a hook with one argument of the call, the job, before it."""
+    """Return a patch that calls a hook before the method.
+
+    Its argument is the job, which is the argument ``index`` of the method.
+    """
 
     def patch(function: Any) -> Any:
         @wraps(function)

@@ -40,7 +40,7 @@ def _get_attempt(message: TaskiqMessage) -> int:
 
 
 class ProgressMiddleware(TaskiqMiddleware):
-    """Middleware that follows tasks, in the process that sends them and in the workers."""
+    """Middleware that follows tasks, in senders and in workers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,10 @@ class ProgressMiddleware(TaskiqMiddleware):
 
     @report_errors
     def on_error(self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException) -> None:  # noqa: ARG002
-        """End the operation of a task with its error. A task without a result is completed."""
+        """End the operation of a task with its error.
+
+        A task that sets no result is completed.
+        """
         self._end(message, None if isinstance(exception, NoResultError) else exception)
 
     @report_errors

@@ -292,7 +292,7 @@ class LiveStore:
                     ended.superseded_by, ended.root.snapshot = operation.run, None
 
     def relay_levels(self, levels: Iterable[LevelSnapshot]) -> None:
-        """Store levels of runs that other processes started or will start, in the journal only.
+        """Store levels of runs of other processes, in the journal only.
 
         The newest sequence number of a level has precedence. The caller never waits.
         """

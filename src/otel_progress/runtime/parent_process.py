@@ -46,7 +46,9 @@ def is_multiprocessing_child() -> bool:
 
 
 def is_pool_child() -> bool:
-    """Return True in a child of multiprocessing, and of billiard, which runs the pools of Celery.
+    """Return True in a child of multiprocessing or billiard.
+
+    billiard runs the pools of Celery.
 
     Such a child may be killed as soon as its task has returned.
     """

@@ -1,4 +1,4 @@
-"""Runs that several processes write one after another, such as those of tasks in a queue."""
+"""Runs that several processes write one after another, as tasks of a queue."""
 
 from __future__ import annotations
 

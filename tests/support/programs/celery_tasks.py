@@ -1,4 +1,4 @@
-"""Celery application whose tasks are operations by the integration, for real workers.
+"""Celery application for real workers, with the integration.
 
     celery -A tests.support.programs.celery_tasks worker
 
@@ -101,8 +101,8 @@ def send() -> str:
         return str(count.apply_async((1,), queue="prefork").id)
 
 
-@app.task(name="die_after", bind=True, acks_late=True)
-def die_after(self: Any) -> None:
+@app.task(name="die_after", acks_late=True)
+def die_after() -> None:
     """End normally in a process that is killed right after it."""
     from celery.signals import task_postrun
 
@@ -115,7 +115,7 @@ def die_after(self: Any) -> None:
 
 
 @app.task(name="one")
-def one(*_: Any) -> int:
+def return_one(*_: Any) -> int:
     """Do nothing."""
     return 1
 
