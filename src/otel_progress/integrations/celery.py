@@ -74,6 +74,10 @@ FLUSH_S: Final = 2.0
 _STORE_VARIABLE: Final = "OTEL_PROGRESS_STORE"
 
 
+_CHAIN: Final = "chain-"
+"""Start of the ids of the batches of chains."""
+
+
 _CANVAS: Final = frozenset({"celery.map", "celery.starmap"})
 """Tasks of Celery that call another task for each element."""
 
@@ -152,33 +156,56 @@ def _continue_run(execution: _Execution, headers: dict[str, Any]) -> None:
 def _find_batch(headers: dict[str, Any], name: str, embedded: Mapping[str, Any]) -> str | None:
     """Return the id of the batch of a new task. Declare the batch and its total."""
     task_id, group = headers["id"], headers.get("group")
-    sending = _get_current()
-    if sending is not None and _is_next_link(sending.request, task_id):
-        if group is None and sending.request.group is None and sending.batch is not None:
-            headers[BATCH_HEADER] = sending.batch
-            return sending.batch
-        return None if group is None else str(group)
-    if group is not None:
-        # Why the index: the body of a chord has none, and was counted with the members.
-        if headers.get("group_index") is not None:
-            _count_member(str(group), name, has_body=embedded.get("chord") is not None)
-        return str(group)
-    links = _count_links(embedded.get("chain"))
+    sending, chain = _get_current(), embedded.get("chain")
+    request = None if sending is None else sending.request
+    if request is not None and _is_next_link(request, task_id):
+        batch = None if sending is None else sending.batch
+        if group is None and batch is not None and batch.startswith(_CHAIN):
+            headers[BATCH_HEADER] = batch
+            return batch
+        return group
+    if request is not None and request.group is not None and task_id in _list_ids(request.chord):
+        # Why not counted: the total of the chord contains its body.
+        headers[BATCH_HEADER] = request.group
+        return request.group  # type: ignore[no-any-return]
+    member_of = group or _get_group(chain)
+    if member_of is not None:
+        if request is None or request.group != member_of:
+            _count_member(str(member_of), name, len(_list_ids(embedded.get("chord"))))
+        return group
+    links = _count_links(chain)
     if not links:
         return None
-    batch = f"chain-{task_id}"
-    headers[BATCH_HEADER] = batch
+    headers[BATCH_HEADER] = batch = f"{_CHAIN}{task_id}"
     _tracer.batch(f"{name} and {links} more", id=batch, type="celery.chain", total=1 + links).start()
     return batch
 
 
-def _count_member(group: str, name: str, *, has_body: bool) -> None:
+def _list_ids(body: Any) -> list[Any]:
+    """Return the ids of the tasks that follow the members of a chord.
+
+    The body is a task, a group, or a chain, of which the last link is a member of the chord.
+    """
+    if not isinstance(body, Mapping):
+        return []
+    tasks = (body.get("kwargs") or {}).get("tasks") or ()
+    if body.get("subtask_type") == "group":
+        return [(each.get("options") or {}).get("task_id") for each in tasks]
+    return [(body.get("options") or {}).get("task_id")]
+
+
+def _get_group(chain: Any) -> Any:
+    """Return the group that a chain is a member of. Its last link has the id."""
+    return (chain[0].get("options") or {}).get("group_id") if chain else None
+
+
+def _count_member(group: str, name: str, body_size: int) -> None:
     """Count a member of a group. The total of its batch increases with each one."""
     with _lock:
         counted = _groups.pop(group, None)
         if counted is None:
-            kind = "celery.chord" if has_body else "celery.group"
-            counted = [_tracer.batch(name, id=group, type=kind), 1 if has_body else 0]
+            kind = "celery.chord" if body_size else "celery.group"
+            counted = [_tracer.batch(name, id=group, type=kind), body_size]
         counted[1] += 1
         _groups[group] = counted
         while len(_groups) > MAX_GROUPS:
@@ -191,8 +218,7 @@ def _count_links(chain: Any) -> int:
     """Return the number of tasks that follow in a chain, up to the first group in it."""
     count = 0
     for link in reversed(chain or ()):
-        options = link.get("options") or {}
-        if link.get("subtask_type") is not None or options.get("group_id") is not None:
+        if link.get("subtask_type") is not None:
             break
         count += 1
     return count
@@ -217,7 +243,7 @@ def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
     if earlier:
         earlier[-1].end_attempt("next attempt")
     delivery = request.delivery_info or {}
-    batch = request.group or headers.get(BATCH_HEADER)
+    batch = headers.get(BATCH_HEADER) or request.group
     name = _get_inner_name(task, kwargs)
     metadata = {"queue": delivery.get("routing_key")} if delivery.get("routing_key") else {}
     level = _build_operation(task_id, task.name, batch, metadata, name)
