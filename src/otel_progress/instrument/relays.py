@@ -21,15 +21,12 @@ from otel_progress.instrument.failures import to_failure
 from otel_progress.instrument.level import Level
 from otel_progress.live.snapshots import build_snapshot
 from otel_progress.model import NO_LEVELS, LevelSnapshot, ParentLink, Status
+from otel_progress.processes import QUEUE_INSTANCE
 from otel_progress.text import truncate
 
 if TYPE_CHECKING:
     from otel_progress.instrument.failures import ErrorLike
     from otel_progress.operations import OperationSnapshot
-
-
-QUEUE_INSTANCE: Final = "queue"
-"""Instance of operations that no process runs. It sends no heartbeats, so it is never abandoned."""
 
 
 MAX_ATTEMPTS: Final = 9_000

@@ -8,7 +8,7 @@ from dataclasses import replace
 from otel_progress.journal import Journal
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import Condition
-from otel_progress.processes import HEARTBEAT_TIMEOUT_S
+from otel_progress.processes import HEARTBEAT_TIMEOUT_S, UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import HistoryQuery
 from tests.support.factories import batch_info, instance, make_change_set, snapshot
 from tests.support.fake_time import FakeTime
@@ -132,3 +132,29 @@ def test_watch_yields_each_state(open_another: Callable[..., Journal]) -> None:
         changed = next(each for each in watch if each)
         seen.append(changed[0].status)
     assert seen == [Status.PENDING, Status.RUNNING, Status.CANCELLED, Status.PENDING]
+
+
+def test_request_to_cancel_a_pending_run_reaches_the_process_that_starts_it(
+    open_another: Callable[..., Journal],
+) -> None:
+    sender, worker = open_another(), open_another()
+    _write(sender, "sender", relayed=(_root(FIRST, Status.PENDING),))
+    assert sender.request_cancel("friday-42", "not needed") is True
+    assert list(worker.cancel_requests("worker")) == []
+    _write(worker, "worker", _root(FIRST + 1, owner="worker"))
+    assert [(each.run, each.reason) for each in worker.cancel_requests("worker")] == [("run-1", "not needed")]
+    assert list(sender.cancel_requests("sender")) == []
+    _write(worker, "worker", _root(FIRST + 2, Status.CANCELLED, "worker"))
+    assert list(worker.cancel_requests("worker")) == []
+
+
+def test_old_pending_run_can_be_marked_as_failed(
+    open_another: Callable[..., Journal], fake_time: FakeTime
+) -> None:
+    """Its message may be lost."""
+    sender = open_another()
+    _write(sender, "sender", relayed=(_root(FIRST, Status.PENDING),))
+    assert sender.fail_abandoned("friday-42", "the message is lost") is False
+    fake_time.pass_(UNVERIFIED_TIMEOUT_S + 1)
+    assert sender.fail_abandoned("friday-42", "the message is lost") is True
+    assert _read(sender) == (Status.FAILED, 1, "queue")
