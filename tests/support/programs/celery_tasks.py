@@ -124,3 +124,21 @@ def return_one(*_: Any) -> int:
 def later(self: Any) -> None:
     """Wait for a retry in an hour."""
     raise self.retry(exc=ValueError("no answer"), countdown=3600)
+
+
+@app.task(name="die_once", acks_late=True, reject_on_worker_lost=True)
+def die_once(mark: str) -> None:
+    """Kill the process the first time. The message is delivered again."""
+    for number in progress.track(range(2), "units"):
+        if number and not Path(mark).exists():
+            Path(mark).touch()
+            progress.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="loop")
+def loop(mark: str) -> None:
+    """Loop until the operation is cancelled, at most a minute."""
+    Path(mark).touch()
+    for _ in progress.track(range(6_000), "units"):
+        time.sleep(0.01)
