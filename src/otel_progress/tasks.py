@@ -21,6 +21,7 @@ from opentelemetry import propagate, trace
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument import relays
+from otel_progress.instrument.context import get_current_batch
 from otel_progress.instrument.level import Level
 from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Status
@@ -29,6 +30,10 @@ from otel_progress.queries import get_operation
 
 RUN_HEADER: Final = "otel-progress-run"
 """Header of a message: the run of its operation, and the number of the attempt."""
+
+
+BATCH_HEADER: Final = "otel-progress-batch"
+"""Header of a message: the id of the batch of its operation."""
 
 
 TERMINATED: Final = "terminated"
@@ -95,10 +100,15 @@ def report_errors(function: F) -> F:
 def add_headers(headers: MutableMapping[str, Any]) -> str:
     """Add the headers of a new task, and return its run.
 
+    The operation of a task that is sent in the block of a batch belongs to the batch.
+
     Headers of the trace that are there, such as those of another instrumentation, stay.
     """
     run = uuid.uuid4().hex
     headers[RUN_HEADER] = format_run(run, 1)
+    batch = get_current_batch()
+    if batch is not None:
+        headers[BATCH_HEADER] = batch
     if not any(name in headers for name in propagate.get_global_textmap().fields):
         propagate.inject(headers)
     _propagator.inject(headers)
@@ -130,6 +140,12 @@ def parse_run(value: object) -> tuple[str, int] | None:
     if not (attempt.isascii() and attempt.isdecimal()) or len(attempt) > _MAX_ATTEMPT_DIGITS:
         return None
     return run, int(attempt)
+
+
+def get_batch_id(headers: Mapping[str, Any]) -> str | None:
+    """Return the id of the batch in headers, or None."""
+    batch = headers.get(BATCH_HEADER)
+    return batch if isinstance(batch, str) else None
 
 
 def _extract(headers: Mapping[str, Any]) -> context_api.Context | None:

@@ -23,7 +23,7 @@ import otel_progress as progress
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.integrations import celery as integration
 from otel_progress.operations import OperationSnapshot
-from otel_progress.tasks import RUN_HEADER, parse_run
+from otel_progress.tasks import BATCH_HEADER, RUN_HEADER, parse_run
 from otel_progress.testing import Recorder
 from tests.support.redis_servers import create_name, running_redis
 from tests.support.servers import poll, running
@@ -255,6 +255,24 @@ def test_group_has_its_total_before_a_worker_runs(sender: tuple[Celery, progress
         4,
         progress.Status.RUNNING,
     )
+
+
+def test_tasks_that_are_sent_in_the_block_of_a_batch_belong_to_it(
+    sender: tuple[Celery, progress.Runtime],
+) -> None:
+    app, runtime = sender
+    headers: dict[str, Any] = {}
+    receiver = signals.before_task_publish.connect(lambda headers, **_: seen.update(headers), weak=False)
+    seen: dict[str, Any] = headers
+    with progress.batch("Thumbnails", id="thumbnails", total=3):
+        for number in range(3):
+            app.send_task("resize", (number,))
+        assert runtime.force_flush()
+        batch = runtime.get_batch("thumbnails")
+    signals.before_task_publish.disconnect(receiver)
+    assert batch is not None
+    assert batch.counts[progress.Status.PENDING] == 3
+    assert seen[BATCH_HEADER] == "thumbnails"
 
 
 def test_many_groups_use_bounded_memory(

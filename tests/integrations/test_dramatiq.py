@@ -12,6 +12,7 @@ pytest.importorskip("dramatiq", reason="dramatiq is not installed: these tests r
 
 import dramatiq
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Retries
 
 import otel_progress as progress
 from otel_progress.diagnostics import internal_error_counts
@@ -31,7 +32,7 @@ def middleware() -> ProgressMiddleware:
 def broker(middleware: ProgressMiddleware) -> Iterator[Any]:
     """Broker in the memory of the test."""
     made = StubBroker()
-    made.add_middleware(middleware)
+    made.add_middleware(middleware, before=Retries)
     made.emit_after("process_boot")
     yield made
     made.close()

@@ -27,12 +27,12 @@ def middleware() -> Iterator[ProgressMiddleware]:
     assert internal_error_counts == {}
 
 
-@pytest.fixture
-def broker(middleware: ProgressMiddleware) -> Any:
+@pytest.fixture(params=["first", "last"])
+def broker(middleware: ProgressMiddleware, request: pytest.FixtureRequest) -> Any:
     """Broker in the memory of the test, which awaits each task."""
-    return InMemoryBroker(await_inplace=True).with_middlewares(
-        SimpleRetryMiddleware(default_retry_count=4), middleware
-    )
+    middlewares = [middleware, SimpleRetryMiddleware(default_retry_count=4)]
+    ordered = middlewares if request.param == "first" else reversed(middlewares)
+    return InMemoryBroker(await_inplace=True).with_middlewares(*ordered)
 
 
 @pytest.fixture

@@ -71,6 +71,9 @@ def announce_operation(level: Level, run: str, attempt: int = 1, message: str | 
         operation = current._node.operation
         link = ParentLink(operation.id, operation.run, current._node.path)
     spec = normalize_arguments(backend, level._arguments)
+    if level._arguments.batch is None:
+        # Why not the current batch: the process that starts the task does not know it.
+        spec = spec._replace(batch=None)
     if link is not None and link.run != run:
         spec = spec._replace(link=link)
     pending = _to_pending(build_snapshot(backend.store.create_node(None, spec)), run, attempt)
@@ -84,12 +87,12 @@ def announce_attempt(level: Level, message: str) -> None:
     """
     backend = backend_slot.current
     snapshot = level.snapshot()
+    if backend is not None and backend.store_name and snapshot.status is Status.RUNNING:
+        attempt = min(snapshot.info.attempt + 1, MAX_ATTEMPTS)
+        pending = _to_pending(snapshot, snapshot.info.run, attempt)
+        # Why first: a reader must not find the run ended before it is pending again.
+        backend.store.relay_levels([replace(pending, message=truncate(message))])
     level.cancel(message)
-    if backend is None or not backend.store_name or snapshot.status is not Status.RUNNING:
-        return
-    attempt = min(snapshot.info.attempt + 1, MAX_ATTEMPTS)
-    pending = _to_pending(snapshot, snapshot.info.run, attempt)
-    backend.store.relay_levels([replace(pending, message=truncate(message))])
 
 
 def end_operation(

@@ -44,6 +44,7 @@ from otel_progress.instrument.tracer import ProgressTracer
 from otel_progress.model import Status
 from otel_progress.queries import flush
 from otel_progress.tasks import (
+    BATCH_HEADER,
     RUN_HEADER,
     TERMINATED,
     TaskExecution,
@@ -52,14 +53,11 @@ from otel_progress.tasks import (
     end_killed,
     end_queued,
     format_run,
+    get_batch_id,
     guard,
     parse_run,
     report_errors,
 )
-
-BATCH_HEADER: Final = "otel-progress-batch"
-"""Header of the links of a chain: the id of their batch."""
-
 
 MAX_GROUPS: Final = 1_000
 """Groups whose members this process counts. Beyond it the count of the oldest one is dropped. Its
@@ -170,12 +168,13 @@ def _find_batch(headers: dict[str, Any], name: str, embedded: Mapping[str, Any])
         return request.group  # type: ignore[no-any-return]
     member_of = group or _get_group(chain)
     if member_of is not None:
+        headers.pop(BATCH_HEADER, None)
         if request is None or request.group != member_of:
             _count_member(str(member_of), name, len(_list_ids(embedded.get("chord"))))
         return group
     links = _count_links(chain)
     if not links:
-        return None
+        return get_batch_id(headers)
     headers[BATCH_HEADER] = batch = f"{_CHAIN}{task_id}"
     _tracer.batch(f"{name} and {links} more", id=batch, type="celery.chain", total=1 + links).start()
     return batch
@@ -243,7 +242,7 @@ def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
     if earlier:
         earlier[-1].end_attempt("next attempt")
     delivery = request.delivery_info or {}
-    batch = headers.get(BATCH_HEADER) or request.group
+    batch = get_batch_id(headers) or request.group
     name = _get_inner_name(task, kwargs)
     metadata = {"queue": delivery.get("routing_key")} if delivery.get("routing_key") else {}
     level = _build_operation(task_id, task.name, batch, metadata, name)
@@ -432,7 +431,7 @@ def _end_revoked(
         end_killed(task_id, _get_attempt(request), Status.CANCELLED, reason)
         return
     headers = request.headers or {}
-    level = _build_operation(task_id, request.task, request.group or headers.get(BATCH_HEADER), {})
+    level = _build_operation(task_id, request.task, get_batch_id(headers) or request.group, {})
     end_queued(level, headers, "expired" if expired else "revoked")
 
 

@@ -25,6 +25,7 @@ from otel_progress.tasks import (
     TaskExecution,
     add_headers,
     end_queued,
+    get_batch_id,
     guard,
     parse_run,
     report_errors,
@@ -42,7 +43,8 @@ _tracer: Final = ProgressTracer("otel_progress.dramatiq")
 
 
 def _build_operation(message: Any) -> Level:
-    return _tracer.operation(message.actor_name, id=message.message_id, queue=message.queue_name)
+    batch = get_batch_id(_get_headers(message))
+    return _tracer.operation(message.actor_name, id=message.message_id, batch=batch, queue=message.queue_name)
 
 
 def _get_headers(message: Any) -> dict[str, Any]:
@@ -58,7 +60,8 @@ def _get_attempt(message: Any) -> int:
 class ProgressMiddleware(Middleware):
     """Middleware that follows messages.
 
-    Add it last, so that it is the first one that receives the end of a message.
+    Add it before ``Retries``. Then a message that is retried is pending again at once, instead of
+    failed for a moment.
     """
 
     def __init__(self) -> None:

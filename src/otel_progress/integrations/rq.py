@@ -33,6 +33,7 @@ from otel_progress.tasks import (
     end_killed,
     end_queued,
     format_run,
+    get_batch_id,
     guard,
     parse_run,
 )
@@ -49,7 +50,7 @@ _executions: dict[str, TaskExecution] = {}
 
 def _build_operation(job: Any) -> Level:
     name = job.func_name or "job"
-    return _tracer.operation(name, id=job.id, queue=job.origin)
+    return _tracer.operation(name, id=job.id, batch=get_batch_id(job.meta), queue=job.origin)
 
 
 @guard

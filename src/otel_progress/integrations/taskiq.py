@@ -19,7 +19,15 @@ except ImportError as error:
 from otel_progress.instrument import relays
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.tasks import RUN_HEADER, TaskExecution, add_headers, guard, parse_run, report_errors
+from otel_progress.tasks import (
+    RUN_HEADER,
+    TaskExecution,
+    add_headers,
+    get_batch_id,
+    guard,
+    parse_run,
+    report_errors,
+)
 
 _RETRIES_LABEL: Final = "_retries"
 """Label in which the middlewares of Taskiq count retries."""
@@ -29,7 +37,7 @@ _tracer: Final = ProgressTracer("otel_progress.taskiq")
 
 
 def _build_operation(message: TaskiqMessage) -> Level:
-    return _tracer.operation(message.task_name, id=message.task_id)
+    return _tracer.operation(message.task_name, id=message.task_id, batch=get_batch_id(message.labels))
 
 
 def _get_attempt(message: TaskiqMessage) -> int:
