@@ -71,6 +71,12 @@ def current_instance(service: str, instance_id: str | None = None) -> Instance:
     )
 
 
+QUEUE_INSTANCE: Final = "queue"
+"""Instance of operations that no process runs, such as tasks that wait in a queue. It sends no
+heartbeats, so they are never abandoned.
+"""
+
+
 @lru_cache(maxsize=1)
 def this_host() -> str:
     """Return the host of this process as ``name/boot/namespace``."""

@@ -69,6 +69,8 @@ class ChangeSet:
     - ``contributions``: work on operations of other processes, for their owners. Parents are before
       their children. Only journals read them.
     - ``totals``: changed totals of the process, if it shares an address of ``/metrics``.
+    - ``relayed``: levels of runs that other processes started or will start. Only journals read
+      them.
     """
 
     instance: Instance
@@ -89,6 +91,7 @@ class ChangeSet:
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     contributions: Sequence[Contribution] = ()
     totals: TotalsUpdate | None = None
+    relayed: Sequence[LevelSnapshot] = ()
 
 
 class _Query:

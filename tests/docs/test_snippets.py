@@ -27,6 +27,7 @@ SLOW = {
     "celery.md",
     "fastapi.md",
     "gunicorn.md",
+    "rq.md",
     "several-machines.md",
     "signals.md",
     "training.md",

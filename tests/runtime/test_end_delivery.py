@@ -131,7 +131,7 @@ def test_change_that_a_tick_has_collected_is_unsent(
 @pytest.fixture
 def is_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process count as a child of multiprocessing."""
-    monkeypatch.setattr(end_delivery, "is_multiprocessing_child", lambda: True)
+    monkeypatch.setattr(end_delivery, "is_pool_child", lambda: True)
 
 
 @pytest.mark.usefixtures("is_child", "runtime")

@@ -311,6 +311,18 @@ make_resuming_arguments: Final = cast(
 """Make ResumingArguments from a tuple of all fields."""
 
 
+class RelayedArguments(LevelArguments):
+    """Arguments of an operation whose run another process has announced or repeats.
+
+    ``run`` is the run. ``sequence`` is lower than all sequence numbers of this process, and
+    ``attempt`` is the number of the attempt, from 1.
+    """
+
+    run: str
+    sequence: int
+    attempt: int
+
+
 _NO_ARGUMENTS: Final = (None,) * 7
 """Arguments from ``id`` to ``stages`` of a level that has only a type."""
 

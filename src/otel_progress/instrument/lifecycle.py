@@ -17,6 +17,7 @@ from otel_progress.instrument import spans
 from otel_progress.instrument.arguments import (
     SCOPE,
     LevelArguments,
+    RelayedArguments,
     ResumingArguments,
     normalize_arguments,
 )
@@ -273,6 +274,10 @@ def _start(backend: RecordingBackend, level: LevelHandle) -> None:
         new_node = backend.store.create_node(parent_node, spec)
         if parent_node is None and type(arguments) is ResumingArguments:
             new_node = _resume(backend, spec, new_node)
+        elif parent_node is None and type(arguments) is RelayedArguments:
+            operation = new_node.operation
+            operation.run, operation.sequence = arguments.run, arguments.sequence
+            new_node.attempt = arguments.attempt
         level._backend = backend
         # Why in one statement: a signal handler or another thread may start the same handle at the
         # same time, and neither runs before the statement has ended.

@@ -28,6 +28,12 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "progress-alive-progress",
     ),
     Integration(
+        "celery",
+        ("celery",),
+        "Call otel_progress.integrations.celery.instrument() in the module of the application.",
+        "progress-celery",
+    ),
+    Integration(
         "dask",
         ("dask",),
         "Compute in a block 'with otel_progress.integrations.dask.ProgressCallback()', or use "
@@ -38,6 +44,11 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "distributed",
         ("distributed",),
         "Submit in a block 'with otel_progress.integrations.distributed.follow_client(client)'.",
+    ),
+    Integration(
+        "dramatiq",
+        ("dramatiq",),
+        "Call broker.add_middleware(otel_progress.integrations.dramatiq.ProgressMiddleware()).",
     ),
     Integration(
         "files",
@@ -58,6 +69,11 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "http",
         (),
         "Wrap a response with `otel_progress.integrations.http.wrap_response(response)`.",
+    ),
+    Integration(
+        "huey",
+        ("huey",),
+        "Call otel_progress.integrations.huey.instrument(huey) with the Huey object.",
     ),
     Integration(
         "joblib",
@@ -113,6 +129,12 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "progress-rich",
     ),
     Integration(
+        "rq",
+        ("rq",),
+        "Call otel_progress.integrations.rq.instrument() in senders and workers.",
+        "progress-rq",
+    ),
+    Integration(
         "s3",
         ("boto3", "s3transfer"),
         "Pass `Callback=otel_progress.integrations.s3.ProgressCallback(key)` to a transfer.",
@@ -121,6 +143,11 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
         "sklearn",
         ("scikit-learn",),
         "Call estimator.set_callbacks(ProgressCallback()).",
+    ),
+    Integration(
+        "taskiq",
+        ("taskiq",),
+        "Call broker.with_middlewares(otel_progress.integrations.taskiq.ProgressMiddleware()).",
     ),
     Integration(
         "tqdm",

@@ -88,6 +88,13 @@ class AliveProgressInstrumentor(_ModuleInstrumentor):
     _dependency = "alive-progress >= 3.1"
 
 
+class CeleryInstrumentor(_ModuleInstrumentor):
+    """Instrumentor of Celery: an operation per task, from the queue to its end."""
+
+    _module = "celery"
+    _dependency = "celery >= 5.3"
+
+
 class DaskInstrumentor(_ModuleInstrumentor):
     """Instrumentor of the local schedulers of Dask: a level per computation."""
 
@@ -124,6 +131,13 @@ class RichInstrumentor(_ModuleInstrumentor):
     """Instrumentor of rich: a level per task of a progress display."""
 
     _module, _library, _dependency = "rich", "rich.progress", "rich >= 13.7"
+
+
+class RqInstrumentor(_ModuleInstrumentor):
+    """Instrumentor of RQ: an operation per job, from the queue to its end."""
+
+    _module = "rq"
+    _dependency = "rq >= 1.16"
 
 
 class TqdmInstrumentor(_ModuleInstrumentor):

@@ -42,6 +42,7 @@ def sanitize_change_set(change_set: ChangeSet) -> ChangeSet:
         completed_keys=[each._replace(run=_to_column(each.run)) for each in change_set.completed_keys],
         checkpoints={_to_column(run): _to_column(text) for run, text in change_set.checkpoints.items()},
         contributions=[_sanitize_contribution(each) for each in change_set.contributions],
+        relayed=[_sanitize_record(snapshot) for snapshot in change_set.relayed],
     )
 
 

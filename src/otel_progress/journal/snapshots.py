@@ -11,6 +11,7 @@ from otel_progress.journal import rows
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.model import Failure, Instance, LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
+from otel_progress.protocols import ChangeSet
 
 ERROR_TYPE: Final = "Abandoned"
 """Type of the error of a run that was marked as failed."""
@@ -46,6 +47,22 @@ def build_operation(
         resources=None if use is None else rows.decode_use_or_none(use),
         cancel_requested_at=cancelled if type(cancelled) is float and isfinite(cancelled) else None,
     )
+
+
+def include_relayed(change_set: ChangeSet) -> ChangeSet:
+    """Return the change set with the relayed levels among its snapshots.
+
+    Of each level only the newest snapshot is left.
+    """
+    if not change_set.relayed:
+        return change_set
+    newest: dict[tuple[str, str], LevelSnapshot] = {}
+    for snapshot in (*change_set.snapshots, *change_set.relayed):
+        key = (snapshot.info.run, snapshot.info.path)
+        known = newest.get(key)
+        if known is None or known.sequence < snapshot.sequence:
+            newest[key] = snapshot
+    return replace(change_set, snapshots=sorted(newest.values(), key=lambda each: each.info.depth))
 
 
 def sort_depth_first(levels: Iterable[LevelSnapshot]) -> tuple[LevelSnapshot, ...]:

@@ -87,6 +87,7 @@ class ChangeCollector:
         # Why again: a reader may have updated a level since. The heartbeat must not be older.
         now, clock = state.now(), state.clock()
         contributions, self._contributions = self._contributions, []
+        relayed = [state.relayed.popleft() for _ in range(len(state.relayed))]
         return ChangeSet(
             state.instance,
             now,
@@ -105,6 +106,7 @@ class ChangeCollector:
             completed_keys=completed_keys,
             checkpoints=checkpoints,
             contributions=contributions,
+            relayed=relayed,
         )
 
     def _take_completed_work(self, is_lost: bool) -> tuple[list[CompletedKey], dict[str, str]]:

@@ -31,7 +31,7 @@ from otel_progress.live.shares import ShareRegistry
 from otel_progress.live.snapshots import take_snapshot_locked
 from otel_progress.live.tree import WAITING_DROPPED, Limits, OpenRejected, Tree
 from otel_progress.locking import CallerLock
-from otel_progress.model import Failure, Instance, Status
+from otel_progress.model import Failure, Instance, LevelSnapshot, Status
 from otel_progress.records import CancelRequest, ResourceSample
 from otel_progress.redaction import redact_snapshot
 from otel_progress.resumption import CompletedKey
@@ -44,6 +44,10 @@ MAX_WAITING_KEYS: Final = 1_000_000
 """Completed keys that wait for a tick. Beyond it the oldest are dropped, and their items run again
 when the operation is resumed. This happens only when ticks hang.
 """
+
+
+MAX_WAITING_RELAYED: Final = 10_000
+"""Relayed levels that wait for a tick. Beyond it the oldest are dropped."""
 
 
 class StoreState:
@@ -138,6 +142,8 @@ class StoreState:
         """Operations on which other processes may work, by run. Ended ones stay for seconds."""
         self.revised: dict[Node, None] = {}
         """Ended levels whose figures changed and that no change set has reported."""
+        self.relayed: deque[LevelSnapshot] = deque(maxlen=MAX_WAITING_RELAYED)
+        """Levels of runs of other processes that no change set contains yet."""
 
     def _report_late_count(self) -> None:
         self.listener.on_rejection(

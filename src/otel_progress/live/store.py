@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Final
@@ -31,7 +31,16 @@ from otel_progress.live.snapshots import build_snapshot
 from otel_progress.live.span_segments import SpanSegments
 from otel_progress.live.state import StoreState
 from otel_progress.live.tree import Limits, walk_levels
-from otel_progress.model import Failure, Instance, MetadataValue, Number, Outcome, ParentLink, Status
+from otel_progress.model import (
+    Failure,
+    Instance,
+    LevelSnapshot,
+    MetadataValue,
+    Number,
+    Outcome,
+    ParentLink,
+    Status,
+)
 from otel_progress.protocols import ChangeSet, RenamedRun
 from otel_progress.records import (
     CancelRequest,
@@ -131,6 +140,7 @@ class LiveStore:
             and not state.completed_keys
             and not state.unsent_checkpoints
             and not state.batches.has_unsent
+            and not state.relayed
         )
 
     @property
@@ -280,6 +290,14 @@ class LiveStore:
             for ended in self._state.ended:
                 if ended.run == work.root.info.run and ended.root is not None:
                     ended.superseded_by, ended.root.snapshot = operation.run, None
+
+    def relay_levels(self, levels: Iterable[LevelSnapshot]) -> None:
+        """Store levels of runs of other processes, in the journal only.
+
+        The newest sequence number of a level has precedence. The caller never waits.
+        """
+        self._state.relayed.extend(map(redact_snapshot, levels))
+        self.notify_change()
 
     def start_resumed_loop(self, node: Node, units: int) -> None:
         """Count the items of a loop that earlier sessions completed."""

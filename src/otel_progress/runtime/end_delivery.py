@@ -17,7 +17,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import Node
 from otel_progress.runtime.export_trigger import ExportTrigger
-from otel_progress.runtime.parent_process import is_multiprocessing_child
+from otel_progress.runtime.parent_process import is_pool_child
 from otel_progress.runtime.sink_worker import SinkWorker
 from otel_progress.runtime.ticker import Ticker
 
@@ -107,7 +107,7 @@ class EndDelivery:
             report_internal_error("tick", "The end of an operation could not be delivered", error=error)
 
     def _deliver_end(self, root: Node) -> None:
-        is_awaited = is_multiprocessing_child() and self._can_wait()
+        is_awaited = is_pool_child() and self._can_wait()
         span_number = 0
         if self.span_export is not None and self._exports_spans():
             span_number = self.span_export.request(is_awaited=is_awaited)

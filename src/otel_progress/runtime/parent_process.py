@@ -45,6 +45,19 @@ def is_multiprocessing_child() -> bool:
     )
 
 
+def is_pool_child() -> bool:
+    """Return True in a child of multiprocessing or billiard.
+
+    billiard runs the pools of Celery.
+
+    Such a child may be killed as soon as its task has returned.
+    """
+    module = sys.modules.get(_PROCESS_MODULE)
+    process = getattr(module, "_current_process", None)
+    # Why: billiard stores its process objects in the module of multiprocessing, too.
+    return getattr(process, "_parent_pid", None) is not None or is_multiprocessing_child()
+
+
 def is_importing_main() -> bool:
     """Return True while a new process imports the main module of its parent process.
 

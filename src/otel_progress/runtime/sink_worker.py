@@ -95,6 +95,10 @@ MAX_CONTRIBUTIONS: Final = 100_000
 """Maximum number of contributions that wait for one sink. Beyond it the oldest are dropped."""
 
 
+MAX_RELAYED: Final = 20_000
+"""Maximum number of relayed levels that wait for one sink. Beyond it the oldest are dropped."""
+
+
 RETRY_S: Final = 0.05
 """Time between two attempts of a flush after a temporary error, in seconds."""
 
@@ -115,6 +119,7 @@ class PendingLimits:
     cancel_requests: int = MAX_CANCEL_REQUESTS
     completed_keys: int = MAX_COMPLETED_KEYS
     contributions: int = MAX_CONTRIBUTIONS
+    relayed: int = MAX_RELAYED
 
 
 class PendingChanges:
@@ -147,6 +152,7 @@ class PendingChanges:
         self._completed_keys: list[CompletedKey] = []
         self._checkpoints: dict[str, str] = {}
         self._contributions: dict[tuple[str, str, str], Contribution] = {}
+        self._relayed: dict[tuple[str, str], LevelSnapshot] = {}
 
     def add(self, change_set: ChangeSet) -> int:
         """Merge a change set. Return the number of records dropped because of the limits."""
@@ -170,6 +176,10 @@ class PendingChanges:
             known = self._contributions.get(contribution.key)
             if known is None or known.level.sequence < contribution.level.sequence:
                 self._contributions[contribution.key] = contribution
+        for snapshot in change_set.relayed:
+            stored = self._relayed.get((snapshot.info.run, snapshot.info.path))
+            if stored is None or stored.sequence < snapshot.sequence:
+                self._relayed[snapshot.info.run, snapshot.info.path] = snapshot
         self._merge_resources(change_set)
         for declaration in change_set.batches:
             declared = self._batches.get(declaration.id)
@@ -246,6 +256,7 @@ class PendingChanges:
             + _drop_oldest(self._cancel_requests, limits.cancel_requests)
             + _drop_oldest(self._completed_keys, limits.completed_keys)
             + _drop_oldest_keys(self._contributions, limits.contributions)
+            + _drop_oldest_keys(self._relayed, limits.relayed)
         )
 
     def drain(self, *, everything: bool = False) -> ChangeSet | None:
@@ -275,6 +286,7 @@ class PendingChanges:
             completed_keys=self._completed_keys,
             checkpoints=self._checkpoints,
             contributions=sorted(self._contributions.values(), key=lambda each: each.level.info.depth),
+            relayed=sorted(self._relayed.values(), key=lambda snapshot: snapshot.info.depth),
         )
         self._clear()
         if self._ends:

@@ -360,5 +360,6 @@ def has_changes(change_set: ChangeSet) -> bool:
             change_set.completed_keys,
             change_set.checkpoints,
             change_set.contributions,
+            change_set.relayed,
         )
     )

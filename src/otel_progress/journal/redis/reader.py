@@ -21,6 +21,7 @@ from otel_progress.journal.redis.records import RECORD_ID_CHARS, decode_row
 from otel_progress.journal.redis.writer import encode_trajectory_key
 from otel_progress.journal.trajectory_codec import MIN_OWN_TRAJECTORIES, decode_trajectory
 from otel_progress.operations import Event, OperationSnapshot
+from otel_progress.processes import QUEUE_INSTANCE
 from otel_progress.protocols import EventQuery, HistoryQuery, LogQuery, PreviewQuery, ResourceQuery
 from otel_progress.records import CancelRequest, LogRecord, Preview, ResourceSample, Trajectory, TrajectoryKey
 
@@ -162,21 +163,23 @@ def read_trajectories(queries: Queries, key: TrajectoryKey, limit: int) -> list[
 
 def read_requests(queries: Queries, instance: str) -> tuple[CancelRequest, ...]:
     """Return the requests for the active operations of a process."""
-    key = queries.keys.requests(instance)
-    stored: dict[bytes, bytes] = queries.client.execute_one("HGETALL", key)
-    if not stored:
+    # Why two keys: a run may have been pending when the request was made.
+    keys = [queries.keys.requests(instance), queries.keys.requests(QUEUE_INSTANCE)]
+    found: list[dict[bytes, bytes]] = queries.client.execute([command("HGETALL", key) for key in keys])
+    if not any(found):
         return ()
-    runs = [to_text(run) for run in stored]
-    entries = queries.read_entries(runs)
-    requests, ended = [], []
-    for run, text in zip(runs, stored.values(), strict=True):
-        entry, request = entries.get(run), decode_request(to_text(text))
-        if entry is None or entry.is_ended or request is None:
-            ended.append(run)
-        else:
-            requests.append(CancelRequest(run, entry.operation_id, *request))
-    if ended:
-        queries.client.execute([command("HDEL", key, *ended)])
+    entries = queries.read_entries([to_text(run) for stored in found for run in stored])
+    requests = []
+    for key, stored in zip(keys, found, strict=True):
+        ended = []
+        for run, text in stored.items():
+            entry, request = entries.get(to_text(run)), decode_request(to_text(text))
+            if entry is None or entry.is_ended or request is None:
+                ended.append(to_text(run))
+            elif key == keys[0] or entry.instance == instance:
+                requests.append(CancelRequest(entry.run, entry.operation_id, *request))
+        if ended:
+            queries.client.execute([command("HDEL", key, *ended)])
     return tuple(requests)
 
 

@@ -50,6 +50,7 @@ from otel_progress.journal.redis.schema import SCHEMA_VERSION, check_version, cr
 from otel_progress.journal.redis.totals import build_totals_calls
 from otel_progress.journal.rows import PREVIEW
 from otel_progress.journal.sanitize import sanitize_change_set
+from otel_progress.journal.snapshots import include_relayed
 from otel_progress.journal.trajectory_codec import encode_trajectory
 from otel_progress.model import Instance, LevelInfo, LevelSnapshot
 from otel_progress.operations import Event
@@ -204,7 +205,7 @@ class Writer:
     # --- one change set --------------------------------------------------------------------------
 
     def _write(self, change_set: ChangeSet, *, is_sanitized: bool) -> None:
-        change_set = leave_out_runs(change_set, self._fenced.keys())
+        change_set = leave_out_runs(include_relayed(change_set), self._fenced.keys())
         change_set = self.duplicate_ids.apply(change_set)
         new = self.duplicate_ids.select_new_runs(change_set, self._runs.__contains__)
         # Why first: no level may be counted in the journal without its key.
@@ -273,6 +274,8 @@ class Writer:
             self._rename_duplicates(change_set, new, duplicates)
         self._check_heartbeat(change_set.instance.id, answers[0], is_lost="lost" in states.values())
         self._acknowledge(runs)
+        for relayed in change_set.relayed:
+            self._drop_run(relayed.info.run)
         for run, index in written:
             if _to_texts(answers[index])[0] == "kept":
                 # Why: the stored constant values are others than those in the cache.

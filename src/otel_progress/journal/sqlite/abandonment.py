@@ -43,7 +43,7 @@ def fail_abandoned_run(
         connection.execute(_REVISE)
         keys = read_level_keys(connection, key)
         for level in (operation.root, *operation.levels):
-            if level.status is Status.RUNNING:
+            if level.status is Status.RUNNING or not level.path:
                 ended = end_abandoned_level(level, operation, reason, moment)
                 values = (*rows.get_advance(ended), *rows.encode_rest(rows.get_rest(ended)))
                 connection.execute(_UPDATE_STATE, (*values, keys[level.path]))

@@ -19,7 +19,7 @@ from otel_progress.journal.fencing import leave_out_runs, list_runs
 from otel_progress.journal.liveness import ReadTime
 from otel_progress.journal.rows import ADVANCE, EVENT, LOG, STATE
 from otel_progress.journal.sanitize import sanitize_change_set
-from otel_progress.journal.snapshots import get_end
+from otel_progress.journal.snapshots import get_end, include_relayed
 from otel_progress.journal.sqlite import batches, previews
 from otel_progress.journal.sqlite.cancel_requests import store_requests
 from otel_progress.journal.sqlite.completed_keys import insert_keys, store_checkpoints
@@ -207,6 +207,14 @@ _TOUCH: Final = "UPDATE operations SET revision = ? WHERE key = ?"
 _FINISH: Final = "UPDATE operations SET finished_at = ?, status = ? WHERE key = ?"
 
 
+_REOPEN: Final = (
+    "UPDATE operations SET finished_at = NULL, status = NULL WHERE key = ? AND status IS NOT NULL"
+)
+
+
+_SELECT_SEQUENCE: Final = "SELECT sequence FROM states WHERE level = ?"
+
+
 _INSERT_EVENT: Final = (
     f"INSERT OR IGNORE INTO events (operation, writer, {', '.join(EVENT)}) VALUES ({_marks(len(EVENT) + 2)})"
 )
@@ -250,11 +258,16 @@ class _WritePlan:
         self._levels: list[tuple[Any, ...]] = []
         self._states: list[tuple[Any, ...]] = []
         self._infos: list[tuple[str, int]] = []
-        self._owners: list[tuple[str, str, str | None, int]] = []
+        self._owners: dict[int, tuple[str, str, str | None]] = {}
         self._batches: dict[str, BatchDeclaration] = {}
         self._changed: list[tuple[Any, ...]] = []
         self._moved: list[tuple[Any, ...]] = []
-        self._finished: list[tuple[float, str, int]] = []
+        self._finished: dict[int, tuple[float, str]] = {}
+        self._reopened: dict[int, None] = {}
+        self._sequences: dict[int, int] = {}
+        """Newest sequence number of each planned update, by level."""
+        self._roots: dict[int, int] = {}
+        """Levels of the operations whose rows are updated."""
         self._touched: set[int] = set()
 
     def add(self, operation: int, snapshot: LevelSnapshot) -> _RowState:
@@ -264,7 +277,7 @@ class _WritePlan:
         path, text = self._encode_info(operation, info)
         self._levels.append((self._last_key, operation, path, text))
         self._states.append((*rows.get_advance(snapshot), *rows.encode_rest(rest), self._last_key, 0.0))
-        self._add_root(operation, snapshot, new=True)
+        self._add_root(operation, self._last_key, snapshot, new=True)
         return _RowState(self._last_key, snapshot.sequence, info, rest)
 
     def change(self, operation: int, written: _RowState, snapshot: LevelSnapshot) -> None:
@@ -281,8 +294,8 @@ class _WritePlan:
         if new:
             self._infos.append((self._encode_info(operation, snapshot.info)[1], written.key))
             written.info = snapshot.info
-        written.sequence = snapshot.sequence
-        self._add_root(operation, snapshot, new=new)
+        written.sequence = self._sequences[written.key] = snapshot.sequence
+        self._add_root(operation, written.key, snapshot, new=new)
 
     def _encode_info(self, operation: int, info: LevelInfo) -> tuple[str, str]:
         """Return the stored path of a level, and its column ``info`` with this path."""
@@ -299,17 +312,37 @@ class _WritePlan:
         _insert_rows(connection, _INSERT_STATE, self._states)
         updated = connection.executemany(_UPDATE_STATE, self._changed).rowcount if self._changed else 0
         updated += connection.executemany(_UPDATE_ADVANCE, self._moved).rowcount if self._moved else 0
+        is_complete = updated == len(self._changed) + len(self._moved)
+        if not is_complete:
+            self._leave_out_stale(connection)
         connection.executemany(_UPDATE_INFO, self._infos)
-        connection.executemany(_UPDATE_OWNER, self._owners)
-        connection.executemany(_FINISH, self._finished)
+        connection.executemany(_UPDATE_OWNER, [(*owner, key) for key, owner in self._owners.items()])
+        if self._reopened:
+            connection.executemany(_REOPEN, [(key,) for key in self._reopened])
+        connection.executemany(_FINISH, [(*end, key) for key, end in self._finished.items()])
         batches.upsert_declarations(connection, self._batches.values(), moment)
         connection.executemany(_TOUCH, [(revision, operation) for operation in self._touched])
-        return updated == len(self._changed) + len(self._moved)
+        return is_complete
 
-    def _add_root(self, operation: int, snapshot: LevelSnapshot, *, new: bool) -> None:
+    def _leave_out_stale(self, connection: sqlite3.Connection) -> None:
+        """Remove updates of levels of which another process has stored a newer state."""
+        stale = set()
+        for key, sequence in self._sequences.items():
+            found = connection.execute(_SELECT_SEQUENCE, (key,)).fetchone()
+            if found is not None and found[0] > sequence:
+                stale.add(key)
+        self._infos = [(text, key) for text, key in self._infos if key not in stale]
+        for operation, root in self._roots.items():
+            if root in stale:
+                self._owners.pop(operation, None)
+                self._reopened.pop(operation, None)
+                self._finished.pop(operation, None)
+
+    def _add_root(self, operation: int, key: int, snapshot: LevelSnapshot, *, new: bool) -> None:
         if snapshot.info.path:
             self._touched.add(operation)
             return
+        self._roots[operation] = key
         if new and operation in self._complete:
             if snapshot.info.batch is not None:
                 self._add_to_batch(snapshot.info.batch, snapshot)
@@ -317,11 +350,16 @@ class _WritePlan:
         self._touched.add(operation)
         if new:
             info = snapshot.info
-            self._owners.append((info.operation_id, info.instance, info.batch, operation))
+            self._owners[operation] = (info.operation_id, info.instance, info.batch)
             if snapshot.info.batch is not None:
                 self._add_to_batch(snapshot.info.batch, snapshot)
         if snapshot.status.finished:
-            self._finished.append((get_end(snapshot), snapshot.status.value, operation))
+            self._finished[operation] = (get_end(snapshot), snapshot.status.value)
+            self._reopened.pop(operation, None)
+        elif new:
+            # Why: another attempt of the run follows the one that has ended.
+            self._reopened[operation] = None
+            self._finished.pop(operation, None)
 
     def _add_to_batch(self, batch: str, snapshot: LevelSnapshot) -> None:
         """Plan a placeholder of the batch from the start of its first operation."""
@@ -400,7 +438,7 @@ class Writer:
             self._write(connection, sanitize_change_set(change_set), is_heartbeat)
 
     def _write(self, connection: sqlite3.Connection, change_set: ChangeSet, is_heartbeat: bool) -> None:
-        change_set = self._leave_out_superseded(connection, change_set)
+        change_set = self._leave_out_superseded(connection, include_relayed(change_set))
         process = change_set.instance
         identity = (process.id, process.pid, process.host, process.service, process.started_at, process.start)
         statement = _HEARTBEAT if is_heartbeat else _ADD_INSTANCE
@@ -431,6 +469,8 @@ class Writer:
         for snapshot in change_set.snapshots:
             if snapshot.status.finished:
                 self._drop_from_cache(snapshot.info)
+        for snapshot in change_set.relayed:
+            self._drop_from_cache(snapshot.info)
 
     def _leave_out_superseded(self, connection: sqlite3.Connection, change_set: ChangeSet) -> ChangeSet:
         """Return the change set without runs that another process has continued.
