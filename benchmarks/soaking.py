@@ -240,7 +240,10 @@ def follow_stream(port: int, states: States, is_over: threading.Event) -> None:
 
 
 def _read_history(port: int, states: States) -> None:
-    """Store the states of the history. Raise HTTPException while the store cannot be read."""
+    """Store the states of the history.
+
+    Raise HTTPException while the store cannot be read.
+    """
     connection = http.client.HTTPConnection(HOST, port, timeout=30.0)
     with closing(connection):
         connection.request("GET", f"/api/v1/history?limit={RECENT}")

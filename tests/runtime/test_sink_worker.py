@@ -244,7 +244,10 @@ def test_ticker_pause_counts_processor_time_of_writes_only(
 
 
 def test_ticker_pause_after_slow_tick_limits_its_time_share(lenient: Recorder) -> None:
-    """After a fast tick the pause is the interval. It is never so long that heartbeats are late."""
+    """After a fast tick the pause is the interval.
+
+    It is never so long that heartbeats are late.
+    """
     ticker = Ticker(lambda: lenient.runtime._store, [], interval=0.1)
     assert ticker.compute_pause(0.001) == pytest.approx(0.099)
     assert 0.08 < 0.4 / (0.4 + ticker.compute_pause(0.4)) < 0.1
