@@ -294,9 +294,14 @@ class LiveStore:
     def relay_levels(self, levels: Iterable[LevelSnapshot]) -> None:
         """Store levels of runs of other processes, in the journal only.
 
-        The newest sequence number of a level has precedence. The caller never waits.
+        The newest sequence number of a level has precedence. The caller never waits. The oldest
+        levels are dropped and counted beyond ``MAX_WAITING_RELAYED``.
         """
-        self._state.relayed.extend(map(redact_snapshot, levels))
+        relayed = self._state.relayed
+        for level in map(redact_snapshot, levels):
+            if len(relayed) == relayed.maxlen:
+                self._state.listener.on_event_dropped()
+            relayed.append(level)
         self.notify_change()
 
     def start_resumed_loop(self, node: Node, units: int) -> None:
