@@ -133,6 +133,8 @@ def test_abstract_socket_is_supported() -> None:
         ("soon", "", None),
         ("", "", None),
     ],
+    # Why: the id of the process would differ between the processes that run the tests.
+    ids=["any", "this", "other", "zero", "text", "empty"],
 )
 def test_watchdog_of_another_process_is_ignored(usec: str, pid: str, expected: float | None) -> None:
     assert read_watchdog_s({"WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}) == expected
