@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -469,53 +468,3 @@ def test_finish_after_the_shutdown_changes_nothing(caplog: pytest.LogCaptureFixt
 
 
 # --- instrumentors -------------------------------------------------------------------------------
-
-
-def test_lazy_instrumentor_waits_for_the_import_of_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from otel_progress.integrations.instrumentors import _LazyInstrumentor
-
-    (tmp_path / "slow_library.py").write_text("value = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    calls: list[object] = []
-    module = types.ModuleType("otel_progress.integrations.slow")
-    module.instrument = lambda **options: calls.append(options)  # type: ignore[attr-defined]
-    module.uninstrument = lambda: calls.append("removed")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-    class SlowInstrumentor(_LazyInstrumentor):
-        _module, _library, _dependency = "slow", "slow_library", "slow >= 1"
-
-    instrumentor = SlowInstrumentor()
-    instrumentor.instrument(skip_dep_check=True, option=3)
-    assert "slow_library" not in sys.modules
-    assert calls == []
-    import slow_library  # type: ignore[import-not-found]
-
-    assert slow_library.value == 1
-    assert calls == [{"option": 3}]
-    instrumentor.uninstrument()
-    assert calls == [{"option": 3}, "removed"]
-    monkeypatch.delitem(sys.modules, "slow_library")
-
-
-def test_lazy_instrumentor_reports_errors_and_never_breaks_the_import(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from otel_progress.integrations.instrumentors import _LazyInstrumentor
-
-    (tmp_path / "other_library.py").write_text("value = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    class OtherInstrumentor(_LazyInstrumentor):
-        _module, _library, _dependency = "does_not_exist", "other_library", "other >= 1"
-
-    instrumentor = OtherInstrumentor()
-    instrumentor.instrument(skip_dep_check=True)
-    import other_library  # type: ignore[import-not-found]
-
-    assert other_library.value == 1
-    assert diagnostics.internal_error_counts["start"] == 1
-    instrumentor.uninstrument()
-    monkeypatch.delitem(sys.modules, "other_library")

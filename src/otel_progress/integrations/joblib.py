@@ -165,7 +165,7 @@ class _Call:
                 else:
                     self.level.update(current=min(completed, total), total=total)
             # Why here: this is the last call for a generator that calls the tasks itself.
-            if self.returns_generator and not parallel._running and not _is_locked(parallel):
+            if self.returns_generator and not parallel._running and not _holds_lock(parallel):
                 self.end(parallel, sys.exc_info()[1] if parallel._exception else None)
         except Exception:
             report_internal_error("callback", "The progress of a joblib call could not be recorded.")
@@ -247,7 +247,7 @@ def _copy_calls() -> list[tuple[Any, _Call]]:
     return []
 
 
-def _is_locked(parallel: Any) -> bool:
+def _holds_lock(parallel: Any) -> bool:
     """Return True if this thread holds the lock of a ``Parallel`` object."""
     lock = getattr(parallel, "_lock", None)
     return lock is not None and bool(lock._is_owned())

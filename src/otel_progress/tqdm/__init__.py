@@ -13,6 +13,17 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Final
 
+# isort: off
+from otel_progress.integrations.tqdm import (  # first: it reports that tqdm is missing
+    collect_bar,
+    end_bar,
+    enter_bar,
+    exit_bar,
+    iterate_bar,
+    record_bar,
+    reset_bar,
+)
+
 from tqdm import (  # type: ignore[import-untyped]
     TMonitor,
     TqdmDeprecationWarning,
@@ -25,17 +36,9 @@ from tqdm import (  # type: ignore[import-untyped]
     __version__,
 )
 from tqdm import std as _std
+# isort: on
 
 from otel_progress.instrument.backend import backend_slot
-from otel_progress.integrations.tqdm import (
-    collect_bar,
-    end_bar,
-    enter_bar,
-    exit_bar,
-    iterate_bar,
-    record_bar,
-    reset_bar,
-)
 
 _Base: Final[Any] = _std.tqdm
 """The class of tqdm, also if the name in its module is replaced later."""
