@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def restored_signal_handlers() -> Iterator[None]:
-    """Restore signal handlers that a library leaves in the process, as workers of RQ do.
+    """Restore signal handlers that a library changes, as workers of RQ do.
 
     Children of a later test would inherit them, and ignore the SIGTERM of their pool.
     """
