@@ -46,7 +46,8 @@ def check_integrations(
         elif reason:
             yield Finding(_CHECK, "note", f"{label} is inactive: {reason}. {integration.usage}")
         else:
-            text = f"{label} is active with opentelemetry-instrument. {integration.usage}"
+            usage = integration.usage[:1].lower() + integration.usage[1:]
+            text = f"{label} is active with opentelemetry-instrument. Without it, {usage}"
             yield Finding(_CHECK, "ok", text)
     if missing:
         yield Finding(_CHECK, "note", f"libraries that are not installed: {', '.join(missing)}")

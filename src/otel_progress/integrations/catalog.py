@@ -17,14 +17,14 @@ class Integration:
     usage: str
     """How to activate it: a sentence in the imperative with the code."""
     instrumentor: str = ""
-    """Name of the entry point that ``opentelemetry-instrument`` loads. Empty without one."""
+    """Name of the entry point that opentelemetry-instrument loads. Empty without one."""
 
 
 INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "alive_progress",
         ("alive-progress",),
-        "Call `otel_progress.integrations.alive_progress.instrument()`.",
+        "Call otel_progress.integrations.alive_progress.instrument().",
         "progress-alive-progress",
     ),
     Integration(
@@ -36,14 +36,13 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "dask",
         ("dask",),
-        "Compute in a block 'with otel_progress.integrations.dask.ProgressCallback()', or use "
-        "opentelemetry-instrument.",
+        "Compute in a block: with otel_progress.integrations.dask.ProgressCallback().",
         "progress-dask",
     ),
     Integration(
         "distributed",
         ("distributed",),
-        "Submit in a block 'with otel_progress.integrations.distributed.follow_client(client)'.",
+        "Submit in a block: with otel_progress.integrations.distributed.follow_client(client).",
     ),
     Integration(
         "dramatiq",
@@ -53,12 +52,12 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "files",
         (),
-        "Wrap an open file with `otel_progress.integrations.files.wrap_file(file)`.",
+        "Wrap an open file with otel_progress.integrations.files.wrap_file(file).",
     ),
     Integration(
         "fsspec",
         ("fsspec",),
-        "Pass `callback=otel_progress.integrations.fsspec.ProgressCallback()` to a transfer.",
+        "Pass callback=otel_progress.integrations.fsspec.ProgressCallback() to a transfer.",
     ),
     Integration(
         "futures",
@@ -68,7 +67,7 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "http",
         (),
-        "Wrap a response with `otel_progress.integrations.http.wrap_response(response)`.",
+        "Wrap a response with otel_progress.integrations.http.wrap_response(response).",
     ),
     Integration(
         "huey",
@@ -78,19 +77,19 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "joblib",
         ("joblib",),
-        "Call otel_progress.integrations.joblib.instrument(), or use opentelemetry-instrument.",
+        "Call otel_progress.integrations.joblib.instrument().",
         "progress-joblib",
     ),
     Integration(
         "keras",
         ("keras",),
-        "Call model.fit(..., callbacks=[ProgressCallback()]).",
+        "Call model.fit(..., callbacks=[otel_progress.integrations.keras.ProgressCallback()]).",
         "progress-keras",
     ),
     Integration(
         "lightgbm",
         ("lightgbm",),
-        "Call lightgbm.train(..., callbacks=[ProgressCallback()]).",
+        "Call lightgbm.train(..., callbacks=[otel_progress.integrations.lightgbm.ProgressCallback()]).",
         "progress-lightgbm",
     ),
     Integration(
@@ -104,18 +103,18 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "mcp",
         ("mcp",),
-        "Run 'otel-progress mcp', or call otel_progress.integrations.mcp.add_tools(server, runtime.reader).",
+        "Run otel-progress mcp, or call otel_progress.integrations.mcp.add_tools(server, runtime.reader).",
     ),
     Integration(
         "optuna",
         ("optuna",),
-        "Call study.optimize(..., callbacks=[ProgressCallback()]).",
+        "Call study.optimize(..., callbacks=[otel_progress.integrations.optuna.ProgressCallback()]).",
         "progress-optuna",
     ),
     Integration(
         "pooch",
         ("pooch",),
-        "Pass `progressbar=otel_progress.integrations.pooch.ProgressBar()` to `pooch.retrieve`.",
+        "Pass progressbar=otel_progress.integrations.pooch.ProgressBar() to pooch.retrieve.",
     ),
     Integration(
         "ray",
@@ -125,7 +124,7 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "rich",
         ("rich",),
-        "Call `otel_progress.integrations.rich.instrument()`.",
+        "Call otel_progress.integrations.rich.instrument().",
         "progress-rich",
     ),
     Integration(
@@ -137,12 +136,12 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "s3",
         ("boto3", "s3transfer"),
-        "Pass `Callback=otel_progress.integrations.s3.ProgressCallback(key)` to a transfer.",
+        "Pass Callback=otel_progress.integrations.s3.ProgressCallback(key) to a transfer.",
     ),
     Integration(
         "sklearn",
         ("scikit-learn",),
-        "Call estimator.set_callbacks(ProgressCallback()).",
+        "Call estimator.set_callbacks(otel_progress.integrations.sklearn.ProgressCallback()).",
     ),
     Integration(
         "taskiq",
@@ -152,7 +151,7 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "tqdm",
         ("tqdm",),
-        "Call `otel_progress.instrument_tqdm()`, or import tqdm from `otel_progress.tqdm`.",
+        "Call otel_progress.instrument_tqdm(), or import tqdm from otel_progress.tqdm.",
         "progress-tqdm",
     ),
     Integration(
@@ -164,13 +163,13 @@ INTEGRATIONS: Final[tuple[Integration, ...]] = (
     Integration(
         "xgboost",
         ("xgboost",),
-        "Call xgboost.train(..., callbacks=[ProgressCallback()]).",
+        "Call xgboost.train(..., callbacks=[otel_progress.integrations.xgboost.ProgressCallback()]).",
         "progress-xgboost",
     ),
     Integration(
         "yt_dlp",
         ("yt-dlp",),
-        'Add `otel_progress.integrations.yt_dlp.ProgressHook()` to the option "progress_hooks".',
+        'Add otel_progress.integrations.yt_dlp.ProgressHook() to the option "progress_hooks".',
     ),
 )
 """All integrations, in alphabetical order of the names."""
