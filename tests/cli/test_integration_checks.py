@@ -64,8 +64,9 @@ def test_command_records_progress_unless_disabled() -> None:
 def test_installed_library_is_active_with_the_command() -> None:
     finding = check(Integration("supported", ("absent-x", "pytest"), USAGE, "progress-supported"))
     assert (finding.state, finding.check) == ("ok", "integration")
-    text = f"supported (pytest {pytest.__version__}) is active with opentelemetry-instrument. Without it, {USAGE[0].lower()}{USAGE[1:]}"
-    assert finding.text == text
+    label = f"supported (pytest {pytest.__version__})"
+    usage = USAGE[0].lower() + USAGE[1:]
+    assert finding.text == f"{label} is active with opentelemetry-instrument. Without it, {usage}"
 
 
 def test_integration_without_an_instrumentor_is_available() -> None:
