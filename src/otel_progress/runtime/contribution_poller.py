@@ -18,10 +18,16 @@ from otel_progress.live.store import LiveStore
 from otel_progress.model import is_below_total
 from otel_progress.protocols import ContributionSource
 from otel_progress.records import Contribution
-from otel_progress.runtime.threads import start_daemon_thread
+from otel_progress.runtime.threads import has_event_loop, start_daemon_thread
 
-END_WAIT_S: Final = 0.05
-"""Maximum time that the end of a shared level waits for a poll, in seconds."""
+END_WAIT_S: Final = 0.5
+"""Maximum time that the end of a shared level waits for a poll, in seconds. A poll takes some
+milliseconds, and longer on a busy machine.
+"""
+
+
+SHORT_WAIT_S: Final = 0.05
+"""Maximum time of this wait in a thread that runs an event loop, and of a close, in seconds."""
 
 
 INCOMPLETE_WAIT_S: Final = 0.25
@@ -104,7 +110,7 @@ class ContributionPoller:
         self._request.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(END_WAIT_S)
+            thread.join(SHORT_WAIT_S)
 
     def wait_for_end(self, node: Node) -> None:
         """Wait for the work of other processes on a level that is about to end."""
@@ -113,9 +119,9 @@ class ContributionPoller:
         self.wake()
         if self._thread is None:
             return
-        deadline = time.monotonic() + END_WAIT_S
-        self._wait_for_poll(deadline)
-        deadline += INCOMPLETE_WAIT_S - END_WAIT_S
+        started = time.monotonic()
+        self._wait_for_poll(started + (SHORT_WAIT_S if has_event_loop() else END_WAIT_S))
+        deadline = started + INCOMPLETE_WAIT_S
         while time.monotonic() < deadline and self._may_be_incomplete(node):
             time.sleep(_INCOMPLETE_STEP_S)
             self._wait_for_poll(deadline)

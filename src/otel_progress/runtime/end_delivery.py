@@ -7,7 +7,6 @@ killed as soon as their task has returned, so there the caller waits for the del
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from otel_progress.live.node import Node
 from otel_progress.runtime.export_trigger import ExportTrigger
 from otel_progress.runtime.parent_process import is_pool_child
 from otel_progress.runtime.sink_worker import SinkWorker
+from otel_progress.runtime.threads import has_event_loop
 from otel_progress.runtime.ticker import Ticker
 
 MAX_WAIT_S: Final = 0.05
@@ -143,7 +143,7 @@ class EndDelivery:
             report_internal_error("tick", "The progress of a call could not be delivered", error=error)
 
     def _can_wait_for_shares(self, now: float) -> bool:
-        if self.is_closing or not self._ticker.can_wait() or _has_event_loop():
+        if self.is_closing or not self._ticker.can_wait() or has_event_loop():
             return False
         earned_s = (now - self._share_credited_at) * MAX_WAIT_SHARE
         self._share_credited_at = now
@@ -161,7 +161,7 @@ class EndDelivery:
             export.close()
 
     def _can_wait(self) -> bool:
-        if self.is_closing or not self._ticker.can_wait() or _has_event_loop():
+        if self.is_closing or not self._ticker.can_wait() or has_event_loop():
             return False
         now = time.monotonic()
         earned_s = (now - self._credited_at) * MAX_WAIT_SHARE
@@ -206,9 +206,3 @@ class EndDelivery:
         return self._ticker.has_ticked(tick) and not any(
             worker.has_backlog and not worker.has_failed for worker in self._sink_workers
         )
-
-
-def _has_event_loop() -> bool:
-    """Return True in a thread that runs an event loop of asyncio."""
-    asyncio_events = sys.modules.get("asyncio.events")
-    return asyncio_events is not None and asyncio_events._get_running_loop() is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
@@ -67,3 +68,9 @@ def run_with_limit(function: Callable[[], object], timeout_s: float) -> bool:
     except RuntimeError:
         run()
     return finished.acquire(timeout=max(0.0, timeout_s))
+
+
+def has_event_loop() -> bool:
+    """Return True in a thread that runs an event loop of asyncio."""
+    asyncio_events = sys.modules.get("asyncio.events")
+    return asyncio_events is not None and asyncio_events._get_running_loop() is not None
