@@ -62,7 +62,7 @@ def test_failing_poller_is_reported_and_does_not_disturb_others(recorder: Record
     pollers.add_poller(counting)
     recorder.tick()
     assert (failing.calls, counting.calls) == (1, 1)
-    assert internal_error_counts["callback"] == 1
+    assert internal_error_counts["integration"] == 1
 
 
 def test_active_poller_wakes_a_new_runtime_and_an_inactive_one_lets_it_sleep() -> None:

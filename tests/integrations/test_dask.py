@@ -140,7 +140,7 @@ def test_callback_with_an_internal_error_leaves_the_result(monkeypatch: pytest.M
     monkeypatch.setattr(Level, "increment", fail)
     with ProgressCallback():
         assert make_sum(4).compute() == -6
-    assert diagnostics.internal_error_counts["callback"] == 5
+    assert diagnostics.internal_error_counts["integration"] == 5
 
 
 @pytest.mark.usefixtures("recorder")
@@ -432,7 +432,7 @@ def test_scheduler_without_the_package_reports_it(client: Any, monkeypatch: pyte
     with follow_client(client):
         assert client.submit(operator.neg, 1, pure=False).result() == -1
     assert read_operations() == []
-    assert diagnostics.internal_error_counts["callback"] == 1
+    assert diagnostics.internal_error_counts["integration"] == 1
 
 
 @pytest.mark.usefixtures("recorder")

@@ -157,7 +157,7 @@ def test_internal_error_does_not_reach_the_executor(
     future: Future[int] = Future()
     level = follow_futures([future])
     future.set_result(1)
-    assert diagnostics.internal_error_counts["callback"] == 1
+    assert diagnostics.internal_error_counts["integration"] == 1
     assert [record.name for record in caplog.records] == ["otel_progress"]
     level.cancel()
 

@@ -280,7 +280,7 @@ def test_internal_error_in_a_hook_leaves_the_call_unchanged(
 
     monkeypatch.setattr(Level, "update", update)
     assert len(make_parallel(backend)(delayed(operator.neg)(number) for number in range(12))) == 12
-    assert diagnostics.internal_error_counts["callback"] > 0
+    assert diagnostics.internal_error_counts["integration"] > 0
     assert read_only_operation().status is Status.COMPLETED
 
 

@@ -292,7 +292,7 @@ def test_plain_block_outside_of_the_server_runs_without_notifications(lenient: R
     with progress.operation("import", id="i-1") as op, forward_progress(op, Context()):
         op.increment()
     assert lenient.operation("i-1").root.current == 1
-    assert diagnostics.internal_error_counts["callback"] == 1
+    assert diagnostics.internal_error_counts["integration"] == 1
 
 
 def test_failing_notification_leaves_the_tool_unchanged(
@@ -311,7 +311,7 @@ def test_failing_notification_leaves_the_tool_unchanged(
 
     assert call_tool(server, "work") == {"current": 1}
     assert lenient.operation("i-1").status is Status.COMPLETED
-    assert diagnostics.internal_error_counts["callback"] >= 1
+    assert diagnostics.internal_error_counts["integration"] >= 1
 
 
 def test_tool_without_configuration_runs(server: MCPServer) -> None:

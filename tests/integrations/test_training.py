@@ -305,7 +305,7 @@ def test_guard_hook_reports_errors_and_passes_interrupts() -> None:
         raise error
 
     assert fail(ValueError("boom")) is None
-    assert diagnostics.internal_error_counts["callback"] == 1
+    assert diagnostics.internal_error_counts["integration"] == 1
     with pytest.raises(KeyboardInterrupt):
         fail(KeyboardInterrupt())
 
@@ -417,7 +417,7 @@ def test_scoped_function_with_a_failing_injection_calls_the_original(
     functions.apply(lambda call: call.arguments["absent"])
     assert library.train(3) == "None None False"
     functions.remove()
-    assert diagnostics.internal_error_counts["callback"] == 1
+    assert diagnostics.internal_error_counts["integration"] == 1
 
 
 def test_scoped_function_with_invalid_arguments_raises_the_error_of_the_function(

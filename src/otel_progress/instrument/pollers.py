@@ -58,4 +58,6 @@ def run_pollers() -> None:
             if poller.is_active:
                 poller.poll()
         except Exception as error:
-            report_internal_error("callback", "Progress of another library could not be read.", error=error)
+            report_internal_error(
+                "integration", "Progress of another library could not be read.", error=error
+            )

@@ -83,7 +83,7 @@ def _end_bar(record: AliveRecord | None, error: BaseException | None) -> None:
 def _report(error: Exception) -> None:
     if is_interrupt(error):
         raise error
-    report_internal_error("callback", "A bar of alive-progress could not be recorded.", error=error)
+    report_internal_error("integration", "A bar of alive-progress could not be recorded.", error=error)
 
 
 def instrument() -> None:
@@ -100,7 +100,8 @@ def instrument() -> None:
         _patches.append(AttributePatch(module, "__alive_bar"))
     if not _patches[0].is_active and not _patches[0].apply(_wrap):
         report_internal_error(
-            "callback", "Bars of this version of alive-progress are not recorded: its function was renamed."
+            "integration",
+            "Bars of this version of alive-progress are not recorded: its function was renamed.",
         )
 
 

@@ -224,7 +224,7 @@ class BarRecorder:
                 self._lock.run(self._poll_locked, record, backend, clock)
                 self._end_levels()
             except Exception as error:
-                report_internal_error("callback", f"A bar of {self._type} could not be read.", error=error)
+                report_internal_error("integration", f"A bar of {self._type} could not be read.", error=error)
                 record.failures += 1
                 if record.failures >= MAX_FAILURES:
                     self.end(record, is_early=True)
@@ -302,7 +302,7 @@ class BarRecorder:
         except Exception as failure:
             if is_interrupt(failure):
                 raise
-            report_internal_error("callback", f"A bar of {self._type} could not be read.", error=failure)
+            report_internal_error("integration", f"A bar of {self._type} could not be read.", error=failure)
         finally:
             self._drop_locked(record)
             if level is not None:
@@ -334,7 +334,7 @@ class BarRecorder:
             except Exception as failure:
                 if is_interrupt(failure):
                     raise
-                report_internal_error("callback", f"A bar of {self._type} could not end.", error=failure)
+                report_internal_error("integration", f"A bar of {self._type} could not end.", error=failure)
 
 
 def parse_postfix(postfix: object) -> dict[str, object]:

@@ -62,7 +62,7 @@ class ProgressCallback(callbacks.Callback):
                 level = _tracer.operation(TYPE, self._name or name, total=total, eta_key=[GRAPH], **metadata)
             self._levels[id(state)] = level.__enter__()
         except Exception:
-            report_internal_error("callback", "The start of a Dask computation could not be recorded.")
+            report_internal_error("integration", "The start of a Dask computation could not be recorded.")
 
     def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
         level = self._levels.get(id(state))
@@ -70,7 +70,7 @@ class ProgressCallback(callbacks.Callback):
             try:
                 level.increment()
             except Exception:
-                report_internal_error("callback", "A task of a Dask computation could not be counted.")
+                report_internal_error("integration", "A task of a Dask computation could not be counted.")
 
     def _finish(self, dsk: Any, state: Any, failed: bool) -> None:
         level = self._levels.pop(id(state), None)
@@ -81,7 +81,7 @@ class ProgressCallback(callbacks.Callback):
         try:
             level.__exit__(None if error is None else type(error), error, None)
         except Exception:
-            report_internal_error("callback", "The end of a Dask computation could not be recorded.")
+            report_internal_error("integration", "The end of a Dask computation could not be recorded.")
 
 
 def _get_name(state: Any) -> str:
@@ -152,7 +152,7 @@ def _is_recorded(found: Any) -> bool:
         # Why: workers of the program's own pool have no current level, and are part of a task.
         return current_level().recording or not _is_in_task()
     except Exception:
-        report_internal_error("callback", "The callbacks of a Dask computation could not be read.")
+        report_internal_error("integration", "The callbacks of a Dask computation could not be read.")
         return False
 
 

@@ -292,7 +292,7 @@ class FollowedClient:
                 self._client.unregister_scheduler_plugin(plugin.name)
                 self._client.unsubscribe_topic(plugin.name)
         except Exception:
-            report_internal_error("callback", "A plug-in of a Dask scheduler could not be removed.")
+            report_internal_error("integration", "A plug-in of a Dask scheduler could not be removed.")
         finally:
             self._close()
 
@@ -305,7 +305,7 @@ class FollowedClient:
                 await self._client.unregister_scheduler_plugin(plugin.name)
                 self._client.unsubscribe_topic(plugin.name)
         except Exception:
-            report_internal_error("callback", "A plug-in of a Dask scheduler could not be removed.")
+            report_internal_error("integration", "A plug-in of a Dask scheduler could not be removed.")
         finally:
             self._close()
 
@@ -325,7 +325,7 @@ class FollowedClient:
     def _report_start(self, plugin: ProgressPlugin, error: Exception) -> None:
         self._plugin = None
         text = "Graphs of a Dask client are not recorded. Install otel-progress where the scheduler runs."
-        report_internal_error("callback", text, error=error)
+        report_internal_error("integration", text, error=error)
         self._client.unsubscribe_topic(plugin.name)
 
     def _close(self) -> None:
@@ -346,7 +346,7 @@ class FollowedClient:
                 if not self._is_closed:
                     self._context.run(self._apply, event[1])
         except Exception:
-            report_internal_error("callback", "An event of a Dask scheduler could not be recorded.")
+            report_internal_error("integration", "An event of a Dask scheduler could not be recorded.")
 
     def _apply(self, event: dict[str, Any]) -> None:
         number = event["graph"]

@@ -56,7 +56,7 @@ def wrap_file(
     except Exception as error:
         if is_interrupt(error):
             raise
-        report_internal_error("callback", "A file could not be wrapped. It is used as it is.", error=error)
+        report_internal_error("integration", "A file could not be wrapped. It is used as it is.", error=error)
         return file
 
 

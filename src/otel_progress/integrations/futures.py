@@ -95,7 +95,7 @@ class _FutureCounter:
             if is_last:
                 self._end()
         except Exception:
-            report_internal_error("callback", "A future could not be counted.")
+            report_internal_error("integration", "A future could not be counted.")
 
     def _end(self) -> None:
         error, self._error = self._error, None

@@ -53,7 +53,7 @@ def wrap_response(
     except Exception as error:
         if is_interrupt(error):
             raise
-        report_internal_error("callback", "A response could not be wrapped. It is unchanged.", error=error)
+        report_internal_error("integration", "A response could not be wrapped. It is unchanged.", error=error)
         return response
 
 

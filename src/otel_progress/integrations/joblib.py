@@ -168,7 +168,7 @@ class _Call:
             if self.returns_generator and not parallel._running and not _holds_lock(parallel):
                 self.end(parallel, sys.exc_info()[1] if parallel._exception else None)
         except Exception:
-            report_internal_error("callback", "The progress of a joblib call could not be recorded.")
+            report_internal_error("integration", "The progress of a joblib call could not be recorded.")
 
     def _read_total(self, parallel: Any) -> int | None:
         """Return the number of tasks, or None while it is unknown."""
@@ -195,7 +195,9 @@ class _Call:
                     completed = parallel.n_completed_tasks
                     self.level.update(current=completed, total=completed)
             except Exception:
-                report_internal_error("callback", "The final count of a joblib call could not be recorded.")
+                report_internal_error(
+                    "integration", "The final count of a joblib call could not be recorded."
+                )
             return True
 
     def end(self, parallel: Any | None, error: BaseException | None = None) -> None:
@@ -217,7 +219,7 @@ class _Call:
             else:
                 self.level.cancel("The results were not consumed." if error is None else type(error).__name__)
         except Exception:
-            report_internal_error("callback", "The end of a joblib call could not be recorded.")
+            report_internal_error("integration", "The end of a joblib call could not be recorded.")
 
     def _is_complete(self, parallel: Any) -> bool:
         completed = parallel.n_completed_tasks
@@ -276,7 +278,7 @@ def _start_call(parallel: Any, iterable: Any) -> _Call | None:
         _calls[parallel] = call = _Call(parallel, level, total)
         return call
     except Exception:
-        report_internal_error("callback", "The start of a joblib call could not be recorded.")
+        report_internal_error("integration", "The start of a joblib call could not be recorded.")
         return None
 
 

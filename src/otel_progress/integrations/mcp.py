@@ -86,7 +86,7 @@ class ForwardedProgress:
         try:
             self._task = asyncio.create_task(self._run())
         except Exception:
-            report_internal_error("callback", "Progress is not sent: MCP servers must use asyncio.")
+            report_internal_error("integration", "Progress is not sent: MCP servers must use asyncio.")
         return self
 
     async def __aexit__(
@@ -106,7 +106,7 @@ class ForwardedProgress:
         try:
             from_thread.run(self.__aenter__)
         except Exception:
-            report_internal_error("callback", "Progress is not sent: expected a thread of the MCP server.")
+            report_internal_error("integration", "Progress is not sent: expected a thread of the MCP server.")
         return self
 
     def __exit__(
@@ -119,7 +119,7 @@ class ForwardedProgress:
             with suppress(CancelledError):
                 from_thread.run(self.__aexit__, kind, error, traceback)
         except Exception:
-            report_internal_error("callback", "The last progress of an MCP tool could not be sent.")
+            report_internal_error("integration", "The last progress of an MCP tool could not be sent.")
 
     async def _run(self) -> None:
         """Send the progress periodically, until the task is cancelled."""
@@ -139,13 +139,13 @@ class ForwardedProgress:
                 if values is not None:
                     await self._context.report_progress(*values, _describe_progress(snapshot, eta))
         except Exception:
-            report_internal_error("callback", "The progress of an MCP tool could not be sent.")
+            report_internal_error("integration", "The progress of an MCP tool could not be sent.")
 
     def _request_cancel(self) -> None:
         try:
             request_cancel(self._level.operation_id, "The MCP client has cancelled the call.")
         except Exception:
-            report_internal_error("callback", "The cancellation of an MCP tool could not be requested.")
+            report_internal_error("integration", "The cancellation of an MCP tool could not be requested.")
 
 
 def _find_cancel_scope() -> Any:

@@ -103,7 +103,7 @@ def _end_tasks(progress: Any, task_ids: tuple[Any, ...] | None, error: BaseExcep
 def _report(error: Exception) -> None:
     if is_interrupt(error):
         raise error
-    report_internal_error("callback", "A task of rich could not be recorded.", error=error)
+    report_internal_error("integration", "A task of rich could not be recorded.", error=error)
 
 
 def _wrap_add_task(original: Callable[..., Any]) -> Callable[..., Any]:

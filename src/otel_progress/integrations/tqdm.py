@@ -183,7 +183,7 @@ def _end(record: TqdmRecord, error: BaseException | None, *, is_early: bool = Fa
 def _report(error: Exception) -> None:
     if is_interrupt(error):
         raise error
-    report_internal_error("callback", "A bar of tqdm could not be recorded.", error=error)
+    report_internal_error("integration", "A bar of tqdm could not be recorded.", error=error)
 
 
 # --- functions that the patches and the drop-in classes call -------------------------------------

@@ -74,7 +74,7 @@ def guard_hook(hook: Callable[P, R]) -> Callable[P, R | None]:
         except Exception as error:
             if is_interrupt(error):
                 raise
-            report_internal_error("callback", "A training callback failed.", error=error)
+            report_internal_error("integration", "A training callback failed.", error=error)
             return None
 
     return guarded

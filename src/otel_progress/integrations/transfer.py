@@ -178,4 +178,4 @@ def _is_size(value: object) -> bool:
 def _report_error(error: Exception) -> None:
     if is_interrupt(error):
         raise error
-    report_internal_error("callback", "Counting a transfer failed. The work continues.", error=error)
+    report_internal_error("integration", "Counting a transfer failed. The work continues.", error=error)

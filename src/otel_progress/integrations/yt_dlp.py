@@ -70,7 +70,7 @@ class ProgressHook:
         except Exception as failure:  # The dict is that of another library.
             if is_interrupt(failure):
                 raise
-            report_internal_error("callback", "A report of yt-dlp was ignored.", error=failure)
+            report_internal_error("integration", "A report of yt-dlp was ignored.", error=failure)
         if transfer is not None and transfer.level.cancel_requested:
             try:
                 transfer.level.check_cancelled()
