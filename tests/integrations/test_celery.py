@@ -22,8 +22,8 @@ from opentelemetry import context as context_api
 import otel_progress as progress
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.integrations import celery as integration
+from otel_progress.integrations.tasks import BATCH_HEADER, RUN_HEADER, parse_run
 from otel_progress.operations import OperationSnapshot
-from otel_progress.tasks import BATCH_HEADER, RUN_HEADER, parse_run
 from otel_progress.testing import Recorder
 from tests.support.redis_servers import create_name, running_redis
 from tests.support.servers import poll, running

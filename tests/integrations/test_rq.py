@@ -19,8 +19,8 @@ from rq.command import send_stop_job_command
 import otel_progress as progress
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.integrations import rq as integration
+from otel_progress.integrations.tasks import RUN_HEADER
 from otel_progress.operations import OperationSnapshot
-from otel_progress.tasks import RUN_HEADER
 from tests.support.programs import rq_jobs
 from tests.support.redis_servers import RedisServer, create_name, running_redis
 from tests.support.servers import poll, running

@@ -41,9 +41,7 @@ from otel_progress.instrument import relays
 from otel_progress.instrument.batch import OperationBatch
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.model import Status
-from otel_progress.queries import flush
-from otel_progress.tasks import (
+from otel_progress.integrations.tasks import (
     BATCH_HEADER,
     RUN_HEADER,
     TERMINATED,
@@ -58,6 +56,8 @@ from otel_progress.tasks import (
     parse_run,
     report_errors,
 )
+from otel_progress.model import Status
+from otel_progress.queries import flush
 
 MAX_GROUPS: Final = 1_000
 """Groups whose members this process counts. Beyond it the count of the oldest one is dropped. Its

@@ -3,7 +3,7 @@
 Add :class:`ProgressMiddleware` to the broker, in the processes that send messages and in those of
 the workers. All of them call ``configure()``, with one journal for all. The type of an operation is
 the name of the actor, and its id is that of the message. The headers of
-:mod:`otel_progress.tasks` are in the options of the message.
+:mod:`otel_progress.integrations.tasks` are in the options of the message.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ except ImportError as error:
 from otel_progress.instrument import relays
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.queries import flush
-from otel_progress.tasks import (
+from otel_progress.integrations.tasks import (
     RUN_HEADER,
     TaskExecution,
     add_headers,
@@ -30,6 +29,7 @@ from otel_progress.tasks import (
     parse_run,
     report_errors,
 )
+from otel_progress.queries import flush
 
 OPTION: Final = "otel_progress"
 """Option of a message with the headers."""

@@ -23,7 +23,14 @@ except ImportError as error:
 from otel_progress.instrument import relays
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.tasks import RUN_HEADER, TaskExecution, end_queued, format_run, parse_run, report_errors
+from otel_progress.integrations.tasks import (
+    RUN_HEADER,
+    TaskExecution,
+    end_queued,
+    format_run,
+    parse_run,
+    report_errors,
+)
 
 _tracer: Final = ProgressTracer("otel_progress.huey")
 

@@ -2,7 +2,7 @@
 
 Call :func:`instrument` in the processes that enqueue jobs and in those of the workers. All of them
 call ``configure()``, with one journal for all. The type of an operation is the name of the
-function, and its id is that of the job. The headers of :mod:`otel_progress.tasks` are in
+function, and its id is that of the job. The headers of :mod:`otel_progress.integrations.tasks` are in
 ``job.meta``. The worker ends jobs whose work horse was killed.
 """
 
@@ -24,9 +24,7 @@ from otel_progress.attribute_patch import AttributePatch
 from otel_progress.instrument import relays
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.model import Status
-from otel_progress.queries import flush
-from otel_progress.tasks import (
+from otel_progress.integrations.tasks import (
     RUN_HEADER,
     TaskExecution,
     add_headers,
@@ -37,6 +35,8 @@ from otel_progress.tasks import (
     guard,
     parse_run,
 )
+from otel_progress.model import Status
+from otel_progress.queries import flush
 
 FLUSH_S: Final = 2.0
 """Time that a work horse waits at its exit until its progress is written, in seconds."""

@@ -2,7 +2,7 @@
 
 Add :class:`ProgressMiddleware` to the broker, in the processes that send tasks and in those of the
 workers. All of them call ``configure()``, with one journal for all. The type of an operation is the
-name of the task, and its id is that of the task. The headers of :mod:`otel_progress.tasks` are
+name of the task, and its id is that of the task. The headers of :mod:`otel_progress.integrations.tasks` are
 labels of the message.
 """
 
@@ -19,7 +19,7 @@ except ImportError as error:
 from otel_progress.instrument import relays
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import ProgressTracer
-from otel_progress.tasks import (
+from otel_progress.integrations.tasks import (
     RUN_HEADER,
     TaskExecution,
     add_headers,
