@@ -252,7 +252,10 @@ def test_shutdown_cancels_active_operations_once(
         for thread in threads:
             thread.join()
         assert runtime.shutdown()
-    assert (op.snapshot().status, op.snapshot().message) == (Status.CANCELLED, "the process ended first")
+    assert (op.snapshot().status, op.snapshot().message) == (
+        Status.CANCELLED,
+        "the recording was shut down",
+    )
     assert level.snapshot().status is Status.CANCELLED
     assert runtime.is_shut_down
     assert len(closed) == 1

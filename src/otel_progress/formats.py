@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timezone
+from enum import Enum
 from typing import Final
 
 from otel_progress.model import Eta, LevelCounts, Number
@@ -212,3 +213,8 @@ def _scale_number(value: float, gap: str) -> str:
         value /= 1000.0
         index += 1
     return f"{value:.0f}{gap}" if index == 0 else f"{value:.1f}{gap}{_PREFIXES[index]}"
+
+
+def format_condition_name(condition: Enum) -> str:
+    """Return a condition in words."""
+    return str(condition.value).replace("_", " ")

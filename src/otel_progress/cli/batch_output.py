@@ -15,9 +15,9 @@ from otel_progress.cli.output import (
     write_table,
 )
 from otel_progress.console.batches import draw_bar, format_batch, format_batch_figures, format_batch_rate
-from otel_progress.console.format import format_count, format_duration, format_moment, format_percentage
 from otel_progress.console.glyphs import STATUS_STYLES, choose_glyphs
 from otel_progress.console.rows import clean_text, format_failure
+from otel_progress.formats import format_count, format_duration, format_moment, format_percentage
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 from otel_progress.protocols import BatchQuery, Reader

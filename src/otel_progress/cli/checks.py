@@ -21,8 +21,8 @@ from otel_progress.cli.context import CliContext
 from otel_progress.cli.findings import Finding, State
 from otel_progress.cli.integration_checks import check_integrations
 from otel_progress.cli.platform_checks import check_platforms
-from otel_progress.console.format import format_moment, format_quantity
 from otel_progress.errors import ConfigurationError, ProgressError
+from otel_progress.formats import format_moment, format_quantity
 from otel_progress.protocols import HistoryQuery
 from otel_progress.redaction.patterns import redact_text
 from otel_progress.settings.fields import PREFIX, SETTINGS, Settings

@@ -13,9 +13,10 @@ from typing import Final
 import click
 
 from otel_progress.codec import SCHEMA, Document, encode_operation
-from otel_progress.console.format import cut_cells, format_condition_name
+from otel_progress.console.cells import cut_cells
 from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES
 from otel_progress.exports import encode_json_line
+from otel_progress.formats import format_condition_name
 from otel_progress.model import Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import escape_controls

@@ -12,9 +12,9 @@ from typing import Final, Literal, TypeAlias
 import click
 
 from otel_progress.cli.output import echo, style_text
-from otel_progress.console.format import format_moment, format_percentage, format_quantity
 from otel_progress.console.rows import clean_text
 from otel_progress.errors import MissingExtraError, PreviewError
+from otel_progress.formats import format_moment, format_percentage, format_quantity
 from otel_progress.previews import media
 from otel_progress.previews.images import is_image_type, render_cells, to_png
 from otel_progress.previews.stores.base import Store, read_checked

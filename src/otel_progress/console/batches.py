@@ -7,16 +7,11 @@ from typing import Final
 
 from rich.text import Text
 
-from otel_progress.console.format import (
-    cut_cells,
-    format_count,
-    format_duration,
-    format_percentage,
-    format_rate,
-)
+from otel_progress.console.cells import cut_cells
 from otel_progress.console.glyphs import STATUS_STYLES, Glyphs
 from otel_progress.console.rows import Part, clean_text
 from otel_progress.errors import JournalError
+from otel_progress.formats import format_count, format_duration, format_percentage, format_rate
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot
 from otel_progress.protocols import BatchQuery, Reader

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from rich.cells import cell_len
 from rich.text import Text
 
-from otel_progress.console.format import cut_cells, format_duration, format_time_left
+from otel_progress.console.cells import cut_cells
 from otel_progress.console.glyphs import STATUS_STYLES, UNICODE, Glyphs
 from otel_progress.console.rows import (
     MAX_FAILED,
@@ -28,6 +28,7 @@ from otel_progress.console.rows import (
     format_state_notes,
     format_title,
 )
+from otel_progress.formats import format_duration, format_time_left
 from otel_progress.model import Status
 from otel_progress.operations import OperationSnapshot
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
 from otel_progress.console.batches import format_batch, make_batch_watch
-from otel_progress.console.format import format_duration, format_moment, format_time_left
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.rows import (
     clean_text,
@@ -20,6 +19,7 @@ from otel_progress.console.rows import (
     format_title,
 )
 from otel_progress.console.streams import flush_stream, get_encoding
+from otel_progress.formats import format_duration, format_moment, format_time_left
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader

@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from otel_progress import semconv
 from otel_progress.codec import finite
-from otel_progress.console.format import format_moment
 from otel_progress.console.plain import (
     INTERVAL_S,
     MAX_OPERATIONS,
@@ -25,6 +24,7 @@ from otel_progress.console.plain import (
 )
 from otel_progress.console.rate_limit import RateLimiter
 from otel_progress.console.rows import clean_text, format_failure, format_title
+from otel_progress.formats import format_moment
 from otel_progress.model import LevelSnapshot, Number, Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.protocols import ChangeSet, Reader

@@ -14,7 +14,8 @@ from enum import IntEnum
 from typing import Final
 
 from otel_progress import semconv
-from otel_progress.console.format import (
+from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
+from otel_progress.formats import (
     ENDED_EARLY,
     format_condition_name,
     format_count,
@@ -24,7 +25,6 @@ from otel_progress.console.format import (
     format_percentage,
     format_rate,
 )
-from otel_progress.console.glyphs import CONDITION_STYLES, STATUS_STYLES, Glyphs
 from otel_progress.model import NO_LEVELS, Eta, LevelCounts, LevelSnapshot, Status
 from otel_progress.operations import Condition, OperationSnapshot
 from otel_progress.text import escape_controls, join_title, split_title

@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from otel_progress.console.format import format_count, format_percentage, format_time_left
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import MissingExtraError, ProgressError
+from otel_progress.formats import format_count, format_percentage, format_time_left
 from otel_progress.instrument.level import Level
 from otel_progress.model import Eta, Failure, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, OperationSnapshot

@@ -2,8 +2,8 @@
 
 Call :func:`instrument` in the processes that enqueue jobs and in those of the workers. All of them
 call ``configure()``, with one journal for all. The type of an operation is the name of the
-function, and its id is that of the job. The headers of :mod:`otel_progress.integrations.tasks` are in
-``job.meta``. The worker ends jobs whose work horse was killed.
+function, and its id is that of the job. The headers of :mod:`otel_progress.integrations.tasks` are
+in ``job.meta``. The worker ends jobs whose work horse was killed.
 """
 
 from __future__ import annotations

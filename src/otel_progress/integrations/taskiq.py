@@ -2,8 +2,8 @@
 
 Add :class:`ProgressMiddleware` to the broker, in the processes that send tasks and in those of the
 workers. All of them call ``configure()``, with one journal for all. The type of an operation is the
-name of the task, and its id is that of the task. The headers of :mod:`otel_progress.integrations.tasks` are
-labels of the message.
+name of the task, and its id is that of the task. The headers of
+:mod:`otel_progress.integrations.tasks` are labels of the message.
 """
 
 from __future__ import annotations

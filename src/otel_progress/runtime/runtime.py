@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 
 REASON_EXIT: Final = "the process ended first"
-"""Message of operations that a shutdown cancels."""
+"""Message of operations that the end of the process cancels."""
+
+
+REASON_SHUTDOWN: Final = "the recording was shut down"
+"""Message of operations that a shutdown cancels while the process continues."""
 
 
 SHUTDOWN_S: Final = 5.0
@@ -83,13 +87,14 @@ class Runtime:
         self._pid = self._built_pid = os.getpid()
         self._is_published = False
         self._exit_hooks = ExitHooks(
-            shut_down=self.shutdown,
+            shut_down=self._shut_down_at_exit,
             leave_child=self._leave_child,
             flush=self._flush_at_exit,
             finish=self._finish_at_exit,
             has_unsent=self._has_unsent,
         )
         self._is_shut_down = False
+        self._is_exiting = False
         self._dropped_ends = 0
         # Why: the thread that shuts down takes it permanently. No thread waits for it, so a
         # signal handler may shut down as well.
@@ -291,7 +296,7 @@ class Runtime:
             if self._previews is not None:
                 is_complete = self._previews.close(timeout * PREVIEWS_SHARE)
             self._store.end_local_shares()
-            self._cancel_operations(REASON_EXIT)
+            self._cancel_operations(REASON_EXIT if self._is_exiting else REASON_SHUTDOWN)
             if self._components.contributions is not None:
                 self._components.contributions.close()
             is_complete = self._ticker.stop(timeout) and is_complete
@@ -365,10 +370,14 @@ class Runtime:
             or (ends.has_other_spans and self._providers.has_application_provider)
         )
 
+    def _shut_down_at_exit(self) -> None:
+        self._is_exiting = True
+        self.shutdown()
+
     def _leave_child(self) -> None:
         # Why: a child that records nothing must not wait for a collector.
         if self._ticker.has_started:
-            self.shutdown()
+            self._shut_down_at_exit()
             self._providers.flush_joined(FLUSH_S)
 
     def _flush_at_exit(self) -> None:

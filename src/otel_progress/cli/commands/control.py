@@ -11,8 +11,8 @@ from otel_progress.cli.context import CliContext, complete_id, complete_id_or_ba
 from otel_progress.cli.output import CliError, echo, echo_json, quote_id
 from otel_progress.cli.targets import find_target
 from otel_progress.codec import SCHEMA
-from otel_progress.console.format import format_moment
 from otel_progress.console.rows import clean_text
+from otel_progress.formats import format_moment
 from otel_progress.operations import BatchSnapshot, OperationSnapshot
 from otel_progress.processes import UNVERIFIED_TIMEOUT_S
 from otel_progress.protocols import Reader

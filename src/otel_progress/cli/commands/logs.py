@@ -15,8 +15,8 @@ from otel_progress.cli.context import CliContext, complete_id, find_operation
 from otel_progress.cli.options import complete_severity, parse_severity, parse_since
 from otel_progress.cli.output import echo, echo_json, style_text
 from otel_progress.codec import SCHEMA, encode_log
-from otel_progress.console.format import format_moment
 from otel_progress.console.rows import clean_text
+from otel_progress.formats import format_moment
 from otel_progress.operations import OperationSnapshot
 from otel_progress.protocols import LogQuery, Reader
 from otel_progress.records import SEVERITIES, LogRecord

@@ -20,7 +20,8 @@ from otel_progress.cli.output import (
     write_table,
 )
 from otel_progress.codec import SCHEMA, encode_batch
-from otel_progress.console.format import (
+from otel_progress.console.rows import clean_text, format_cancelling, format_failure
+from otel_progress.formats import (
     ENDED_EARLY,
     format_count,
     format_duration,
@@ -28,7 +29,6 @@ from otel_progress.console.format import (
     format_percentage,
     format_remaining,
 )
-from otel_progress.console.rows import clean_text, format_cancelling, format_failure
 from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Condition, OperationSnapshot
 from otel_progress.protocols import BatchQuery, HistoryQuery, Reader

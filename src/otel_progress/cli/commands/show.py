@@ -24,7 +24,15 @@ from otel_progress.cli.output import (
 )
 from otel_progress.cli.targets import find_target
 from otel_progress.codec import encode_batch, encode_event, encode_operation, encode_preview
-from otel_progress.console.format import (
+from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
+from otel_progress.console.rows import (
+    clean_text,
+    format_cancelling,
+    format_condition,
+    format_failure,
+    format_title,
+)
+from otel_progress.formats import (
     ENDED_EARLY,
     format_count,
     format_duration,
@@ -35,14 +43,6 @@ from otel_progress.console.format import (
     format_rate,
     format_remaining,
     format_time_left,
-)
-from otel_progress.console.glyphs import STATUS_STYLES, Glyphs, choose_glyphs
-from otel_progress.console.rows import (
-    clean_text,
-    format_cancelling,
-    format_condition,
-    format_failure,
-    format_title,
 )
 from otel_progress.model import Eta, LevelCounts, LevelSnapshot, Outcome, Status
 from otel_progress.operations import BatchSnapshot, Condition, Event, OperationSnapshot

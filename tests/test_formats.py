@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_progress.console.format import (
+from otel_progress.formats import (
     format_bound,
     format_count,
     format_duration,
