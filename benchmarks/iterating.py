@@ -24,7 +24,7 @@ TARGET: Final = 0.35
 """Cost of ``track`` relative to tqdm."""
 DROP_IN_TARGET: Final = 1.15
 """Cost of a recorded bar relative to a plain bar of tqdm, for the whole loop."""
-DISABLED_TARGET: Final = 1.1
+DISABLED_TARGET: Final = 1.0
 """Cost of a disabled bar relative to ``track``, for the whole loop."""
 Wrap = Callable[[Iterable[None]], Iterable[None]]
 

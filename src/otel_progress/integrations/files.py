@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-from otel_progress.diagnostics import log_warning, report_internal_error
-from otel_progress.errors import ProgressError
-from otel_progress.integrations.transfer import Transfer, get_path_name
-from otel_progress.interrupts import is_interrupt
+from otel_progress.diagnostics import log_warning
+from otel_progress.integrations.transfer import Transfer, get_path_name, wrap_safely
 
 F = TypeVar("F")
 
@@ -49,15 +47,7 @@ def wrap_file(
     Without :func:`otel_progress.configure` the result is ``file`` itself. Raises only for invalid
     arguments in strict mode.
     """
-    try:
-        return cast(F, _wrap(file, name, type, total, weight, metadata))
-    except ProgressError:  # of an invalid argument, in strict mode
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        report_internal_error("integration", "A file could not be wrapped. It is used as it is.", error=error)
-        return file
+    return wrap_safely(lambda: _wrap(file, name, type, total, weight, metadata), file)
 
 
 def _wrap(

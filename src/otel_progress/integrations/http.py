@@ -9,13 +9,11 @@ import io
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-from otel_progress.diagnostics import log_warning, report_internal_error
-from otel_progress.errors import ProgressError
+from otel_progress.diagnostics import log_warning
 from otel_progress.integrations.files import METHODS, ProgressFile, make_read
-from otel_progress.integrations.transfer import Transfer, find_parent, get_url_name
-from otel_progress.interrupts import is_interrupt
+from otel_progress.integrations.transfer import Transfer, find_parent, get_url_name, wrap_safely
 
 R = TypeVar("R")
 
@@ -46,15 +44,7 @@ def wrap_response(
     :func:`otel_progress.configure` the response is unchanged. Raises only for invalid arguments in
     strict mode.
     """
-    try:
-        return cast(R, _wrap(response, name, type, total, weight, metadata))
-    except ProgressError:  # of an invalid argument, in strict mode
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        report_internal_error("integration", "A response could not be wrapped. It is unchanged.", error=error)
-        return response
+    return wrap_safely(lambda: _wrap(response, name, type, total, weight, metadata), response)
 
 
 def _wrap(

@@ -6,17 +6,37 @@ The integrations of files, downloads and uploads share it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import ProgressError
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import current_level, level
 from otel_progress.interrupts import is_interrupt
 
 STOPPED_EARLY: Final = "stopped before the end"
 """Message of a transfer that was closed before its last byte."""
+
+
+T = TypeVar("T")
+
+
+def wrap_safely(wrap: Callable[[], object], original: T) -> T:
+    """Return the result of ``wrap``, or the original object after an internal error.
+
+    Raises only for invalid arguments in strict mode, and exceptions that interrupt it.
+    """
+    try:
+        return cast(T, wrap())
+    except ProgressError:
+        raise
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        report_internal_error("integration", "A transfer is not counted. The work continues.", error=error)
+        return original
 
 
 class Transfer:
