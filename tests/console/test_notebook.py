@@ -205,6 +205,7 @@ def test_reset_events_of_the_shell_do_not_disturb_the_close() -> None:
     notebook = Notebook()
     notebook.events.functions = {"pre_run_cell": [], "post_run_cell": []}
     notebook.console.close()
+    assert notebook.events.functions == {"pre_run_cell": [], "post_run_cell": []}
 
 
 def test_console_of_a_kernel_is_the_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

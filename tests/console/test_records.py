@@ -191,17 +191,21 @@ def test_console_log_is_not_captured_as_log_of_the_operation(caplog: pytest.LogC
 
 
 def test_log_handler_that_raises_does_not_stop_the_work() -> None:
+    received: list[logging.LogRecord] = []
+
     class Failing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            del record
+            received.append(record)
             raise RuntimeError("on purpose")
 
     logger, handler = logging.getLogger(LOGGER_NAME), Failing()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with recording(console="log") as recorder, progress.operation("job"):
+        with recording(console="log") as recorder, progress.operation("job") as op:
             recorder.runtime.force_flush()
+        assert received
+        assert op.snapshot().status is Status.COMPLETED
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)

@@ -16,7 +16,7 @@ pytest.importorskip("keras", reason="needs the group heavy")
 import keras
 import numpy as np
 
-from otel_progress import current_level
+from otel_progress import current_level, diagnostics, get_history
 from otel_progress.integrations import keras as integration
 from otel_progress.integrations.keras import ProgressCallback
 from otel_progress.testing import Recorder
@@ -180,6 +180,8 @@ def test_methods_when_instrumented_need_no_callback(recorder: Recorder, model: k
 def test_training_without_configuration_records_nothing(model: keras.Model) -> None:
     integration.instrument()
     model.fit(X, Y, epochs=1, callbacks=[ProgressCallback()], **OPTIONS)
+    assert get_history() == []
+    assert diagnostics.internal_error_counts == {}
 
 
 def test_rank_above_zero_records_nothing(

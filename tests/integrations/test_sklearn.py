@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from otel_progress import current_level, level
+from otel_progress import current_level, diagnostics, get_history, level
 from otel_progress.integrations.sklearn import ProgressCallback
 from otel_progress.testing import Recorder
 from tests.support.training import describe, get_run, get_runs
@@ -90,6 +90,8 @@ def test_fit_without_configuration_records_nothing() -> None:
     model = LogisticRegression(max_iter=30)
     model.set_callbacks(ProgressCallback())
     model.fit(X, Y)
+    assert get_history() == []
+    assert diagnostics.internal_error_counts == {}
 
 
 PROGRAM = """

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers import trainer as trainer_module
 
-from otel_progress import current_level, diagnostics
+from otel_progress import current_level, diagnostics, get_history
 from otel_progress.integrations import transformers as integration
 from otel_progress.integrations.transformers import ProgressCallback
 from otel_progress.testing import Recorder, recording
@@ -209,6 +209,8 @@ def test_instrumented_trainer_needs_no_code_and_records_once(recorder: Recorder,
 
 def test_training_without_configuration_records_nothing(tmp_path: Path) -> None:
     make_trainer(tmp_path, max_steps=1).train()
+    assert get_history() == []
+    assert diagnostics.internal_error_counts == {}
 
 
 def test_training_after_a_failed_one_is_an_operation_of_its_own(recorder: Recorder, tmp_path: Path) -> None:
