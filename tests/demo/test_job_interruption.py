@@ -66,7 +66,9 @@ from otel_progress.demo import measure, run
 
 def block(data, name):
     print("measuring", flush=True)
-    threading.Event().wait()
+    # Why a limit: a signal just before a wait without one does not end it.
+    while True:
+        threading.Event().wait(0.1)
 
 measure.measure_source = block
 sys.exit(run(sys.argv[1], store=sys.argv[2], prometheus_port=0))
