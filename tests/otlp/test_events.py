@@ -174,6 +174,20 @@ def test_second_attempt_is_a_new_start(events: OtlpEvents, emitter: RecordedEven
     assert [event.attributes.get(semconv.ATTEMPT) for event in song] == [None, None, 2, 2]
 
 
+def test_first_attempt_below_a_second_one_is_a_new_start(events: OtlpEvents, emitter: RecordedEvents) -> None:
+    """Below the next attempt of a level, the attempts of its levels start at 1 again."""
+    root, song, stem = level(), level("song:1"), level("song:1/stem:a")
+    events.write(make_change_set(1.0, root, ended(song, 1.0, Status.FAILED), ended(stem, 1.0)))
+    again = level("song:1", started=2.0, attempt=2, sequence=10)
+    running = level("song:1/stem:a", started=2.0, sequence=11)
+    evicted = [("run-1", "song:1/stem:a")]
+    events.write(make_change_set(2.0, again, running, evicted=evicted))
+    events.write(make_change_set(3.0, ended(again, 3.0), ended(running, 3.0)))
+    stems = [event for event in emitter.events if event.attributes[semconv.PATH] == "song:1/stem:a"]
+    assert [event.name for event in stems] == [STARTED, FINISHED, STARTED, FINISHED]
+    assert stems[-1].attributes[semconv.START_TIME] == WALL + 2.0
+
+
 def test_failed_item_is_an_error_event_of_its_level(events: OtlpEvents, emitter: RecordedEvents) -> None:
     """It has name, outcome, error and the level's span."""
     item = Event(

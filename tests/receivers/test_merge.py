@@ -27,8 +27,12 @@ PATHS = ("", "song:1", "song:2", "song:1/stem:a", "song:1/stem:b", "song:2/stem:
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[ChangeSet]:
-    """Return change sets of one run: levels start, advance, end and start again."""
+    """Return change sets of one run: levels start, advance, end and start again.
+
+    Below the next attempt of a level, the attempts start at 1 again.
+    """
     levels: dict[str, LevelSnapshot] = {}
+    attempts = dict.fromkeys(PATHS, 0)
     sequence, clock, change_sets = 0, 0.0, []
     while not change_sets or (draw(st.booleans()) and not levels[""].status.finished):
         clock += draw(st.sampled_from((0.1, 0.7, 1.5)))
@@ -38,7 +42,8 @@ def streams(draw: st.DrawFn) -> list[ChangeSet]:
             sequence += 1
             known = levels.get(started)
             if known is None or known.status.finished:
-                attempt = 1 if known is None else known.info.attempt + 1
+                attempts[started] = attempt = attempts[started] + 1
+                attempts.update((below, 0) for below in PATHS if below.startswith(f"{started}/"))
                 total = draw(st.sampled_from((None, 4, 2.5)))
                 new = level(
                     started, clock=clock, started=clock, attempt=attempt, total=total, sequence=sequence

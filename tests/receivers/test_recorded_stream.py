@@ -59,7 +59,7 @@ def work(recorder: Recorder) -> list[progress.Level]:
                             msg = "the disk is full"
                             raise OSError(msg)
                 except OSError:
-                    recorder.tick()
+                    export(recorder)  # else the first attempt may be superseded before its export
             setlist.increment()
             recorder.clock.advance(1.1)
             recorder.tick()

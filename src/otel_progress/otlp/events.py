@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from otel_progress import semconv
 from otel_progress.model import LevelInfo, LevelSnapshot, Status
@@ -36,6 +36,13 @@ _MAX_FINISHED_LEVELS: Final = 4096
 
 
 _EXPORTED_KINDS: Final = (semconv.EVENT_ITEM,)
+
+
+_StartKey: TypeAlias = tuple[str, str, int, float | None]
+"""Run, path, attempt and start of a level on the monotonic clock.
+
+Why the start: below the next attempt of a level, the attempts of its levels start at 1 again.
+"""
 
 
 class Emitter(Protocol):
@@ -85,7 +92,7 @@ class OtlpEvents:
         self._declared: dict[str, set[str]] = {}
         self._declared_count = 0
         self._waiting: dict[tuple[str, str], _RunningLevel] = {}
-        self._finished: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+        self._finished: OrderedDict[_StartKey, None] = OrderedDict()
         self._last_clock: float | None = None
         self._checked_clock: float | None = None
         self._heartbeat_clock: float | None = None
@@ -93,6 +100,9 @@ class OtlpEvents:
 
     def write(self, change_set: ChangeSet) -> None:
         """Emit the events of a change set and the updates that are due."""
+        # Why first: a level may be evicted and started again within one tick.
+        for run, path in change_set.evicted:
+            self._drop_levels(run, path)
         finished = []
         for snapshot in change_set.snapshots:
             self._start_level(snapshot, change_set.clock)
@@ -104,8 +114,6 @@ class OtlpEvents:
         self._emit_previews(change_set)
         for snapshot in reversed(finished):  # children before their parents
             self._finish_level(snapshot)
-        for run, path in change_set.evicted:
-            self._drop_levels(run, path)
         self._emit_due_updates(change_set.clock)
         self._check_stalls(change_set)
         self._last_clock = change_set.clock
@@ -121,7 +129,7 @@ class OtlpEvents:
         info = snapshot.info
         levels = self._runs.get(info.run)
         known = None if levels is None else levels.get(info.path)
-        if known is not None and known.latest.info.attempt == info.attempt:
+        if known is not None and _build_start_key(known.latest.info) == _build_start_key(info):
             return
         if snapshot.status is Status.PENDING:
             self._declare_stage(snapshot)
@@ -156,8 +164,8 @@ class OtlpEvents:
 
         A late snapshot is no new start.
         """
-        return (info.run, info.path, info.attempt) in self._finished or (
-            bool(info.path) and (info.run, "", 0) in self._finished
+        return _build_start_key(info) in self._finished or (
+            bool(info.path) and _build_ended_run_key(info.run) in self._finished
         )
 
     def _is_new(self, info: LevelInfo) -> bool:
@@ -197,17 +205,17 @@ class OtlpEvents:
 
     def _finish_level(self, snapshot: LevelSnapshot) -> None:
         info = snapshot.info
-        key = (info.run, info.path, info.attempt)
+        key = _build_start_key(info)
         self._drop_levels(info.run, info.path)
         if key in self._finished:
             return
         self._add_finished(key)
         if not info.path:
-            self._add_finished((info.run, "", 0))
+            self._add_finished(_build_ended_run_key(info.run))
         at = snapshot.observed_at if snapshot.ended_at is None else snapshot.ended_at
         self._emit_level(semconv.EVENT_FINISHED, snapshot, at)
 
-    def _add_finished(self, key: tuple[str, str, int]) -> None:
+    def _add_finished(self, key: _StartKey) -> None:
         self._finished[key] = None
         if len(self._finished) > _MAX_FINISHED_LEVELS:
             self._finished.popitem(last=False)
@@ -272,6 +280,14 @@ class OtlpEvents:
 
     def _emit_level(self, name: str, snapshot: LevelSnapshot, at: float) -> None:
         self._emitter.emit(event_codec.build_level_event(name, snapshot, at))
+
+
+def _build_start_key(info: LevelInfo) -> _StartKey:
+    return (info.run, info.path, info.attempt, info.started_clock)
+
+
+def _build_ended_run_key(run: str) -> _StartKey:
+    return (run, "", 0, None)
 
 
 def _index_infos(change_set: ChangeSet) -> dict[tuple[str, str], LevelInfo]:

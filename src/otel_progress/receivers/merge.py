@@ -68,6 +68,10 @@ a restart of the receiver later reports still replace stored ones.
 """
 
 
+_SAME_START_S: Final = 0.001
+"""Maximum difference of two stated times of one start, in seconds. Senders round it."""
+
+
 _MAX_SEQUENCE: Final = 2**62
 
 
@@ -84,7 +88,7 @@ class _Level:
     """A level: the report that describes it, and its number of changes.
 
     ``report`` is None for a placeholder, of which only levels below it were reported.
-    ``started_at`` is the earliest known start of the attempt, and ``advanced_at`` the earliest
+    ``started_at`` is the earliest known start of its latest start, and ``advanced_at`` the earliest
     report of its count, its ratio and its ended pauses.
     """
 
@@ -343,11 +347,11 @@ class MergedRun:
 
     def _replace(self, level: _Level, report: LevelReport, key: _OrderKey) -> None:
         known = level.report
-        is_new_attempt = known is not None and report.attempt != known.attempt
-        if is_new_attempt:
+        is_new_start = known is not None and not _have_same_start(known, report)
+        if is_new_start:
             level.started_at, level.is_start_stated = math.inf, False
         level.update_start(report)
-        if known is None or is_new_attempt or _has_advanced(known, report):
+        if known is None or is_new_start or _has_advanced(known, report):
             level.advanced_at = report.at
         level.report, level.key = report, key
         level.is_ended_by_span = False
@@ -356,12 +360,12 @@ class MergedRun:
         level.identity = None
 
     def _complete(self, level: _Level, report: LevelReport, *, is_changed: bool) -> bool:
-        """Update the start and the last advance from a late report of the same attempt.
+        """Update the start and the last advance from a late report of the same start.
 
         Return False if it changes nothing. ``is_changed`` is True if the report changed the run.
         """
         known = level.report
-        if known is None or report.attempt != known.attempt:
+        if known is None or not _have_same_start(known, report):
             return False
         changed = level.update_start(report) or is_changed
         if changed:
@@ -613,6 +617,18 @@ def _has_advanced(earlier: LevelReport, later: LevelReport) -> bool:
     return later.ratio != earlier.ratio and not later.estimated
 
 
+def _have_same_start(first: LevelReport, second: LevelReport) -> bool:
+    """Return True if two reports of a level are of the same attempt and the same start.
+
+    Below the next attempt of a level, the attempts of its levels start at 1 again.
+    """
+    if first.attempt != second.attempt:
+        return False
+    if first.started_at is None or second.started_at is None:
+        return True
+    return abs(first.started_at - second.started_at) <= _SAME_START_S
+
+
 def _count_paused_seconds(report: LevelReport, at: float) -> float:
     """Return the seconds of the current pause until ``at``."""
     return 0.0 if report.paused_since is None else max(0.0, at - report.paused_since)
@@ -622,7 +638,7 @@ def _is_before_end(report: LevelReport, end: LevelReport | None) -> bool:
     """Return True for a late report of a running level that has ended since."""
     return (
         end is not None
-        and report.attempt == end.attempt
+        and _have_same_start(report, end)
         and not report.status.finished
         and report.at <= end.at
     )
