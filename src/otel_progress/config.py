@@ -12,6 +12,7 @@ from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument.backend import backend_slot
 from otel_progress.interrupts import is_interrupt
 from otel_progress.locking import CallerLock
+from otel_progress.processes import allows_daemon_threads
 from otel_progress.runtime.automatic import automatic_options, read_automatic_settings
 from otel_progress.runtime.builder import build_runtime
 from otel_progress.runtime.components import ClockAndIds
@@ -303,7 +304,9 @@ def configure_child(variables: Mapping[str, str]) -> None:
 
     ``variables`` are environment variables with these settings. Credentials of the store are those
     of the environment, or of the parent process of multiprocessing. An active runtime is kept.
-    Ports, the server and the console are those of the other process. Never raises.
+    Ports, the server and the console are those of the other process. An isolated interpreter, such
+    as those of ``InterpreterPoolExecutor``, exports nothing over OTLP and samples no resources.
+    Never raises.
     """
     try:
         with _lock.lock:
@@ -313,6 +316,10 @@ def configure_child(variables: Mapping[str, str]) -> None:
             settings = Settings.from_environ(
                 _add_credentials({**os.environ, **variables}, parent.environ if parent else os.environ)
             )
+            if not allows_daemon_threads():
+                # Why: gRPC, protobuf and psutil cannot be loaded there.
+                logger.debug("An isolated interpreter does not export over OTLP or sample resources")
+                settings = settings.with_arguments(otlp=False, resources=False)
             _start_runtime(settings, None, None, sorted(settings.get_process_resources()))
     except ProgressError as error:
         report_internal_error("start", "Progress of this process is not recorded", error=error)

@@ -13,8 +13,10 @@ import math
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -122,6 +124,16 @@ def host_class() -> str:
 
 
 @lru_cache(maxsize=1)
+def allows_daemon_threads() -> bool:
+    """Return False in an isolated interpreter, such as those of ``InterpreterPoolExecutor``.
+
+    They join all their threads at their end, before ``atexit``.
+    """
+    # Why private: there is no public function.
+    allows: Callable[[], bool] | None = getattr(threading, "_daemon_threads_allowed", None)
+    return allows is None or allows()
+
+
 def get_program_name() -> str:
     """Return a name of the running program that is the same in each of its runs.
 

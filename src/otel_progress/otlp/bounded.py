@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 from otel_progress.otlp.causes import describe_cause, get_endpoint
+from otel_progress.processes import allows_daemon_threads
 from otel_progress.suppression import suppressed_instrumentation
 
 T = TypeVar("T")
@@ -225,7 +226,7 @@ def run_with_timeout(timeout_s: float, call: Callable[[], object]) -> bool:
 
     Return whether it ended within ``timeout_s`` seconds. If not, it continues in the background.
     """
-    thread = threading.Thread(target=call, name="otel-progress-flush", daemon=True)
+    thread = threading.Thread(target=call, name="otel-progress-flush", daemon=allows_daemon_threads())
     try:
         thread.start()
     except RuntimeError:  # at interpreter shutdown; closing the provider exports pending batches

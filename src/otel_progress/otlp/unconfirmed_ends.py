@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from otel_progress import semconv
+from otel_progress.processes import allows_daemon_threads
 
 MAX_UNCONFIRMED_ENDS: Final = 4_096
 """Maximum number of ends that wait for the collector. Beyond it the oldest are dropped and counted.
@@ -102,7 +103,9 @@ class UnconfirmedEnds:
     def _start_thread(self) -> None:
         if self._thread is not None and self._thread.is_alive():
             return
-        thread = threading.Thread(target=self._run, name="otel-progress-resend", daemon=True)
+        thread = threading.Thread(
+            target=self._run, name="otel-progress-resend", daemon=allows_daemon_threads()
+        )
         try:
             thread.start()
         except RuntimeError:  # no thread is available; the next successful export sends the ends

@@ -15,6 +15,7 @@ from typing import Final
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import build_thread_error
 from otel_progress.locking import CallerLock
+from otel_progress.processes import allows_daemon_threads
 from otel_progress.suppression import run_suppressed
 
 MAX_QUEUED_PREVIEWS: Final = 16
@@ -95,7 +96,7 @@ class Worker:
             thread = threading.Thread(
                 target=run_suppressed(partial(self._run, self._lock, self._changed)),
                 name="otel-progress-previews",
-                daemon=True,
+                daemon=allows_daemon_threads(),
             )
             try:
                 thread.start()

@@ -3,6 +3,7 @@
 | path | hook |
 | --- | --- |
 | end of the interpreter | ``atexit`` |
+| end of an isolated interpreter | ``threading._register_atexit``, before its threads are joined |
 | child of multiprocessing that returns from its task | ``multiprocessing.util.Finalize`` |
 | ``os._exit``, also of children after their threads have ended | a replacement of ``os._exit`` |
 
@@ -21,6 +22,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from otel_progress.attribute_patch import AttributePatch
+from otel_progress.processes import allows_daemon_threads
 from otel_progress.runtime.parent_process import is_multiprocessing_child
 from otel_progress.runtime.threads import run_with_limit
 
@@ -72,6 +74,8 @@ class ExitHooks:
         """Register the hooks."""
         self._is_installed = True
         atexit.register(self._shut_down)
+        if not allows_daemon_threads():
+            threading._register_atexit(self._shut_down_on_thread)  # type: ignore[attr-defined]
         self._exit_patch.apply(self._build_exit)
         self.register_finalizer()
 
@@ -80,6 +84,12 @@ class ExitHooks:
         self._is_installed = False
         atexit.unregister(self._shut_down)
         self._exit_patch.remove()
+
+    def _shut_down_on_thread(self) -> None:
+        # Why a thread: that of the caller belongs to another interpreter. CPython prints an error
+        # if it is registered here, for example by a log record or by join(). The interpreter waits
+        # for the new thread, because it is no daemon.
+        threading.Thread(target=self._shut_down, name="otel-progress-exit", daemon=False).start()
 
     def register_finalizer(self) -> None:
         """Register the finalizer of multiprocessing.

@@ -10,6 +10,7 @@ from typing import Final
 
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import build_thread_error
+from otel_progress.processes import allows_daemon_threads
 from otel_progress.semconv import InternalErrorPlace
 from otel_progress.suppression import run_suppressed
 
@@ -33,7 +34,7 @@ def start_daemon_thread(
     instrumented, as code of the application is.
     """
     run = run_suppressed(target) if is_suppressed else target
-    thread = threading.Thread(target=run, name=f"otel-progress-{name}", daemon=True)
+    thread = threading.Thread(target=run, name=f"otel-progress-{name}", daemon=allows_daemon_threads())
     register(thread)
     try:
         thread.start()

@@ -21,6 +21,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from otel_progress.processes import allows_daemon_threads
+
 _DESCRIPTOR_LISTS: Final = ("/proc/self/fd", "/dev/fd")
 """Directories that list the descriptors of this process."""
 
@@ -474,7 +476,9 @@ def _close_in_own_table(connections: Iterable[sqlite3.Connection], descriptors: 
 
     if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
         return False
-    thread = threading.Thread(target=close_connections, name="otel-progress-close", daemon=True)
+    thread = threading.Thread(
+        target=close_connections, name="otel-progress-close", daemon=allows_daemon_threads()
+    )
     try:
         thread.start()
     except RuntimeError:
