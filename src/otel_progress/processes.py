@@ -125,9 +125,9 @@ def host_class() -> str:
 
 @lru_cache(maxsize=1)
 def allows_daemon_threads() -> bool:
-    """Return False in an isolated interpreter, such as those of ``InterpreterPoolExecutor``.
+    """Return False in an isolated interpreter.
 
-    They join all their threads at their end, before ``atexit``.
+    Those of ``InterpreterPoolExecutor`` are isolated. They join all their threads at their end, before ``atexit``.
     """
     # Why private: there is no public function.
     allows: Callable[[], bool] | None = getattr(threading, "_daemon_threads_allowed", None)

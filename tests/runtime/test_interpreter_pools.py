@@ -124,7 +124,7 @@ def test_operations_of_interpreters_end_with_them(tmp_path: Path) -> None:
 
 
 def test_interpreters_do_not_load_exporters_or_psutil(tmp_path: Path) -> None:
-    """They cannot be loaded there. The owner of the operation exports it with its levels."""
+    """The owner of the operation exports it with its levels."""
     with receiving() as receiver:
         found = run(
             tmp_path,

@@ -618,7 +618,7 @@ def _has_advanced(earlier: LevelReport, later: LevelReport) -> bool:
 
 
 def _have_same_start(first: LevelReport, second: LevelReport) -> bool:
-    """Return True if two reports of a level are of the same attempt and the same start.
+    """Return True if two reports of a level are of the same attempt and start.
 
     Below the next attempt of a level, the attempts of its levels start at 1 again.
     """
