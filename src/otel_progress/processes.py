@@ -123,17 +123,18 @@ def host_class() -> str:
     return f"{sys.platform}-{machine}-{cores}".lower()
 
 
-@lru_cache(maxsize=1)
 def allows_daemon_threads() -> bool:
     """Return False in an isolated interpreter.
 
-    Those of ``InterpreterPoolExecutor`` are isolated. They join all their threads at their end, before ``atexit``.
+    Those of ``InterpreterPoolExecutor`` are isolated. They join all their threads at their end,
+    before ``atexit``.
     """
     # Why private: there is no public function.
     allows: Callable[[], bool] | None = getattr(threading, "_daemon_threads_allowed", None)
     return allows is None or allows()
 
 
+@lru_cache(maxsize=1)
 def get_program_name() -> str:
     """Return a name of the running program that is the same in each of its runs.
 
