@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from otel_progress.journal.invalid_rows import count_invalid_row
 from otel_progress.journal.liveness import Heartbeat, ReadTime
-from otel_progress.journal.redis.client import Command, RedisClient, command
+from otel_progress.journal.redis.client import Command, RedisClient, call, command
 from otel_progress.journal.redis.entries import RunEntry, decode_entry
 from otel_progress.journal.redis.keys import JournalKeys, digest
 from otel_progress.journal.redis.records import (
@@ -21,6 +21,7 @@ from otel_progress.journal.redis.records import (
     decode_state,
     get_info_digest,
 )
+from otel_progress.journal.redis.scripts import MAX_READ_RUNS, READ_ROOTS
 from otel_progress.journal.snapshots import build_operation, sort_depth_first
 from otel_progress.model import LevelSnapshot
 from otel_progress.operations import OperationSnapshot
@@ -123,12 +124,8 @@ class Queries:
         """
         if not runs:
             return []
-        commands: list[Command] = []
-        for run in runs:
-            name = self.keys.levels(run)
-            commands.append(command("HGETALL", name) if levels else command("HGET", name, ""))
-            commands.append(command("HMGET", self.keys.run_meta(run), *_META_FIELDS))
-        answers = self.client.execute(commands)
+        is_cluster = self.client.get_server().is_cluster
+        answers = self._read_runs(runs, levels=levels) if levels or is_cluster else self._read_roots(runs)
         states: dict[str, dict[str, str]] = {}
         meta: dict[str, Sequence[Any]] = {}
         for run, found, values in zip(runs, answers[::2], answers[1::2], strict=True):
@@ -155,6 +152,28 @@ class Queries:
             below = sort_depth_first(trees[run][1])
             result.append(replace(operation, levels=below, _index={}) if below else operation)
         return result
+
+    def _read_runs(self, runs: Sequence[str], *, levels: bool) -> list[Any]:
+        """Return for each run the states of its levels or of its root, and the meta fields."""
+        commands: list[Command] = []
+        for run in runs:
+            name = self.keys.levels(run)
+            commands.append(command("HGETALL", name) if levels else command("HGET", name, ""))
+            commands.append(command("HMGET", self.keys.run_meta(run), *_META_FIELDS))
+        return self.client.execute(commands)
+
+    def _read_roots(self, runs: Sequence[str]) -> list[Any]:
+        """Return for each run the state of its root, and the meta fields.
+
+        Why a script: two commands per run take a third of the processor time of a reader.
+        """
+        calls: list[Command] = []
+        for start in range(0, len(runs), MAX_READ_RUNS):
+            names: list[str] = []
+            for run in runs[start : start + MAX_READ_RUNS]:
+                names += (self.keys.levels(run), self.keys.run_meta(run))
+            calls.append(call(READ_ROOTS, names, *_META_FIELDS))
+        return [value for answer in self.client.execute(calls) for value in answer]
 
     def read_heartbeats(self, instances: Iterable[str]) -> dict[str, Heartbeat]:
         """Return the last heartbeats of processes by id, in the time of this process.

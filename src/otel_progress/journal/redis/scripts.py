@@ -29,6 +29,10 @@ MAX_CALL_RUNS: Final = 500
 """Runs of one call of ``FEED``. More are split."""
 
 
+MAX_READ_RUNS: Final = 100
+"""Runs of one call of ``READ_ROOTS``. More are split, because a script stops the whole server."""
+
+
 MAX_DUPLICATE_RUNS: Final = 100
 """Newest runs of an operation id among which ``FEED`` searches an active one. An older one is not
 found, so its id is used twice.
@@ -652,9 +656,24 @@ return 0
 """Renews the time to live of keys."""
 
 
+READ_ROOTS: Final = _script("""#!lua flags=no-writes
+local answer, fields = {}, ARGV
+for index = 1, #KEYS, 2 do
+  answer[#answer + 1] = redis.call('HGET', KEYS[index], '')
+  answer[#answer + 1] = redis.call('HMGET', KEYS[index + 1], unpack(fields))
+end
+return answer
+""")
+"""Reads the operations of many runs, without the levels below them.
+
+Keys: those of the levels and of the meta of each run. Arguments: fields of the meta. Not for a
+cluster, where the keys are in several slots.
+"""
+
+
 ALL: Final = (
     WRITE_RUN, SUPERSEDE_RUN, ADD_KEYS, DELETE_KEYS, ADD_RECORDS, ADD_LOGS, ADD_CONTRIBUTIONS,
     DROP_CONTRIBUTIONS, SET_RUN_VALUES, FEED, DELETE_RUN, CHANGE_REFERENCES, BEAT, ADD_TRAJECTORIES,
-    DELETE_TRAJECTORIES, MERGE_TOTALS, SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH,
+    DELETE_TRAJECTORIES, MERGE_TOTALS, SWAP, ACQUIRE_LEASE, RELEASE_LEASE, REFRESH, READ_ROOTS,
 )  # fmt: skip
 """All scripts."""
