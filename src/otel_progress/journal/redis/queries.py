@@ -154,7 +154,7 @@ class Queries:
         return result
 
     def _read_runs(self, runs: Sequence[str], *, levels: bool) -> list[Any]:
-        """Return for each run the states of its levels or of its root, and the meta fields."""
+        """Return the states of the levels or the root, and the meta fields, of each run."""
         commands: list[Command] = []
         for run in runs:
             name = self.keys.levels(run)
