@@ -42,13 +42,14 @@ def test_committed_picture_has_operation_stage_and_ratio() -> None:
 def test_pictures_of_the_gallery_show_progress_and_load_nothing() -> None:
     """Each program with a picture has one, and each picture has a program."""
     text = (PROJECT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    names = [name for name, _, _ in script("picture").read_gallery(text)]
+    names = [f"{section.name}.{section.form}" for section in script("picture").read_gallery(text)]
     folder = PROJECT / "docs" / "images" / "gallery"
-    assert sorted(names) == sorted(path.stem for path in folder.glob("*.svg"))
+    assert sorted(names) == sorted(path.name for path in folder.iterdir())
     for name in names:
-        picture = (folder / f"{name}.svg").read_text(encoding="utf-8")
-        assert re.search(r"\d+%", words(picture)), name
-        assert fetched(picture) == []
+        if name.endswith(".svg"):
+            picture = (folder / name).read_text(encoding="utf-8")
+            assert re.search(r"\d+%", words(picture)), name
+            assert fetched(picture) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the script needs a pseudo terminal")
