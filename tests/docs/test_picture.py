@@ -52,6 +52,24 @@ def test_pictures_of_the_gallery_show_progress_and_load_nothing() -> None:
             assert fetched(picture) == []
 
 
+def test_gallery_has_each_integration_of_the_how_to_guides() -> None:
+    """A program of the gallery page imports each integration that a guide imports."""
+    imported = re.compile(r"otel_progress\.integrations(?:\.| import )(\w+)")
+    gallery = PROJECT / "docs" / "gallery.md"
+    guides = (PROJECT / "docs" / "how-to").glob("*.md")
+    wanted = {name for guide in guides for name in imported.findall(guide.read_text(encoding="utf-8"))}
+    wanted.discard("tqdm")  # Its programs import otel_progress.tqdm.
+    assert wanted - set(imported.findall(gallery.read_text(encoding="utf-8"))) == set()
+
+
+def test_each_section_of_the_gallery_shows_a_result() -> None:
+    """Each section has a picture or an output."""
+    text = (PROJECT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE)
+    without = [title for title, body in sections if "![" not in body and "```text" not in body]
+    assert without == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the script needs a pseudo terminal")
 def test_draw_terminal_screen_has_colours_and_escaped_text() -> None:
     """The picture has the colours of the terminal, and markup stays text."""
