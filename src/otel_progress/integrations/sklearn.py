@@ -98,8 +98,8 @@ class ProgressCallback:
         if parent_key is None:
             return
         name = f"{context.estimator_name} {context.task_name} {context.task_id}"
-        # Why a weight: the parent includes the part of this level that is done. It must not if other
-        # processes count on the parent.
+        # Why a weight: the parent includes the finished part of this level, unless other processes
+        # count on the parent.
         weight = 0 if parent_key in self._received else 1
         # Why the start: it configures a process that has only received the handle.
         level = (
