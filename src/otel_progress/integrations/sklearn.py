@@ -18,10 +18,6 @@ FIT: Final = "fit"
 """Type of the level of the outermost estimator."""
 
 
-_lock: Final = threading.Lock()
-"""For the counts of subtasks. Not an attribute, because a callback is pickled."""
-
-
 Key = tuple[Any, ...]
 """UUID of a tree of tasks, and the ids of the tasks from the root to one of them."""
 
@@ -51,15 +47,16 @@ class ProgressCallback:
         """Numbers of ended levels below levels that count nothing themselves."""
         self._counting: set[Key] = set()
         """Keys of the levels that count their subtasks themselves."""
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # Why: other processes may count on the levels from now on.
         self._is_shared = True
         levels = {"_levels": dict(self._levels), "_ended_levels": {}, "_counting": set()}
-        return {**self.__dict__, **levels}
+        return {**self.__dict__, **levels, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _lock=threading.Lock())
         if os.getpid() != self._process:
             self._received = frozenset(self._levels)
 
@@ -152,7 +149,7 @@ class ProgressCallback:
             elif error is None:
                 self._complete(level)
             level.__exit__(None if error is None else type(error), error, None)
-        with _lock:
+        with self._lock:
             self._counting = {key for key in self._counting if key[: len(root)] != root}
             self._ended_levels = {
                 key: count for key, count in self._ended_levels.items() if key[: len(root)] != root
@@ -166,7 +163,7 @@ class ProgressCallback:
         A level with subtasks that are levels counts them by their weight. Its own first count
         replaces these, so it includes them.
         """
-        with _lock:
+        with self._lock:
             if is_level and key not in self._received and key not in self._counting:
                 self._ended_levels[key] = self._ended_levels.get(key, 0) + 1
                 return
