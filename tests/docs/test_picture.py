@@ -42,13 +42,32 @@ def test_committed_picture_has_operation_stage_and_ratio() -> None:
 def test_pictures_of_the_gallery_show_progress_and_load_nothing() -> None:
     """Each program with a picture has one, and each picture has a program."""
     text = (PROJECT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    names = [name for name, _, _ in script("picture").read_gallery(text)]
+    names = [f"{section.name}.{section.form}" for section in script("picture").read_gallery(text)]
     folder = PROJECT / "docs" / "images" / "gallery"
-    assert sorted(names) == sorted(path.stem for path in folder.glob("*.svg"))
+    assert sorted(names) == sorted(path.name for path in folder.iterdir())
     for name in names:
-        picture = (folder / f"{name}.svg").read_text(encoding="utf-8")
-        assert re.search(r"\d+%", words(picture)), name
-        assert fetched(picture) == []
+        if name.endswith(".svg"):
+            picture = (folder / name).read_text(encoding="utf-8")
+            assert re.search(r"\d+%", words(picture)), name
+            assert fetched(picture) == []
+
+
+def test_gallery_has_each_integration_of_the_how_to_guides() -> None:
+    """A program of the gallery page imports each integration that a guide imports."""
+    imported = re.compile(r"otel_progress\.integrations(?:\.| import )(\w+)")
+    gallery = PROJECT / "docs" / "gallery.md"
+    guides = (PROJECT / "docs" / "how-to").glob("*.md")
+    wanted = {name for guide in guides for name in imported.findall(guide.read_text(encoding="utf-8"))}
+    wanted.discard("tqdm")  # Its programs import otel_progress.tqdm.
+    assert wanted - set(imported.findall(gallery.read_text(encoding="utf-8"))) == set()
+
+
+def test_each_section_of_the_gallery_shows_a_result() -> None:
+    """Each section has a picture or an output."""
+    text = (PROJECT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE)
+    without = [title for title, body in sections if "![" not in body and "```text" not in body]
+    assert without == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the script needs a pseudo terminal")

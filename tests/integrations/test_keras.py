@@ -54,6 +54,7 @@ def test_fit_with_validation_has_levels_per_epoch(recorder: Recorder, model: ker
         "epoch:2/evaluation:2 completed 2/2",
     ]
     assert run.root.info.name == "line"
+    assert {level.info.unit for level in (run.root, *run.levels)} == {"step"}
     assert {"loss", "mae", "val_loss", "val_mae"} <= set(run.root.metadata)
     assert isinstance(run.root.metadata["loss"], float)
 

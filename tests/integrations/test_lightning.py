@@ -106,6 +106,7 @@ def test_fit_without_code_has_levels_per_epoch(recorder: Recorder, tmp_path: Pat
         "epoch:2/evaluation:2 completed 3/3",
     ]
     assert run.root.info.name == "Line"
+    assert {level.info.unit for level in (run.root, *run.levels)} == {"step"}
     assert {"loss", "val_loss"} <= set(run.root.metadata)
     assert not current_level().recording
 

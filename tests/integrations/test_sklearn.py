@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
-from otel_progress import current_level, diagnostics, get_history, level
+from otel_progress import current_level, diagnostics, get_history, get_operation, level
 from otel_progress.integrations.sklearn import ProgressCallback
 from otel_progress.testing import Recorder
 from tests.support.training import describe, get_run, get_runs
@@ -50,6 +51,31 @@ def test_grid_search_has_the_tree_of_tasks(recorder: Recorder) -> None:
     assert lines[:2] == ["fit completed 2/2", "search:0 completed 4/4"]
     assert all(" completed " in line for line in lines)
     assert sum(line.startswith("search:0/") for line in lines) == 4
+
+
+def test_running_search_is_a_part_of_the_ratio_of_the_fit(recorder: Recorder) -> None:
+    """The fit has two tasks: the search and the final fit."""
+    ratios = []
+
+    def score(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> float:
+        run = get_operation("grid")
+        assert run is not None
+        ratios.append(run.root.ratio)
+        return float(model.score(x, y))
+
+    search = GridSearchCV(LogisticRegression(max_iter=30), {"C": [1, 2]}, cv=2, scoring=score)
+    search.set_callbacks(ProgressCallback(id="grid"))
+    search.fit(X, Y)
+    assert [ratio for ratio in ratios if ratio is not None] == ratios == sorted(ratios)
+    assert 0.3 < ratios[-1] <= 0.5
+
+
+def test_task_without_subtasks_after_a_search_counts_the_search_too(recorder: Recorder) -> None:
+    """A tree reports no subtasks, so the candidates and the final fit are units."""
+    search = GridSearchCV(DecisionTreeClassifier(), {"max_depth": [1, 2]}, cv=2)
+    search.set_callbacks(ProgressCallback())
+    search.fit(X, Y)
+    assert describe(get_run(recorder)) == ["fit completed 2/2", "search:0 completed 4/4"]
 
 
 def test_pipeline_counts_its_steps(recorder: Recorder) -> None:

@@ -54,6 +54,12 @@ def test_failed_work_is_a_failure_with_the_error(server: ReportServer) -> None:
     assert "ValueError: bad row" in server.requests[1][1]
 
 
+def test_operation_with_the_name_of_its_type_is_named_once(server: ReportServer) -> None:
+    with configure(f"{server.url}/uuid"), progress.operation("import", total=2) as op:
+        op.increment(2)
+    assert server.requests[1][1].splitlines() == ["import: completed 2/2", "completed: 1"]
+
+
 def test_work_that_the_end_of_the_process_cancels_is_a_failure(server: ReportServer) -> None:
     with configure(f"{server.url}/uuid"):
         progress.operation("import").start()

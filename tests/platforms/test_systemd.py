@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import otel_progress as progress
-from otel_progress.model import Status
+from otel_progress.model import Eta, Status
 from otel_progress.platforms.report import EndedOperations, PlatformReport, build_report
 from otel_progress.platforms.systemd import (
     SystemdPlatform,
@@ -152,3 +152,9 @@ def test_watchdog_of_another_process_is_ignored(usec: str, pid: str, expected: f
 )
 def test_status_is_one_line(roots: list[progress.LevelSnapshot], expected: str) -> None:
     assert format_status(report(*roots, clock=CLOCK)) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.4, "any moment"), (0.6, "about 1 s left")])
+def test_status_has_the_remaining_time(seconds: float, expected: str) -> None:
+    eta = Eta(seconds, None, None, "estimated", "rate", 0, CLOCK)
+    assert format_status(report(snapshot(eta=eta), clock=CLOCK)) == f"Name of friday-42, {expected}"

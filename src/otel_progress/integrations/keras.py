@@ -189,7 +189,6 @@ class ProgressCallback(_Base):
             type=type,
             id=self._id,
             total=total,
-            unit="batch",
             resumed_at=resumed_at,
             metadata={**metadata, **self._metadata},
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any, Final
 
 from otel_progress.instrument.level import Level
@@ -42,14 +43,20 @@ class ProgressCallback:
         self._is_shared = False
         self._received: frozenset[Key] = frozenset()
         """Keys of the levels of another process. Empty in the process that runs ``fit``."""
+        self._ended_levels: dict[Key, int] = {}
+        """Numbers of ended levels below levels that count nothing themselves."""
+        self._counting: set[Key] = set()
+        """Keys of the levels that count their subtasks themselves."""
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # Why: other processes may count on the levels from now on.
         self._is_shared = True
-        return {**self.__dict__, "_levels": dict(self._levels)}
+        levels = {"_levels": dict(self._levels), "_ended_levels": {}, "_counting": set()}
+        return {**self.__dict__, **levels, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _lock=threading.Lock())
         if os.getpid() != self._process:
             self._received = frozenset(self._levels)
 
@@ -88,6 +95,9 @@ class ProgressCallback:
         if parent_key is None:
             return
         name = f"{context.estimator_name} {context.task_name} {context.task_id}"
+        # Why a weight: the parent includes the finished part of this level, unless other processes
+        # count on the parent.
+        weight = 0 if parent_key in self._received else 1
         # Why the start: it configures a process that has only received the handle.
         level = (
             self._levels[parent_key]
@@ -98,7 +108,7 @@ class ProgressCallback:
                 name,
                 total=context.max_subtasks,
                 unit="task",
-                weight=0,
+                weight=weight,
             )
             .start()
         )
@@ -120,7 +130,7 @@ class ProgressCallback:
         if parent_key is None:
             return False
         parent = self._levels[parent_key]
-        parent.increment()
+        self._count(parent_key, parent, is_level=level is not None)
         if parent_key in self._received:
             # Why: the fit may end before the next tick of this process.
             wrap(_do_nothing, parent)()
@@ -139,8 +149,27 @@ class ProgressCallback:
             elif error is None:
                 self._complete(level)
             level.__exit__(None if error is None else type(error), error, None)
+        with self._lock:
+            self._counting = {key for key in self._counting if key[: len(root)] != root}
+            self._ended_levels = {
+                key: count for key, count in self._ended_levels.items() if key[: len(root)] != root
+            }
 
     # --- levels ----------------------------------------------------------------------------------
+
+    def _count(self, key: Key, level: Level, *, is_level: bool) -> None:
+        """Count a subtask that has ended.
+
+        A level with subtasks that are levels counts them by their weight. Its own first count
+        replaces these, so it includes them.
+        """
+        with self._lock:
+            if is_level and key not in self._received and key not in self._counting:
+                self._ended_levels[key] = self._ended_levels.get(key, 0) + 1
+                return
+            self._counting.add(key)
+            units = 1 + self._ended_levels.pop(key, 0)
+        level.increment(units)
 
     def _find_parent(self, key: Key) -> Key | None:
         """Return the key of the nearest task above that has a level."""

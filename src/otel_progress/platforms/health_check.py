@@ -83,7 +83,8 @@ def _describe(report: PlatformReport) -> str:
     operation = report.operation
     if operation is not None:
         root = operation.root
-        lines.append(f"{root.info.type} {operation.name}: {root.status.value} {format_counts(root)}".rstrip())
+        name = operation.name if operation.name == root.info.type else f"{root.info.type} {operation.name}"
+        lines.append(f"{name}: {root.status.value} {format_counts(root)}".rstrip())
     failed = next((each.root for each in reversed(report.ended) if each.root.status is Status.FAILED), None)
     if failed is not None and failed.error is not None:
         lines.append(f"{failed.info.name}: {failed.error.type}: {failed.error.message}")

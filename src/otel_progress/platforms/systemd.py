@@ -152,4 +152,6 @@ def _format_state(operation: OperationSnapshot) -> str:
     if operation.condition in (Condition.STALLED, Condition.PAUSED):
         return f", {operation.condition.value}"
     remaining_s = operation.remaining_seconds
-    return "" if remaining_s is None else f", about {format_seconds(remaining_s)} left"
+    if remaining_s is None:
+        return ""
+    return ", any moment" if remaining_s < 0.5 else f", about {format_seconds(remaining_s)} left"
