@@ -147,7 +147,7 @@ def test_eager_retry_continues_the_run(instrumented: None, eager: Celery, tmp_pa
         for failures in (2, 9):
             retry.delay(failures)
         progress.flush()
-        assert runtime.get_active_operations() == []
+        assert runtime.reader.active() == []
         found = [(each.status.value, each.root.info.attempt) for each in runtime.get_history()]
         assert found == [("failed", 4), ("completed", 3)]
     assert not integration._eager_runs

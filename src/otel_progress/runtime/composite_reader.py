@@ -85,7 +85,7 @@ class CompositeReader:
         return sorted(by_run.values(), key=_get_end, reverse=True)[: query.limit]
 
     def _find_continued(self, ended: Sequence[OperationSnapshot], stored: set[str]) -> list[str]:
-        """Return the ended runs of this process that are active again, such as retried tasks."""
+        """Return the ended runs of this process that are active again (retried tasks)."""
         # Why the condition: the query costs time, and an attempt before a retry is cancelled.
         sequences = {
             operation.run: operation.root.sequence
