@@ -214,6 +214,7 @@ def test_later_attempt_of_another_process_replaces_the_own_one(recorder: Recorde
 
 def test_history_has_the_last_attempt_of_this_process(recorder: Recorder) -> None:
     for attempt in (1, 2, 3):
+        recorder.clock.advance(10.0)
         with _start_attempt("a1", attempt) as op:
             if attempt < 3:
                 relays.announce_attempt(op, "waits for a retry")
