@@ -137,6 +137,22 @@ def test_eager_retry_is_the_next_attempt(recorder: Recorder, eager: Celery) -> N
     assert integration._executions == {}
 
 
+def test_eager_retry_continues_the_run(instrumented: None, eager: Celery, tmp_path: Path) -> None:
+    @eager.task(name="retry", shared=False, bind=True, max_retries=3)
+    def retry(self: Any, failures: int) -> None:
+        if self.request.retries < failures:
+            raise self.retry(exc=ValueError("again"))
+
+    with progress.configure(service_name="x", store=f"sqlite:///{tmp_path}/x.db", console=False) as runtime:
+        for failures in (2, 9):
+            retry.delay(failures)
+        progress.flush()
+        assert runtime.reader.active() == []
+        found = [(each.status.value, each.root.info.attempt) for each in runtime.get_history()]
+        assert found == [("failed", 4), ("completed", 3)]
+    assert not integration._eager_runs
+
+
 @pytest.mark.usefixtures("recorder")
 def test_update_state_is_read_and_stored_as_before(eager: Celery) -> None:
     eager.conf.task_store_eager_result = True
@@ -578,6 +594,65 @@ def test_task_beyond_its_time_limit_fails(
     found = _wait_for(runtime, result.id, lambda found: found.status is progress.Status.FAILED)
     assert found.error is not None
     assert found.error.type == f"billiard.exceptions.{error}"
+
+
+@pytest.mark.process
+@pytest.mark.server
+def test_task_whose_process_exits_fails(workers: Workers, runtime: progress.Runtime) -> None:
+    """The process reports a cancelled operation, and Celery a failed task."""
+    result = _send(workers, "exit")
+    found = _wait_for(runtime, result.id, lambda found: found.status is progress.Status.FAILED)
+    assert found.error is not None
+    assert found.error.type == "billiard.exceptions.WorkerLostError"
+
+
+@pytest.mark.process
+@pytest.mark.server
+def test_retry_beyond_its_time_limit_fails(
+    workers: Workers, runtime: progress.Runtime, tmp_path: Path
+) -> None:
+    result = _send(workers, "hold_retry", str(tmp_path / "never"), time_limit=1)
+    found = _wait_for(runtime, result.id, lambda found: found.status is progress.Status.FAILED)
+    assert found.root.info.attempt == 2
+    assert found.error is not None
+    assert found.error.type == "billiard.exceptions.TimeLimitExceeded"
+
+
+@pytest.mark.process
+@pytest.mark.server
+@pytest.mark.parametrize("broken", ["fail", "ignore", "revoke", "limit"])
+def test_canvas_whose_task_does_not_complete_ends(
+    workers: Workers, runtime: progress.Runtime, broken: str, tmp_path: Path
+) -> None:
+    """The tasks that never run are cancelled, so the batches are complete."""
+    app = workers.app
+    one = app.signature("one", queue="prefork")
+    first = {
+        "fail": app.signature("fail", queue="prefork"),
+        "ignore": app.signature("end", ("ignore",), queue="prefork", immutable=True),
+        "revoke": app.signature("one", queue="prefork", expires=0.001, countdown=0.05),
+        "limit": app.signature("hold", (str(tmp_path / "no"),), queue="prefork", time_limit=1),
+    }[broken]
+    links = chain(first.clone(), one.clone(), one.clone(), app=app).apply_async()
+    lines = group([chain(first.clone(), one.clone(), app=app), one.clone()], app=app).apply_async()
+    batches = [(f"chain-{links.parent.parent.id}", 3, 0), (lines.id, 2, 1)]
+    if broken != "ignore":  # Celery waits for the task then, too
+        parts = chord([first.clone(), first.clone(), one.clone()], one.clone(), app=app).apply_async()
+        batches.append((parts.parent.id, 4, 1))
+    for batch_id, total, completed in batches:
+
+        def is_complete(batch_id: str = batch_id) -> bool:
+            found = runtime.get_batch(batch_id)
+            return found is not None and found.is_finished
+
+        poll(is_complete, PATIENCE_S, batch_id)
+        batch = runtime.get_batch(batch_id)
+        assert batch is not None
+        assert (batch.total, batch.finished_count) == (total, total)
+        assert batch.counts[progress.Status.COMPLETED] == completed
+    last = _wait_for_end(runtime, links.id)
+    assert (last.operation_type, last.status) == ("one", progress.Status.CANCELLED)
+    assert last.message == "an earlier task of the chain did not complete"
 
 
 @pytest.mark.process

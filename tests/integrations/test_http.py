@@ -10,6 +10,7 @@ import io
 import shutil
 import urllib.request
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,8 @@ READS: dict[str, Callable[..., bytes]] = {
     "aiohttp-read_parts": with_aiohttp(lambda response: read_async_parts(response.content)),
     "urllib3-stream": with_urllib3(lambda response: b"".join(response.stream(10_000, decode_content=True))),
     "urllib3-read": with_urllib3(lambda response: response.read(decode_content=True)),
+    "urllib3-data": with_urllib3(lambda response: response.data),
+    "urllib3-data_after_read": with_urllib3(lambda response: response.read(1000) + response.data),
 }
 PLAIN_READS: dict[str, Callable[..., bytes]] = {
     "requests-raw-copy": with_requests(lambda response: copy(response.raw)),
@@ -255,7 +258,9 @@ def test_wrap_response_of_compressed_chunks_completes(
     assert_level(Status.COMPLETED, None, None)
 
 
-@pytest.mark.parametrize("way", [*ONE_OF_EACH, "urllib-read", "urllib-readinto", "aiohttp-read"])
+@pytest.mark.parametrize(
+    "way", [*ONE_OF_EACH, "urllib-read", "urllib-readinto", "aiohttp-read", "urllib3-data"]
+)
 def test_wrap_response_of_broken_connection_fails(
     way: str, server: DownloadServer, op: progress.Level
 ) -> None:
@@ -341,12 +346,54 @@ def test_wrap_response_closed_early_is_cancelled(server: DownloadServer, op: pro
         with_httpx(lambda response: next(response.iter_bytes(1000))),
         with_urllib3(lambda response: response.read(1000)),
         with_urllib(lambda response: response.read(1000)),
+        with_aiohttp(lambda response: response.content.readexactly(1000)),
     ):
         assert len(way(f"{server.url}/file.bin", wrap_response, {})) == 1000
     operation = progress.get_operation("downloads-1")
     assert operation is not None
-    assert [level.status for level in operation.levels] == [Status.CANCELLED] * 4
+    assert [level.status for level in operation.levels] == [Status.CANCELLED] * 5
     assert {level.message for level in operation.levels} == {"stopped before the end"}
+
+
+@pytest.mark.parametrize("end", ["close", "release"])
+def test_wrap_response_of_aiohttp_ends_when_it_is_closed(
+    end: str, server: DownloadServer, op: progress.Level
+) -> None:
+    aiohttp = pytest.importorskip("aiohttp", reason="this test runs the real library")
+    assert op.recording
+
+    async def run() -> None:
+        async with aiohttp.ClientSession() as session:
+            response = wrap_response(await session.get(f"{server.url}/file.bin"))
+            await response.content.readexactly(1000)
+            getattr(response, end)()
+            assert get_only_level().status is Status.CANCELLED
+            assert response.closed
+            reference = weakref.ref(response)
+            del response
+            assert reference() is None
+
+    asyncio.run(run())
+
+
+def test_wrap_response_of_urllib3_that_is_drained_completes(
+    server: DownloadServer, op: progress.Level
+) -> None:
+    urllib3 = pytest.importorskip("urllib3", reason="this test runs the real library")
+    assert op.recording
+    with urllib3.PoolManager() as pool:
+        response = wrap_response(pool.request("GET", f"{server.url}/file.bin", preload_content=False))
+        response.drain_conn()
+    assert_level(Status.COMPLETED, SIZE, SIZE)
+
+
+def test_wrap_response_of_urllib3_parses_json(server: DownloadServer, op: progress.Level) -> None:
+    urllib3 = pytest.importorskip("urllib3", reason="this test runs the real library")
+    assert op.recording
+    with urllib3.PoolManager() as pool:
+        response = wrap_response(pool.request("GET", f"{server.url}/json", preload_content=False))
+        assert response.json() == {"rows": [1, 2]}
+    assert_level(Status.COMPLETED, 16, 16)
 
 
 @pytest.mark.parametrize("library", ["httpx", "aiohttp"])

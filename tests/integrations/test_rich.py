@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -100,6 +100,41 @@ def test_track_that_is_left_early_is_cancelled(recorder: Recorder) -> None:
         break
     gc.collect()
     assert get_only(recorder).root.status is progress.Status.CANCELLED
+
+
+@pytest.mark.parametrize("rows", [range(4), (row for row in range(4))])
+def test_disabled_track_of_rich_is_counted(recorder: Recorder, rows: Iterable[int]) -> None:
+    for number in track(rows, description="rows", console=make_console(), disable=True):
+        work(recorder)
+        assert get_only(recorder).root.current == number
+    root = get_only(recorder).root
+    assert (root.info.name, root.current) == ("rows", 4)
+    assert root.status is progress.Status.COMPLETED
+
+
+def test_disabled_track_that_is_left_early_is_cancelled(recorder: Recorder) -> None:
+    for number in track(range(4), console=make_console(), disable=True):
+        work(recorder)
+        if number == 2:
+            break
+    root = get_only(recorder).root
+    assert (root.status, root.current) == (progress.Status.CANCELLED, 2)
+
+
+def test_track_of_a_display_that_is_not_started_is_counted(recorder: Recorder) -> None:
+    display = Progress(console=make_console())
+    task = display.add_task("rows", total=9)
+    for _ in display.track(range(5), total=7, completed=2, task_id=task):
+        work(recorder)
+    work(recorder)
+    root = get_only(recorder).root
+    assert (root.status, root.current, root.total) == (progress.Status.COMPLETED, 7, 7)
+
+
+def test_invalid_arguments_of_track_raise_the_error_of_rich(recorder: Recorder) -> None:
+    assert recorder.runtime is not None
+    with pytest.raises(TypeError, match="unexpected"):
+        list(Progress(disable=True).track([1], wrong=2))  # type: ignore[call-arg]
 
 
 def test_exception_in_the_block_fails(recorder: Recorder) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import importlib
 import io
 import math
+import pickle
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -566,6 +568,44 @@ def test_disabled_bar_can_be_reset(recorder: Recorder) -> None:
         work(recorder)
         assert (get_only(recorder).root.current, get_only(recorder).root.total) == (1, 2)
         shown.update(1)
+
+
+def test_assigned_count_of_a_disabled_bar_is_read(recorder: Recorder) -> None:
+    with bar(total=40, disable=True, initial=5) as shown:
+        shown.n = 30
+        shown.refresh()
+        work(recorder)
+        assert get_only(recorder).root.current == 30
+        shown.reset()
+        shown.update(7)
+        work(recorder)
+        assert get_only(recorder).root.current == 7
+        shown.n = 40
+    assert get_only(recorder).root.status is progress.Status.COMPLETED
+
+
+class StoringBar(tqdm):  # type: ignore[misc]
+    """Bar that chooses what is pickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "total": 9}
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize(("kind", "total"), [(tqdm, 4), (StoringBar, 9)])
+def test_copy_of_a_disabled_bar_is_a_bar_of_its_own(
+    recorder: Recorder, duplicate: Callable[[Any], Any], kind: Any, total: int
+) -> None:
+    with kind(total=4, disable=True) as shown:
+        shown.update(1)
+        copied = duplicate(shown)
+        copied.update(3)
+        assert (type(copied), copied.total) == (kind, total)
+        assert "update" not in vars(copied)
+        assert "__getstate__" not in vars(copied)
+        work(recorder)
+        assert get_only(recorder).root.current == 1
+        shown.update(3)
 
 
 def test_disabled_bar_is_not_kept_alive(recorder: Recorder) -> None:

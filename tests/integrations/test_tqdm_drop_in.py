@@ -151,6 +151,16 @@ def test_live_display_shows_the_bar_and_tqdm_draws_nothing(monkeypatch: pytest.M
     assert "3/3" in file.getvalue()
 
 
+def test_file_as_a_positional_argument_is_written_next_to_a_live_display(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal(columns=80))
+    file = io.StringIO()
+    with recording(console=True, strict=False):
+        list(drop_in.tqdm(range(3), "rows", 3, True, file))
+    assert "3/3" in file.getvalue()
+
+
 def test_bar_on_a_terminal_without_a_live_display_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(columns=80)
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 import otel_progress as progress
 from otel_progress import Status
+from otel_progress.instrument import relays
+from otel_progress.instrument.tracer import ProgressTracer
 from otel_progress.journal import open_journal
 from otel_progress.protocols import Controller, Reader
 from otel_progress.testing import FakeClock, Recorder, recording, wait_until
@@ -179,6 +182,44 @@ def test_reader_returns_the_newest_run_of_an_id(recorder: Recorder, url: str) ->
         )
     assert recorder.runtime.get_operation("x").run == "elsewhere"  # type: ignore[union-attr]
     assert [event.name for event in recorder.runtime.get_events("x")] == ["third"]
+
+
+def _start_attempt(run: str, attempt: int) -> progress.Level:
+    """Return the handle of an attempt of a task, which any process may execute."""
+    return relays.relay_operation(ProgressTracer("tasks").operation("o", id="task"), run, attempt)
+
+
+def test_later_attempt_of_another_process_replaces_the_own_one(recorder: Recorder, url: str) -> None:
+    reader = recorder.runtime.reader
+    with _start_attempt("a1", 1) as op:
+        relays.announce_attempt(op, "waits for a retry")
+    assert recorder.runtime.force_flush(60.0)
+    waiting = reader.get("task")
+    assert waiting is not None
+    assert (waiting.status, waiting.root.info.attempt) == (Status.PENDING, 2)
+    assert reader.history() == []
+    info = replace(waiting.root.info, instance="elsewhere")
+    sequence = waiting.root.sequence + 1
+    with closing(open_journal(url)) as journal:
+        for status, is_ended in ((Status.RUNNING, False), (Status.COMPLETED, True)):
+            root = replace(waiting.root, info=info, status=status, sequence=sequence + is_ended)
+            if is_ended:
+                root = replace(root, ended_at=WALL + 9.0, duration_s=9.0)
+            journal.write(make_change_set(root, at=WALL))
+            found = reader.get("task")
+            assert found is not None
+            assert found.status is status
+            assert [each.status for each in reader.history()] == [status] * is_ended
+
+
+def test_history_has_the_last_attempt_of_this_process(recorder: Recorder) -> None:
+    for attempt in (1, 2, 3):
+        recorder.clock.advance(10.0)
+        with _start_attempt("a1", attempt) as op:
+            if attempt < 3:
+                relays.announce_attempt(op, "waits for a retry")
+    (ended,) = recorder.runtime.get_history()
+    assert (ended.status, ended.root.info.attempt) == (Status.COMPLETED, 3)
 
 
 def test_logs_of_store_and_journal_are_merged_in_order(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -74,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"not found")
         elif name == "gzip":
             self._send(200, GZIP_BODY, {"Content-Encoding": "gzip"})
+        elif name == "json":
+            self._send(200, b'{"rows": [1, 2]}')
         elif name == "chunked":
             self._send_chunks(BODY)
         elif name == "chunked-gzip":

@@ -11,6 +11,7 @@ Without a journal that the processes share, each of them has only its own part.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -101,15 +102,15 @@ def end_operation(
     reason: str,
     error: ErrorLike | None = None,
     *,
-    replaced_message: str | None = None,
+    replaced_messages: Collection[str] = (),
 ) -> None:
     """End an operation whose process was killed, with its running levels.
 
     ``operation`` is read from the journal. An ended one is not changed, unless it was cancelled
-    with the message ``replaced_message``. Never waits.
+    with one of the messages ``replaced_messages``. Never waits.
     """
     backend, root = backend_slot.current, operation.root
-    is_replaced = root.status is Status.CANCELLED and root.message == replaced_message is not None
+    is_replaced = root.status is Status.CANCELLED and root.message in replaced_messages
     if backend is None or (root.status.finished and not is_replaced):
         return
     now = time.time()

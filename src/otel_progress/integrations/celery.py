@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import signal as signal_numbers
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
@@ -29,6 +30,7 @@ from typing import Any, Final
 try:
     from celery import signals  # type: ignore[import-untyped]
     from celery.app.task import Task  # type: ignore[import-untyped]
+    from celery.backends.base import Backend  # type: ignore[import-untyped]
     from celery.exceptions import Ignore, Reject  # type: ignore[import-untyped]
 except ImportError as error:
     text = "The integration with Celery requires celery 5.3 or newer. Install it: pip install celery"
@@ -107,6 +109,10 @@ _groups: OrderedDict[str, list[Any]] = OrderedDict()
 """Handle of the batch, and number of the sent members, by the id of the group."""
 
 
+_eager_runs: OrderedDict[str, tuple[str, int]] = OrderedDict()
+"""Run and number of the next attempt of a task that this process retries without a message."""
+
+
 _lock = threading.Lock()
 
 
@@ -180,17 +186,21 @@ def _find_batch(headers: dict[str, Any], name: str, embedded: Mapping[str, Any])
     return batch
 
 
-def _list_ids(body: Any) -> list[Any]:
-    """Return the ids of the tasks that follow the members of a chord.
+def _list_bodies(body: Any) -> list[Any]:
+    """Return the signatures of the tasks that follow the members of a chord.
 
     The body is a task, a group, or a chain, of which the last link is a member of the chord.
     """
     if not isinstance(body, Mapping):
         return []
-    tasks = (body.get("kwargs") or {}).get("tasks") or ()
     if body.get("subtask_type") == "group":
-        return [(each.get("options") or {}).get("task_id") for each in tasks]
-    return [(body.get("options") or {}).get("task_id")]
+        return list((body.get("kwargs") or {}).get("tasks") or ())
+    return [body]
+
+
+def _list_ids(body: Any) -> list[Any]:
+    """Return the ids of the tasks that follow the members of a chord."""
+    return [(each.get("options") or {}).get("task_id") for each in _list_bodies(body)]
 
 
 def _get_group(chain: Any) -> Any:
@@ -247,7 +257,10 @@ def _start_task(task_id: str, task: Any, kwargs: Any = None, **_: Any) -> None:
     metadata = {"queue": delivery.get("routing_key")} if delivery.get("routing_key") else {}
     level = _build_operation(task_id, task.name, batch, metadata, name)
     execution = _Execution(request, level, is_repeated=bool(delivery.get("redelivered")))
-    if earlier and execution.run != earlier[-1].run:
+    eager = _eager_runs.pop(task_id, None)
+    if eager is not None and request.is_eager:
+        execution.continue_run(*eager, level)
+    elif earlier and execution.run != earlier[-1].run:
         # Why: an eager retry has no message.
         execution.continue_run(earlier[-1].run, earlier[-1].attempt + 1, level)
     execution.batch = batch
@@ -286,7 +299,9 @@ def _store_error(task_id: str, exception: Any = None, sender: Any = None, **_: A
         executions[-1].error = exception
     elif not isinstance(exception, (Reject, Ignore)):
         request = getattr(sender, "request", None)
-        end_killed(task_id, _get_attempt(request), Status.FAILED, "", exception)
+        # Why: Celery passes no request after a time limit. The running attempt is the one then.
+        attempt = _get_attempt(request) if getattr(request, "id", None) == task_id else None
+        end_killed(task_id, attempt, Status.FAILED, "", exception)
 
 
 @guard
@@ -315,12 +330,64 @@ def _end_task(task_id: str, state: Any = None, retval: Any = None, **_: Any) -> 
         reason = "replaced by another task" if state == "IGNORED" else _describe_retry(error)
         execution.end_attempt(reason)
         execution.leave()
+        if state == "RETRY" and execution.request.is_eager and not execution.is_continued:
+            _eager_runs[task_id] = (execution.run, execution.attempt + 1)
+            while len(_eager_runs) > MAX_GROUPS:
+                _eager_runs.popitem(last=False)
     elif state == "IGNORED":
         execution.skip("ignored")
+        _end_followers(execution.request)
     elif state == "REJECTED":
         execution.cancel(f"rejected: {retval}")
     else:
         execution.cancel(TERMINATED)
+
+
+@guard
+def _end_followers(request: Any) -> None:
+    """End the tasks that never run because of the end of another task.
+
+    These are the next links of its chain, and the body of its chord. So their batches are complete.
+    """
+    chain, chord = getattr(request, "chain", None) or (), getattr(request, "chord", None)
+    batch = get_batch_id(getattr(request, "headers", None) or {})
+    links = _count_links(chain) if batch is not None and batch.startswith(_CHAIN) else 0
+    for position, link in enumerate(reversed(chain)):
+        options = link.get("options") or {}
+        group = options.get("group_id")
+        member_of = group or (batch if position < links else None)
+        if member_of is not None and link.get("subtask_type") is None:
+            _end_follower(link, member_of, "an earlier task of the chain did not complete")
+        _end_bodies(options.get("chord"), group)
+    _end_bodies(chord, getattr(request, "group", None))
+
+
+def _end_bodies(chord: Any, group: Any) -> None:
+    for body in _list_bodies(chord) if group is not None else ():
+        _end_follower(body, group, "a task of the chord did not complete")
+
+
+def _end_follower(signature: Any, batch: str, reason: str) -> None:
+    task_id = (signature.get("options") or {}).get("task_id")
+    if task_id is None:
+        return
+    # Why: several members of a chord may fail, and all of them end the same run.
+    headers = {RUN_HEADER: format_run(uuid.uuid5(uuid.NAMESPACE_OID, str(task_id)).hex, 1)}
+    end_queued(_build_operation(task_id, str(signature.get("task")), batch, {}), headers, reason)
+
+
+def _wrap_mark_as_failure(mark_as_failure: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(mark_as_failure)
+    def call(self: Any, task_id: Any, exc: Any, *args: Any, **kwargs: Any) -> Any:
+        result = mark_as_failure(self, task_id, exc, *args, **kwargs)
+        if _failure_patch.is_active:
+            _end_followers(kwargs.get("request") or (args[1] if len(args) > 1 else None))
+        return result
+
+    return call
+
+
+_failure_patch: Final = AttributePatch(Backend, "mark_as_failure")
 
 
 def _describe_retry(error: BaseException | None) -> str:
@@ -429,10 +496,12 @@ def _end_revoked(
     if terminated:
         reason = f"revoked, stopped by {_describe_signal(signum)}"
         end_killed(task_id, _get_attempt(request), Status.CANCELLED, reason)
+        _end_followers(request)
         return
     headers = request.headers or {}
     level = _build_operation(task_id, request.task, get_batch_id(headers) or request.group, {})
     end_queued(level, headers, "expired" if expired else "revoked")
+    _end_followers(request)
 
 
 def _get_attempt(request: Any) -> int:
@@ -457,6 +526,7 @@ def _prepare_process(**_: Any) -> None:
     """
     _executions.clear()
     _groups.clear()
+    _eager_runs.clear()
     global _lock
     _lock = threading.Lock()
     _is_before_other(signals.task_prerun, _start_task)
@@ -505,6 +575,7 @@ def instrument(*, announce: bool = True) -> None:
         signal.connect(receiver, weak=False)
     _is_before_other(signals.task_prerun, _start_task)
     _state_patch.apply(_wrap_update_state)
+    _failure_patch.apply(_wrap_mark_as_failure)
 
 
 def uninstrument() -> None:
@@ -516,3 +587,4 @@ def uninstrument() -> None:
         if signal is not signals.task_postrun or not _executions:
             signal.disconnect(receiver)
     _state_patch.remove()
+    _failure_patch.remove()

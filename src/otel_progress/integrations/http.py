@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
 from typing import Any, Final, TypeVar
@@ -230,7 +231,31 @@ class ProgressBody(ProgressFile):
         "read": lambda method, meter, body: partial(_read_body, make_read(method, meter, body), meter, body),
         "stream": lambda method, meter, _: partial(_iterate_body, method, meter),
         "read_chunked": lambda method, meter, _: partial(_iterate_body, method, meter),
+        "drain_conn": lambda method, meter, _: partial(_drain_body, method, meter),
     }
+
+    @property
+    def data(self) -> bytes:
+        """Whole body. It is read at the first access."""
+        try:
+            data: bytes = self._file.data
+        except BaseException as error:
+            self._meter.fail(error)
+            raise
+        self._meter.count(len(data or b""))
+        self._meter.finish()
+        return data
+
+    def json(self) -> Any:
+        """Return the whole body as parsed JSON."""
+        decode = self._file.json
+        _ = self.data  # the response stores it
+        return decode()
+
+
+def _drain_body(drain: Callable[[], None], meter: BodyMeter, /) -> None:
+    drain()
+    meter.finish()
 
 
 def _read_body(
@@ -347,7 +372,19 @@ def _wrap_aiohttp(response: Any, meter: BodyMeter) -> Any:
     response.content = ProgressReader(content, meter)
     if content.at_eof():
         meter.finish()
+    for name in ("close", "release"):
+        setattr(response, name, partial(_close_aiohttp, name, weakref.ref(response), meter))
     return response
+
+
+def _close_aiohttp(name: str, reference: weakref.ref[Any], meter: BodyMeter) -> Any:
+    """Close or release a response, and end its level."""
+    # Why a weak reference: a response that is not closed warns as soon as it is unused.
+    response = reference()
+    try:
+        return None if response is None else getattr(type(response), name)(response)
+    finally:
+        meter.end(None)
 
 
 class ProgressReader:

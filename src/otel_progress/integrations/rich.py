@@ -6,9 +6,11 @@ Without a current level it is an operation of type ``rich``.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import Any, Final
 
 from otel_progress.attribute_patch import AttributePatch
@@ -20,7 +22,7 @@ from otel_progress.interrupts import is_interrupt
 class TaskRecord(BarRecord):
     """A task of a ``Progress`` of rich."""
 
-    __slots__ = ("fields", "raw_description", "reference", "shown_description", "task_id")
+    __slots__ = ("counted", "fields", "raw_description", "reference", "shown_description", "task_id")
 
     def __init__(self, progress: Any, task_id: Any) -> None:
         super().__init__()
@@ -30,6 +32,8 @@ class TaskRecord(BarRecord):
         self.raw_description: object = None
         self.shown_description = ""
         self.fields: dict[str, object] | None = None
+        self.counted: int | None = None
+        """Count of a loop whose display is not started. None for any other task."""
 
     def read(self) -> BarFigures | None:
         """Return the state of the task, or None after it was removed or collected."""
@@ -44,9 +48,46 @@ class TaskRecord(BarRecord):
         fields, metadata = _read_fields(task.fields), None
         if fields != self.fields and (fields or self.fields):
             self.fields = metadata = fields
-        return BarFigures(
-            task.completed, task.total, self.shown_description, metadata, task.started, task.finished
-        )
+        completed, is_finished = task.completed, task.finished
+        if self.counted is not None:
+            completed = self.counted
+            is_finished = task.total is not None and completed >= task.total
+        return BarFigures(completed, task.total, self.shown_description, metadata, task.started, is_finished)
+
+
+class _CountedElements:
+    """Elements of a loop over ``Progress.track`` whose display is not started.
+
+    rich does not count them. An element is done when the loop requests the next one.
+    """
+
+    def __init__(self, progress: Any, elements: Iterable[Any], completed: int, task_id: Any) -> None:
+        self._progress = progress
+        self._elements = elements
+        self._completed = completed
+        self._task_id = task_id
+
+    def __length_hint__(self) -> int:
+        return length_hint(self._elements)
+
+    def __iter__(self) -> Iterator[Any]:
+        record = self._find_record()
+        if record is None:
+            yield from self._elements
+            return
+        record.counted = self._completed
+        for element in self._elements:
+            yield element
+            record.counted += 1
+
+    def _find_record(self) -> TaskRecord | None:
+        try:
+            # Why the last one: rich has added the task immediately before.
+            task_id = self._progress.task_ids[-1] if self._task_id is None else self._task_id
+            return _records.get(self._progress, {}).get(task_id)
+        except Exception as error:
+            _report(error)
+            return None
 
 
 def _remove_markup(description: object) -> str:
@@ -141,6 +182,27 @@ def _wrap_start(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return start
 
 
+def _wrap_track(original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    def iterate(self: Any, *arguments: Any, **keywords: Any) -> Iterator[Any]:
+        bound = signature.bind(self, *arguments, **keywords)
+        if _patches[0].is_active and not self.live.is_started:
+            passed = bound.arguments
+            bound.arguments["sequence"] = _CountedElements(
+                self, passed["sequence"], passed.get("completed", 0), passed.get("task_id")
+            )
+        yield from original(*bound.args, **bound.kwargs)
+
+    @functools.wraps(original)
+    def track(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        # Why: a display that is started counts by itself, without a cost per element here.
+        is_counted = self.live.is_started or "sequence" not in signature.parameters
+        return (original if is_counted else iterate)(self, *arguments, **keywords)
+
+    return track
+
+
 def _wrap_remove_task(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     @functools.wraps(original)
     def remove_task(self: Any, task_id: Any) -> Any:
@@ -166,6 +228,7 @@ _WRAPPERS: Final[dict[str, Callable[[Any], Any]]] = {
     "add_task": _wrap_add_task,
     "start": _wrap_start,
     "reset": _wrap_reset,
+    "track": _wrap_track,
     "remove_task": _wrap_remove_task,
     "stop": _wrap_stop,
 }

@@ -25,8 +25,10 @@ from otel_progress.instrument.context import get_current_batch
 from otel_progress.instrument.level import Level
 from otel_progress.interrupts import is_interrupt
 from otel_progress.model import Status
+from otel_progress.operations import OperationSnapshot
 from otel_progress.propagator import ProgressPropagator
 from otel_progress.queries import get_operation
+from otel_progress.runtime.runtime import REASON_EXIT
 
 RUN_HEADER: Final = "otel-progress-run"
 """Header of a message: the run of its operation, and the number of the attempt."""
@@ -249,7 +251,7 @@ class _KilledTasks:
     """Ends the operations of killed tasks in a thread, because that reads the journal."""
 
     def __init__(self) -> None:
-        self._tasks: deque[tuple[str, int, Status, str, BaseException | str | None]] = deque(
+        self._tasks: deque[tuple[str, int | None, Status, str, BaseException | str | None]] = deque(
             maxlen=MAX_KILLED_TASKS
         )
         self._lock = threading.Lock()
@@ -275,19 +277,30 @@ class _KilledTasks:
                 report_internal_error("journal", "The end of a killed task is not stored.", error=error)
 
 
+_REPORTED_ENDS: Final = frozenset({TERMINATED, REASON_EXIT})
+"""Messages of a process that was ended and reported its end itself."""
+
+
 def _end_one(
-    task_id: str, attempt: int, status: Status, reason: str, error: BaseException | str | None
+    task_id: str, attempt: int | None, status: Status, reason: str, error: BaseException | str | None
 ) -> None:
     """End the operation of a killed task. Wait until the journal has it."""
     wait = threading.Event()
     for _ in range(int(FIND_S / _POLL_S)):
         operation = get_operation(task_id)
-        if operation is not None and operation.root.info.attempt >= attempt:
-            if operation.root.info.attempt == attempt:
+        if operation is not None and _is_attempt(operation, attempt):
+            if attempt is None or operation.root.info.attempt == attempt:
                 # Why also a cancelled one: a process that a signal ends may report its end itself.
-                relays.end_operation(operation, status, reason, error, replaced_message=TERMINATED)
+                relays.end_operation(operation, status, reason, error, replaced_messages=_REPORTED_ENDS)
             return
         wait.wait(_POLL_S)
+
+
+def _is_attempt(operation: OperationSnapshot, attempt: int | None) -> bool:
+    """Return whether the journal has the attempt of a killed task, or a later one."""
+    if attempt is None:
+        return operation.status is not Status.PENDING
+    return operation.root.info.attempt >= attempt
 
 
 _killed = _KilledTasks()
@@ -302,10 +315,11 @@ on_fork(phase=ForkPhase.CACHES, after_in_child=_discard_killed)
 
 
 def end_killed(
-    task_id: str, attempt: int, status: Status, reason: str, error: BaseException | str | None = None
+    task_id: str, attempt: int | None, status: Status, reason: str, error: BaseException | str | None = None
 ) -> None:
     """End an operation of this attempt, whose process was killed. Never waits.
 
-    Without a journal that the processes share it has no effect. A later attempt is not changed.
+    The attempt None is the one that is running. A later attempt is not changed. Without a journal
+    that the processes share it has no effect.
     """
     _killed.add(task_id, attempt, status, reason, error)

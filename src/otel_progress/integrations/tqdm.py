@@ -44,6 +44,7 @@ class TqdmRecord(BarRecord):
         "arguments",
         "counter",
         "entered",
+        "first_n",
         "is_collected",
         "iterator",
         "postfix",
@@ -64,6 +65,8 @@ class TqdmRecord(BarRecord):
         """Number of active ``with`` blocks."""
         self.postfix: object = None
         self.is_collected = False
+        self.first_n = _get(bar, {}, "n") if bar.disable else None
+        """Attribute ``n`` of a disabled bar at its start. Only the program changes it."""
         unit = _get(bar, arguments, "unit")
         self.unit = None if unit == "it" else unit
         initial = _get(bar, arguments, "initial") or 0
@@ -95,7 +98,10 @@ class TqdmRecord(BarRecord):
         postfix, metadata = _get(bar, {}, "postfix"), None
         if postfix is not self.postfix:
             self.postfix, metadata = postfix, parse_postfix(postfix)
-        current = _get(bar, {}, "n") if self.counter is None else self.counter.value()
+        current = _get(bar, {}, "n")
+        if self.counter is not None:
+            # Why: a disabled bar does not count. A program that sets ``n`` counts by itself.
+            current = self.counter.value() if current == self.first_n else current
         total, description = _get(bar, {}, "total"), _get(bar, self.arguments, "desc")
         return BarFigures(current, total, description, metadata)
 
@@ -195,7 +201,7 @@ def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -
         _drop_collected()
         if _find_record(bar) is not None:
             return
-        stored = _collect_arguments(arguments, keywords) if bar.disable else {}
+        stored = collect_arguments(("desc", "unit", "initial"), arguments, keywords) if bar.disable else {}
         record = TqdmRecord(bar, stored)
         if not _recorder.open(record):
             return
@@ -210,10 +216,12 @@ def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -
         _report(error)
 
 
-def _collect_arguments(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a bar that its record reads."""
+def collect_arguments(
+    names: tuple[str, ...], arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> dict[str, Any]:
+    """Return those of the named arguments of a bar that were passed."""
     found: dict[str, Any] = {}
-    for name in ("desc", "unit", "initial"):
+    for name in names:
         position = _POSITIONS.get(name)
         if name in keywords:
             found[name] = keywords[name]
@@ -239,7 +247,21 @@ def _count_updates(bar: Any, record: TqdmRecord) -> None:
         owner = reference()
         return None if owner is None else update(owner, n)
 
-    bar.update = count_update
+    def get_state() -> Any:
+        owner = reference()
+        default = getattr(type(owner), "__getstate__", None)
+        state = dict(vars(owner)) if default is None else default(owner)
+        # Why: a copy is not recorded, and a closure cannot be pickled.
+        return (_remove_methods(state[0]), *state[1:]) if isinstance(state, tuple) else _remove_methods(state)
+
+    bar.update, bar.__getstate__ = count_update, get_state
+
+
+def _remove_methods(state: Any) -> Any:
+    """Return the attributes of a disabled bar without the methods that count."""
+    if not isinstance(state, dict):
+        return state
+    return {name: value for name, value in state.items() if name not in {"update", "__getstate__"}}
 
 
 def _add(counter: Any, n: Any) -> None:
@@ -343,6 +365,7 @@ def reset_bar(bar: Any) -> None:
     record = _find_record(bar)
     if record is not None and record.counter is not None:
         record.counter.set(0)
+        record.first_n = _get(bar, {}, "n")
 
 
 # --- zero code -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
 from otel_progress.missed_ends import MissedEnds
+from otel_progress.model import Status
 from otel_progress.operations import BatchSnapshot, Event, OperationSnapshot
 from otel_progress.protocols import (
     BatchController,
@@ -56,6 +57,8 @@ class CompositeReader:
             return live or stored
         if stored.run != live.run:
             return max(live, stored, key=_get_start)
+        if stored.root.sequence > live.root.sequence:
+            return stored  # another process runs or has ended a later attempt
         # Why: the live store drops the levels of older ended operations, and the journal does not.
         is_complete = stored.root.sequence == live.root.sequence and len(stored.levels) > len(live.levels)
         return stored if is_complete else live
@@ -72,8 +75,29 @@ class CompositeReader:
         """Return ended operations without their levels, the last one first."""
         live = self._store.reader.history(query)
         stored: Sequence[OperationSnapshot] = self._query_journal(lambda journal: journal.history(query), ())
-        by_run = {operation.run: operation for operation in (*stored, *live)}
+        by_run: dict[str, OperationSnapshot] = {}
+        for operation in (*live, *stored):
+            known = by_run.setdefault(operation.run, operation)
+            if operation.root.sequence > known.root.sequence:
+                by_run[operation.run] = operation
+        for run in self._find_continued(live, {operation.run for operation in stored}):
+            by_run.pop(run, None)
         return sorted(by_run.values(), key=_get_end, reverse=True)[: query.limit]
+
+    def _find_continued(self, ended: Sequence[OperationSnapshot], stored: set[str]) -> list[str]:
+        """Return the ended runs of this process that are active again (retried tasks)."""
+        # Why the condition: the query costs time, and an attempt before a retry is cancelled.
+        sequences = {
+            operation.run: operation.root.sequence
+            for operation in ended
+            if operation.status is Status.CANCELLED and operation.run not in stored
+        }
+        active: Sequence[OperationSnapshot] = (
+            self._query_journal(lambda journal: journal.active(levels=False), ()) if sequences else ()
+        )
+        return [
+            each.run for each in active if each.root.sequence > sequences.get(each.run, each.root.sequence)
+        ]
 
     def watch(self, interval: float = 0.25, *, levels: bool = True) -> Iterator[Sequence[OperationSnapshot]]:
         """Yield all active operations, then changed ones, every ``interval`` seconds."""

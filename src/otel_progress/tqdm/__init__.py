@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 # isort: off
 from otel_progress.integrations.tqdm import (  # first: it reports that tqdm is missing
+    collect_arguments,
     collect_bar,
     end_bar,
     enter_bar,
@@ -69,8 +70,10 @@ class tqdm(_Base):  # type: ignore[misc]  # noqa: N801 - the name of the origina
     """True if the live display of the console shows the bar instead of tqdm."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        if self._draws_on_terminal and not keywords.get("gui") and _has_live_display(keywords.get("file")):
-            keywords["gui"] = self._is_hidden = True
+        if self._draws_on_terminal and not keywords.get("gui"):
+            file = collect_arguments(("file",), arguments, keywords).get("file")
+            if _has_live_display(file):
+                keywords["gui"] = self._is_hidden = True
         super().__init__(*arguments, **keywords)
         record_bar(self, arguments, keywords)
 

@@ -66,6 +66,20 @@ def fail() -> None:
         raise ValueError("no space left")
 
 
+@app.task(name="exit")
+def exit_process() -> None:
+    """Exit without a result."""
+    os._exit(1)
+
+
+@app.task(name="hold_retry", bind=True, max_retries=1)
+def hold_retry(self: Any, mark: str) -> None:
+    """Wait for a file in the second attempt."""
+    if not self.request.retries:
+        raise self.retry(exc=ValueError("no answer"), countdown=0)
+    wait_for(mark)
+
+
 @app.task(name="end")
 def end(how: str) -> None:
     """End in another way than with a result."""
