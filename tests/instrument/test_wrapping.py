@@ -211,7 +211,7 @@ class AsyncCallable:
 
 
 def test_steps_of_a_wrapped_generator_have_the_level(recorder: Recorder) -> None:
-    """Between the steps the level of the thread is current. Values and its return are passed."""
+    """Between the steps the level of the thread is current. Values are passed."""
     with ThreadPoolExecutor(1) as executor, progress.operation("job", id="j", total=20) as op:
         wrapped = progress.wrap(progress.wrap(count_up))
         assert executor.submit(lambda: list(wrapped(2))).result() == [0, 1]

@@ -138,7 +138,7 @@ def test_password_file_is_read_at_each_connection(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
 def test_missing_file_of_certificates_is_named(tmp_path: Path, option: str) -> None:
-    """The server is not blamed. Nothing listens on the port, and no connection is tried."""
+    """Nothing listens on the port, and no connection is tried."""
     file = tmp_path / "missing.pem"
     client = RedisClient(parse_address(f"rediss://127.0.0.1:1/0?{option}={file}"))
     with pytest.raises(JournalError, match=rf"missing\.pem of {option} cannot be read \(No such file"):

@@ -84,7 +84,10 @@ def delete_batch(queries: Queries, batch_id: str) -> tuple[bool, list[str]]:
 
 
 def _list_earlier_sessions(queries: Queries, entry: RunEntry) -> list[RunEntry]:
-    """Return the runs that a run continues, directly or through others, the first one first."""
+    """Return the runs that a run continues, the first one first.
+
+    It continues them directly, or through others.
+    """
     others = queries.read_entries(queries.find_runs(entry.operation_id))
     sessions, continued = [], {entry.run}
     # Why one pass: find_runs returns the newest run first.
