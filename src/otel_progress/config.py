@@ -291,8 +291,9 @@ def start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
 def _find_withheld(settings: Settings, given: Mapping[str, object] | None = None) -> list[str]:
     """Return the settings whose resources this process must not create.
 
-    The parent process of multiprocessing has them. ``given`` are the arguments of a call that inherits the settings of the parent. There the
-    parent decides on all resources that have no argument.
+    The parent process of multiprocessing has them. ``given`` are the arguments of a call that
+    inherits the settings of the parent. There the parent decides on all resources without an
+    argument.
     """
     resources = settings.get_process_resources()
     if not resources or not is_multiprocessing_child():
