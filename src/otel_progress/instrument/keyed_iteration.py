@@ -116,7 +116,10 @@ class KeyedLoop(Generic[T]):
 
 
 def _find_enclosing(work: CompletedWork) -> tuple[KeyedLoop[Any], bytes] | None:
-    """Return the newest keyed loop whose body this thread or task runs, with the current key."""
+    """Return the keyed loop whose body this thread or task runs.
+
+    The second value is the key of its current element. The newest loop has precedence.
+    """
     for reference in reversed(list(work.running_loops.values())):
         iterator: Any = reference()
         if iterator is None:
