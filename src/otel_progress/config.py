@@ -209,7 +209,8 @@ def start(
         if active is not None:
             active.shutdown()
             discard_own_provider()
-        return _start_runtime(settings, provider, sources, _find_withheld(settings))
+        withheld = _find_withheld(settings, None if parent is None else arguments)
+        return _start_runtime(settings, provider, sources, withheld)
 
 
 def _is_replacing(mode: object) -> bool:
@@ -287,8 +288,13 @@ def start_at_first_use(environ: Mapping[str, str]) -> RecordingBackend | None:
     return backend_slot.peek()
 
 
-def _find_withheld(settings: Settings) -> list[str]:
-    """Return the settings whose resources the parent process of multiprocessing has."""
+def _find_withheld(settings: Settings, given: Mapping[str, object] | None = None) -> list[str]:
+    """Return the settings whose resources this process must not create.
+
+    The parent process of multiprocessing has them. ``given`` are the arguments of a call that
+    inherits the settings of the parent. There the parent decides on all resources without an
+    argument.
+    """
     resources = settings.get_process_resources()
     if not resources or not is_multiprocessing_child():
         return []
@@ -296,7 +302,11 @@ def _find_withheld(settings: Settings) -> list[str]:
         return sorted(resources)
     parent = read_parent_settings()
     known = {} if parent is None else parent.resources
-    return sorted(name for name, value in resources.items() if name in known and known[name] == value)
+    return sorted(
+        name
+        for name, value in resources.items()
+        if (name in known and known[name] == value) or (given is not None and given.get(name) is None)
+    )
 
 
 def configure_child(variables: Mapping[str, str]) -> None:

@@ -200,3 +200,11 @@ def test_file_of_a_living_process_is_left_to_it(path: Path, store: str) -> None:
     assert run("--store", store, "ls", "--all").exit_code == 0
     assert len(list_segments(path)) == 1
     file.close()
+
+
+def test_list_of_batches_counts_abandoned_operations_apart(path: Path, store: str) -> None:
+    """They do not run. The column is only there if a batch has some."""
+    fill(path, change(member(1, DEAD_PID), pid=DEAD_PID), change(member(2, os.getpid()), pid=os.getpid()))
+    header, row = run("--store", store, "ls", "--batches").stdout.splitlines()
+    start, end = header.index("RUNNING"), header.index("ABANDONED")
+    assert (row[start:end].strip(), row[end : end + len("ABANDONED")].strip()) == ("1", "1")

@@ -244,6 +244,32 @@ def test_loops_below_one_level_have_separate_keys(store: str) -> None:
             assert (first, second) == ([], ["b", "c"])
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+def test_loops_in_the_body_of_a_keyed_loop_have_keys_per_element(store: str, depth: int) -> None:
+    """The next session starts fewer inner loops, because it leaves out outer elements."""
+    ran: list[tuple[int, ...]] = []
+
+    def run(op: Level, crash_at: int | None) -> None:
+        for outer in op.track(range(4), "outer", key=str):
+            for middle in progress.track(range(2), "middle", key=str):
+                for inner in progress.track(range(2), "inner", key=str) if depth == 3 else (0,):
+                    if len(ran) == crash_at:
+                        raise _CrashError
+                    ran.append((outer, middle, inner))
+
+    with session(store) as op:
+        run(op, 5)
+    with session(store) as op:
+        run(op, 11 if depth == 3 else None)
+    if depth == 3:
+        with session(store) as op:
+            run(op, None)
+    inner_values = range(2) if depth == 3 else (0,)
+    assert ran == [
+        (outer, middle, inner) for outer in range(4) for middle in range(2) for inner in inner_values
+    ]
+
+
 def test_elements_without_a_key_run_in_each_session(store: str) -> None:
     """They count in the session that has run last."""
     for crash in (True, False):

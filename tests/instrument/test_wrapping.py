@@ -7,6 +7,7 @@ import inspect
 import pickle
 import sys
 import threading
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -181,3 +182,72 @@ def test_executor_cancels_futures_at_the_shutdown(recorder: Recorder) -> None:
         running.result(60.0)
     assert waiting.cancelled()
     assert recorder.operation("j").status is Status.COMPLETED
+
+
+def count_up(end: int) -> Generator[int, int | None, str]:
+    """Count one unit on the current level in each step, and at the end."""
+    try:
+        for number in range(end):
+            progress.current_level().increment((yield number) or 1)
+    finally:
+        progress.current_level().item("last")
+    return "done"
+
+
+async def count_up_later(end: int) -> AsyncGenerator[int, None]:
+    """Count one unit on the current level in each step."""
+    for number in range(end):
+        await asyncio.sleep(0)
+        progress.current_level().increment()
+        yield number
+
+
+class AsyncCallable:
+    """Object whose call is a coroutine function."""
+
+    async def __call__(self, number: int) -> int:
+        """Count one unit on the current level."""
+        return await double_later(number)
+
+
+def test_steps_of_a_wrapped_generator_have_the_level(recorder: Recorder) -> None:
+    """Between the steps the level of the thread is current. Values are passed."""
+    with ThreadPoolExecutor(1) as executor, progress.operation("job", id="j", total=20) as op:
+        wrapped = progress.wrap(progress.wrap(count_up))
+        assert executor.submit(lambda: list(wrapped(2))).result() == [0, 1]
+        with op.level("other") as other:
+            steps = wrapped(3)
+            assert next(steps) == 0
+            assert progress.current_level() is other
+            assert steps.send(5) == 1
+            assert next(steps) == 2
+            with pytest.raises(StopIteration) as stop:
+                next(steps)
+            assert stop.value.value == "done"
+        early = wrapped(9)
+        next(early)
+        early.close()
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            wrapped()  # type: ignore[call-arg]
+        # 2 and the end, 5 + 1 + 1 and the end, the end that close() causes
+        assert op.snapshot().current == 3 + 8 + 1
+    assert [level.current for level in recorder.operation("j").levels] == [0]
+
+
+def test_wrapped_asynchronous_generator_and_callable_have_the_level(recorder: Recorder) -> None:
+    async def read(wrapped: Callable[[int], AsyncGenerator[int, None]]) -> list[int]:
+        return [number async for number in wrapped(3)]
+
+    with ThreadPoolExecutor(1) as executor, progress.operation("job", id="j", total=4):
+        wrapped = progress.wrap(count_up_later)
+        call = progress.wrap(AsyncCallable())
+        assert executor.submit(lambda: asyncio.run(read(wrapped))).result() == [0, 1, 2]
+        assert executor.submit(lambda: asyncio.run(call(4))).result() == 8
+    assert recorder.operation("j").root.current == 4
+
+
+def test_wrapped_generator_function_can_be_pickled(recorder: Recorder) -> None:
+    with progress.operation("job", id="j", total=3):
+        wrapped = pickle.loads(pickle.dumps(progress.wrap(count_up)))
+        assert list(wrapped(2)) == [0, 1]
+    assert recorder.operation("j").root.current == 3

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 import otel_progress as progress
+from otel_progress.parsers.detection import DetectingParser
 from otel_progress.parsers.ffmpeg import FfmpegParser
+from otel_progress.parsers.numbers import PercentParser
 from otel_progress.runner.recording import MAX_OPEN_LINE_BYTES, OutputRecorder
 from otel_progress.testing import Recorder
 
@@ -41,3 +43,31 @@ def test_observer_with_a_long_line_keeps_a_bounded_part(recorder: Recorder) -> N
             assert len(errors._open_line) <= MAX_OPEN_LINE_BYTES
         errors.finish()
     assert recorder.operation("c").root.current == 0
+
+
+def test_observer_ignores_progress_in_binary_output(recorder: Recorder) -> None:
+    """An archive on stdout has random percentages. Those of the other stream are read."""
+    with progress.operation("command", id="c") as operation:
+        outputs = OutputRecorder(operation, DetectingParser(), has_total=False, is_automatic=True)
+        archive = outputs.create_observer(has_errors=False)
+        errors = outputs.create_observer(has_errors=True)
+        archive.observe(b"\x1f\x8b\0\0\r2%\r7%\r")
+        archive.observe(b"\xe1\r9%\r11%\r")
+        root = recorder.operation("c").root
+        assert (root.current, root.total) == (0, None)
+        errors.observe(b"\r10%\r20%\r30%")
+        archive.observe(b"\xe1\r3%\r4%")
+        archive.finish()
+        root = recorder.operation("c").root
+        assert (root.current, root.total) == (20, 100)
+        errors.observe(b"\ndisk\0full\n")
+        errors.finish()
+    assert outputs.tail.text is not None
+    assert outputs.tail.text.endswith("diskfull")
+
+
+def test_observer_with_a_given_format_reads_output_with_zero_bytes(recorder: Recorder) -> None:
+    with progress.operation("command", id="c") as operation:
+        outputs = OutputRecorder(operation, PercentParser(), has_total=False, is_automatic=False)
+        outputs.create_observer(has_errors=False).observe(b"\x00 37%\n")
+    assert recorder.operation("c").root.current == 37

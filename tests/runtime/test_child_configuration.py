@@ -165,6 +165,31 @@ def test_inherit_uses_the_settings_of_the_parent_in_spawned_children(
     assert run(tmp_path, code) == (0, "main 0.5 7200.0 True\nNone 0.1 86400.0 False\n", "")
 
 
+@pytest.mark.parametrize("console", ["False", "True", "'json'", "None"])
+def test_inherit_creates_no_console_of_its_own(tmp_path: Path, console: str) -> None:
+    """A child that inherits prints nothing, unless its own call has a console."""
+    code = f"""
+    import multiprocessing, sys
+    def work(given):
+        sys.stderr = sys.stdout
+        progress.configure(inherit=True, **given)
+        with progress.operation("o", id="child", total=1):
+            pass
+    if __name__ == "__main__":
+        progress.configure(console={console}, otlp=False)
+        for given in ({{}}, {{"console": "json:1"}}):
+            process = multiprocessing.get_context("spawn").Process(target=work, args=(given,))
+            process.start()
+            process.join()
+            print("left", process.exitcode, flush=True)
+    """
+    status, output, errors = run(tmp_path, code)
+    assert (status, errors) == (0, "")
+    lines = output.splitlines()
+    assert (lines[0], lines[-1]) == ("left 0", "left 0")
+    assert '"operation_id":"child"' in lines[1]
+
+
 def test_connections_of_otlp_are_not_shared_with_forked_children(tmp_path: Path) -> None:
     """Parent and children export over HTTP at the same time."""
     with receiving() as receiver:

@@ -202,6 +202,28 @@ def test_closing_server_applies_requests_that_have_arrived(op: Level) -> None:
         send(server, increment=1)
 
 
+def test_levels_that_no_update_ended_are_cancelled_with_the_block(op: Level) -> None:
+    """Their parent continues, and a level that has ended stays as it is."""
+    with op.level("host", "alpha", total=2) as host:
+        with host.environment(updates=True) as variables:
+            client = UpdateClient(variables, TIMEOUT_S)
+            client.request("start", type="dump", id="a")
+            client.request("start", type="table", id="t", path="dump:a")
+            client.request("start", type="song", id="s", bound=True)
+            client.request("start", type="done", id="d")
+            client.request("end", path="done:d")
+        client.close()
+        found = progress.get_operation("n-1")
+        assert found is not None
+        ends = {level.path: (level.status, level.message) for level in found.levels}
+    open_levels = ("host:alpha/dump:a", "host:alpha/dump:a/table:t", "host:alpha/song:s")
+    assert ends == {
+        **dict.fromkeys(open_levels, (Status.CANCELLED, "no update ended it")),
+        "host:alpha/done:d": (Status.COMPLETED, None),
+        "host:alpha": (Status.RUNNING, None),
+    }
+
+
 def test_server_serves_more_clients_than_its_limit(
     op: Level, server: UpdateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

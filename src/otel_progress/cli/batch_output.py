@@ -42,6 +42,7 @@ _HEADER: Final = (
     "DONE",
     "COUNT",
     "RUNNING",
+    "ABANDONED",
     "FAILED",
     "STARTED",
     "TIME",
@@ -110,10 +111,14 @@ def _format_progress(batch: BatchSnapshot, style: str) -> str:
     return f"{style_text(bar, style)}  {text}" if bar else text
 
 
+def _count_running(batch: BatchSnapshot) -> int:
+    # Why at least 0: the abandoned ones may also be pending.
+    return max(0, batch.counts[Status.RUNNING] - batch.abandoned)
+
+
 def _format_counts(batch: BatchSnapshot) -> str:
     numbers = dict(batch.counts)
-    # Why at least 0: the abandoned ones may also be pending.
-    numbers[Status.RUNNING] = max(0, numbers[Status.RUNNING] - batch.abandoned)
+    numbers[Status.RUNNING] = _count_running(batch)
     parts = [
         style_text(f"{count} {status.value}", STATUS_STYLES[status])
         for status in Status
@@ -136,7 +141,8 @@ def write_batch_table(batches: Sequence[BatchSnapshot]) -> None:
     styles: list[dict[int, str]] = [{-1: "dim"}]
     for batch in batches:
         rows.append(_build_row(batch))
-        styles.append({0: STATUS_STYLES[batch.status], _HEADER.index("FAILED"): "red"})
+        red = dict.fromkeys((_HEADER.index("ABANDONED"), _HEADER.index("FAILED")), "red")
+        styles.append({0: STATUS_STYLES[batch.status], **red})
     write_table(rows, styles, get_terminal_width(), _OPTIONAL_COLUMNS)
 
 
@@ -159,7 +165,8 @@ def _build_row(batch: BatchSnapshot) -> tuple[str, ...]:
         name if name != clean_text(batch.id) else "",
         format_percentage(batch.ratio),
         format_count(batch.finished_count, batch.total, None),
-        str(counts[Status.RUNNING]) if counts[Status.RUNNING] else "",
+        str(_count_running(batch) or ""),
+        str(batch.abandoned or ""),
         str(counts[Status.FAILED]) if counts[Status.FAILED] else "",
         format_moment(batch.started_at)[:19].replace("T", " "),
         format_duration(batch.elapsed_seconds),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import ref
 
 from otel_progress.instrument.iteration import LoopGuard, check_cancelled
 from otel_progress.instrument.rejections import Rejection
@@ -36,15 +37,40 @@ class KeyedLoop(Generic[T]):
     __slots__ = ("_count_skipped", "_earlier", "_get_key", "_level", "_scope", "_unended", "_work")
 
     def __init__(self, level: LevelHandle, work: CompletedWork, get_key: Callable[[T], object]) -> None:
+        self._level: LevelHandle = level
+        self._scope: bytes
         node = level._node
         path = _OPERATION_PATH if node.parent is None else node.parent.path
-        self._scope = work.create_loop_scope(path, node.spec.type, node.spec.name or "")
+        enclosing = _find_enclosing(work)
+        if enclosing is not None:
+            # Why: the number of the loop depends on the elements that this session leaves out.
+            outer, key = enclosing
+            above = "" if node.parent is outer._level._node else path
+            path = f"{above}\0{outer._scope.hex()}{key.hex()}"
+        self._scope = work.create_loop_scope(
+            path, node.spec.type, node.spec.name or "", is_nested=enclosing is not None
+        )
         self._earlier = work.get_earlier_keys(self._scope)
-        self._level = level
         self._work = work
         self._get_key = get_key
         self._count_skipped = itertools.count().__next__
         self._unended = [True]
+
+    @property
+    def level(self) -> LevelHandle:
+        """The level of the loop."""
+        return self._level
+
+    def register(self, iterator: KeyedIterator[T] | KeyedAsyncIterator[T]) -> None:
+        """Register the iterator for loops in the body of this one."""
+        loops, number = self._work.running_loops, id(iterator)
+        loops.pop(number, None)
+
+        def drop(reference: object) -> None:
+            if loops.get(number) is reference:
+                loops.pop(number, None)
+
+        loops[number] = ref(iterator, drop)
 
     @property
     def earlier_count(self) -> int:
@@ -89,6 +115,21 @@ class KeyedLoop(Generic[T]):
         self._level.__exit__(None, None, None)
 
 
+def _find_enclosing(work: CompletedWork) -> tuple[KeyedLoop[Any], bytes] | None:
+    """Return the keyed loop whose body this thread or task runs.
+
+    The second value is the key of its current element. The newest loop has precedence.
+    """
+    for reference in reversed(list(work.running_loops.values())):
+        iterator: Any = reference()
+        if iterator is None:
+            continue
+        key = iterator.get_current_key()
+        if key is not None and iterator.keys.level.recording:
+            return iterator.keys, key
+    return None
+
+
 def start_keyed_loop(
     level: LevelHandle, get_key: Callable[[Any], object] | None, resume: bool | None
 ) -> KeyedLoop[Any] | None:
@@ -129,7 +170,7 @@ class KeyedIterator(Generic[T]):
     the next one. The level ends when no element is left and all are done.
     """
 
-    __slots__ = ("_guard", "_iterator", "_keys", "_level", "_node", "_pending")
+    __slots__ = ("__weakref__", "_guard", "_iterator", "_keys", "_level", "_node", "_pending")
 
     def __init__(
         self, iterator: Iterator[T], level: LevelHandle, keys: KeyedLoop[T], guard: LoopGuard
@@ -142,6 +183,16 @@ class KeyedIterator(Generic[T]):
         """Keys of the elements that are processed, by thread."""
         self._guard = guard
         guard.has_started = self._pending.__len__
+        keys.register(self)
+
+    @property
+    def keys(self) -> KeyedLoop[T]:
+        """The keys of the loop."""
+        return self._keys
+
+    def get_current_key(self) -> bytes | None:
+        """Return the key of the element that the calling thread processes."""
+        return self._pending.get(get_ident())
 
     def __iter__(self) -> KeyedIterator[T]:
         return self
@@ -176,7 +227,7 @@ class KeyedIterator(Generic[T]):
 class KeyedAsyncIterator(Generic[T]):
     """Async iterator like :class:`KeyedIterator`. Tasks may share it."""
 
-    __slots__ = ("_guard", "_iterator", "_keys", "_level", "_node", "_pending")
+    __slots__ = ("__weakref__", "_guard", "_iterator", "_keys", "_level", "_node", "_pending")
 
     def __init__(
         self, iterator: AsyncIterator[T], level: LevelHandle, keys: KeyedLoop[T], guard: LoopGuard
@@ -189,6 +240,16 @@ class KeyedAsyncIterator(Generic[T]):
         """Keys of the elements that are processed, by task."""
         self._guard = guard
         guard.has_started = self._pending.__len__
+        keys.register(self)
+
+    @property
+    def keys(self) -> KeyedLoop[T]:
+        """The keys of the loop."""
+        return self._keys
+
+    def get_current_key(self) -> bytes | None:
+        """Return the key of the element that the calling task processes."""
+        return self._pending.get(_identify_task())
 
     def __aiter__(self) -> KeyedAsyncIterator[T]:
         return self

@@ -429,7 +429,7 @@ def serve_updates(level: UpdatableLevel) -> UpdateServer:
     from otel_progress.updates.server import UpdateServer
 
     levels = RemoteLevels(level)
-    return UpdateServer(levels.apply, levels.end_abandoned)
+    return UpdateServer(levels.apply, levels.end_abandoned, levels.end_remaining)
 
 
 def take_level_snapshot(node: Node, backend: RecordingBackend | None) -> LevelSnapshot:

@@ -19,6 +19,7 @@ from opentelemetry import context as context_api
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.instrument.backend import RecordingBackend
 from otel_progress.instrument.context import build_level_context, detach, get_current_level
+from otel_progress.instrument.decorators import decorate_async_generator, decorate_generator
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.lifecycle import resume_handle
 from otel_progress.interrupts import is_interrupt
@@ -37,15 +38,29 @@ def wrap(function: Callable[P, R], level: Level | None = None) -> Callable[P, R]
     The calls may run in other threads, tasks and processes. ``level`` is by default the current
     level of the caller of ``wrap``. Without a level, the function is called unchanged. Arguments,
     return value and exceptions are passed through. The result can be pickled if the function can.
-    A coroutine function remains one.
+    A coroutine function remains one. The steps of a generator have the level as their current one.
 
     In another process, the units and levels of a call belong to the same operation. They are
     delivered before the call returns, which usually takes some milliseconds, and at most 250 ms.
     The first call in a process may take 2 s longer.
     """
     found = cast("Level | None", get_current_level()) if level is None else level
-    kind = _WrappedCoroutineFunction if inspect.iscoroutinefunction(function) else _WrappedFunction
-    return cast("Callable[P, R]", kind(function, found))
+    return cast("Callable[P, R]", _find_kind(function)(function, found))
+
+
+def _find_kind(function: Callable[..., Any]) -> type[_WrappedFunction[Any]]:
+    """Return the class of the wrapped function, by the kind of its calls."""
+    if isinstance(function, _WrappedFunction):
+        return type(function)
+    # Why: the call of an object may be a coroutine function or a generator function.
+    for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(each):
+            return _WrappedCoroutineFunction
+        if inspect.isgeneratorfunction(each):
+            return _WrappedGeneratorFunction
+        if inspect.isasyncgenfunction(each):
+            return _WrappedAsyncGeneratorFunction
+    return _WrappedFunction
 
 
 class _WrappedFunction(Generic[R]):
@@ -85,6 +100,25 @@ class _WrappedCoroutineFunction(_WrappedFunction[Any]):
             return await self._function(*args, **kwargs)
 
 
+class _WrappedGeneratorFunction(_WrappedFunction[Any]):
+    """Generator function that :func:`wrap` returns."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        body = self._function(*args, **kwargs)
+        return decorate_generator(lambda: body, self._create_scope, _LevelScope.build_context)()
+
+    def _create_scope(self) -> _LevelScope:
+        return _LevelScope(self._level, self._context)
+
+
+class _WrappedAsyncGeneratorFunction(_WrappedGeneratorFunction):
+    """Asynchronous generator function that :func:`wrap` returns."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        body = self._function(*args, **kwargs)
+        return decorate_async_generator(lambda: body, self._create_scope, _LevelScope.build_context)()
+
+
 def _load_function(
     kind: type[_WrappedFunction[Any]], function: Callable[..., Any], level: Level | None
 ) -> _WrappedFunction[Any]:
@@ -106,18 +140,31 @@ class _LevelScope:
         self._backend: RecordingBackend | None = None
         self._node: Node | None = None
 
-    def __enter__(self) -> None:
+    def start(self) -> _LevelScope:
+        """Connect with the level. It does not become the current one."""
         level = self._level
         if level is None:
-            return
+            return self
         resume_handle(level)
-        if level._backend is None or not level.recording:
-            return
-        self._backend, self._node = level._backend, level._node
-        self._backend.store.hold_share(self._node, self)
+        if level._backend is not None and level.recording:
+            self._backend, self._node = level._backend, level._node
+            self._backend.store.hold_share(self._node, self)
+        return self
+
+    @property
+    def recording(self) -> bool:
+        """True if the level was recorded at the start."""
+        return self._node is not None
+
+    def build_context(self) -> context_api.Context:
+        """Return the context with the level. Call it while ``recording`` is True."""
         # Why: a new thread has an empty context. A task has that of the code that created it.
         current = context_api.get_current() or self._captured
-        self._token = context_api.attach(build_level_context(level, current))
+        return build_level_context(cast("Level", self._level), current)
+
+    def __enter__(self) -> None:
+        if self.start().recording:
+            self._token = context_api.attach(self.build_context())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -15,6 +16,10 @@ from otel_progress.resumption import (
     digest_level_scope,
     digest_loop_scope,
 )
+
+MAX_NESTED_LOOPS: Final = 10_000
+"""Names of loops in the body of other loops that are counted. Beyond it the oldest is dropped."""
+
 
 _NO_KEYS: Final[Mapping[bytes, Number]] = {}
 
@@ -32,10 +37,12 @@ class CompletedWork:
         "_count",
         "_earlier",
         "_next_loops",
+        "_next_nested_loops",
         "_on_dropped",
         "_run",
         "_uncounted",
         "max_keys",
+        "running_loops",
         "work",
     )
 
@@ -61,6 +68,9 @@ class CompletedWork:
         self._uncounted: set[tuple[bytes, bytes]] = set()
         """Restored levels that this session has entered, so that they count themselves."""
         self._next_loops: dict[tuple[str, str, str], Callable[[], int]] = {}
+        self._next_nested_loops: dict[tuple[str, str, str], Callable[[], int]] = {}
+        self.running_loops: dict[int, Callable[[], object]] = {}
+        """Weak references to the iterators of keyed loops, the newest last."""
 
     # --- levels ----------------------------------------------------------------------------------
 
@@ -98,12 +108,21 @@ class CompletedWork:
 
     # --- items -----------------------------------------------------------------------------------
 
-    def create_loop_scope(self, parent_path: str, type_: str, name: str) -> bytes:
-        """Return the scope of the next loop with this type and name below a level."""
+    def create_loop_scope(self, parent_path: str, type_: str, name: str, *, is_nested: bool = False) -> bytes:
+        """Return the scope of the next loop with this type and name below a level.
+
+        With ``is_nested``, ``parent_path`` identifies an element of another loop. At most
+        MAX_NESTED_LOOPS of such names are stored, because an element is processed once.
+        """
         names = (parent_path, type_, name)
-        next_number = self._next_loops.get(names)
+        numbers = self._next_nested_loops if is_nested else self._next_loops
+        next_number = numbers.get(names)
         if next_number is None:
-            next_number = self._next_loops.setdefault(names, itertools.count(1).__next__)
+            next_number = numbers.setdefault(names, itertools.count(1).__next__)
+            if is_nested and len(numbers) > MAX_NESTED_LOOPS:
+                # Why suppressed: another thread may change the dictionary.
+                with contextlib.suppress(RuntimeError, StopIteration, KeyError):
+                    del numbers[next(iter(numbers))]
         return digest_loop_scope(parent_path, type_, name, next_number())
 
     def get_earlier_keys(self, scope: bytes) -> Mapping[bytes, Number]:

@@ -70,6 +70,11 @@ class OutputRecorder:
             self._parser = None
 
     @property
+    def is_automatic(self) -> bool:
+        """True if the format of the output is detected."""
+        return self._is_automatic
+
+    @property
     def needs_all_lines(self) -> bool:
         """False if the last lines of a chunk are enough."""
         return self._parser is not None and not self._parser.is_stateless
@@ -146,13 +151,17 @@ class StreamObserver:
         """Start of a line that has no progress so far. Programs write lines in several parts."""
         self._is_line_open = False
         """True if the splitter has the start of a line that may have progress."""
+        self._is_binary = False
+        """True if the stream has binary data, in which random counts and percentages are found."""
 
     def observe(self, chunk: bytes) -> None:
         """Read the progress and the tail of a chunk."""
         try:
             chunk = self._open_line + chunk
             self._open_line = b""
-            if self._recorder.may_have_progress(chunk) or self._is_line_open:
+            if b"\0" in chunk and self._recorder.is_automatic:
+                self._is_binary = True
+            if not self._is_binary and (self._recorder.may_have_progress(chunk) or self._is_line_open):
                 if len(chunk) > MAX_LATEST_BYTES and not self._recorder.needs_all_lines:
                     chunk = _cut_lines(chunk, MAX_LATEST_BYTES)
                 self._is_line_open = not chunk.endswith((b"\n", b"\r"))
@@ -171,7 +180,7 @@ class StreamObserver:
         try:
             lines = [*self._splitter.feed(self._open_line), *self._splitter.finish()]
             self._open_line = b""
-            self._read(lines, True)
+            self._read(lines, not self._is_binary)
         except Exception as error:
             report_internal_error("processor", "The output of a command could not be read", error=error)
 

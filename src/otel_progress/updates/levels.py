@@ -116,6 +116,15 @@ class RemoteLevels:
         if level is not None:
             level.fail(Failure("ProcessExited", "its process exited without an end"))
 
+    def end_remaining(self) -> None:
+        """Cancel the levels that no request has ended. Called after the last request."""
+        levels = [level for path, level in self._levels.items() if path != self._path]
+        # Why reversed: a level starts after its parent.
+        for level in reversed(levels):
+            if level.recording:
+                level.cancel("no update ended it")
+        self._levels.clear()
+
     def _find_level(self, request: UpdateRequest) -> tuple[str, UpdatableLevel]:
         path = self._get_path(request)
         level = self._levels.get(path)

@@ -69,18 +69,21 @@ class UpdateServer:
     """Context manager that serves updates in a thread of its own.
 
     ``apply`` returns the reply to a request or raises InvalidRequestError. ``end_abandoned``
-    receives the path of a level whose connection was closed before its end.
+    receives the path of a level whose connection was closed before its end. ``end_remaining`` is
+    called after the last request.
     """
 
     def __init__(
         self,
         apply: Callable[[UpdateRequest], dict[str, Any]],
         end_abandoned: Callable[[str], None],
+        end_remaining: Callable[[], None] = lambda: None,
         *,
         uses_unix_socket: bool = hasattr(socket, "AF_UNIX"),
     ) -> None:
         self._apply = apply
         self._end_abandoned = end_abandoned
+        self._end_remaining = end_remaining
         self._folder: Path | None = None
         self._token: bytes | None = None
         self._is_closing = False
@@ -152,12 +155,19 @@ class UpdateServer:
             report_internal_error("server", "Updates of other processes are not received", error=error)
         finally:
             for connection in list(self._connections.values()):
-                # Why: the operation ends, and ends its levels.
+                # Why: its process may be alive, so the level has not failed.
                 connection.level = None
                 self._drop(connection)
+            self._end_remaining_levels()
             self._selector.close()
             for each in (self._listener, self._wake_reader, self._wake_writer):
                 each.close()
+
+    def _end_remaining_levels(self) -> None:
+        try:
+            self._end_remaining()
+        except Exception as error:
+            report_internal_error("server", "Levels of other processes were not ended", error=error)
 
     def _close_gracefully(self) -> None:
         """Serve what has arrived. A client that connects later finds no server."""

@@ -12,7 +12,7 @@ from otel_progress.errors import OperationRunningError
 from otel_progress.journal import Journal
 from otel_progress.model import LevelCounts, Status
 from otel_progress.operations import Condition
-from otel_progress.processes import HEARTBEAT_TIMEOUT_S
+from otel_progress.processes import HEARTBEAT_TIMEOUT_S, UNVERIFIED_TIMEOUT_S
 from otel_progress.resumption import (
     CompletedKey,
     ResumableStorage,
@@ -113,6 +113,19 @@ def test_batch_counts_only_the_run_that_continues(journal: Journal, fake_time: F
     batch = journal.batch("night")
     assert batch is not None
     assert {status: count for status, count in batch.counts.items() if count} == {Status.RUNNING: 1}
+
+
+def test_delete_of_a_batch_deletes_the_earlier_sessions(journal: Journal, fake_time: FakeTime) -> None:
+    """A run of the same id that is not a session of the member stays."""
+    _write(journal, "gone", ended(operation_id="friday-42", id="friday-42", run="run-0", instance="gone"))
+    _start_dead_run(journal, fake_time)
+    for run in ("run-2", "run-3"):
+        _claim(journal, run, fake_time)
+        fake_time.pass_(UNVERIFIED_TIMEOUT_S + 1)
+    assert {operation.run for operation in journal.history()} == {"run-0", "run-1", "run-2"}
+    assert journal.delete_batch("night") is True
+    assert journal.batch("night") is None
+    assert [operation.run for operation in (*journal.active(), *journal.history())] == ["run-0"]
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])

@@ -134,3 +134,16 @@ def test_password_file_is_read_at_each_connection(tmp_path: Path) -> None:
     assert address.read_password() == "first"
     file.write_text("second")
     assert address.read_password() == "second"
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_missing_file_of_certificates_is_named(tmp_path: Path, option: str) -> None:
+    """Nothing listens on the port, and no connection is tried."""
+    file = tmp_path / "missing.pem"
+    client = RedisClient(parse_address(f"rediss://127.0.0.1:1/0?{option}={file}"))
+    with pytest.raises(JournalError, match=rf"missing\.pem of {option} cannot be read \(No such file"):
+        client.execute_one("GET", "key")
+    file.write_text("not a certificate")
+    expected = "has no certificates: expected PEM" if option == "ssl_ca_certs" else "cannot be reached"
+    with pytest.raises(JournalError, match=expected):
+        client.execute_one("GET", "key")

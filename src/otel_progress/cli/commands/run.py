@@ -196,7 +196,7 @@ def _serve_updates(stack: ExitStack, level: Level, recorder: OutputRecorder) -> 
 
     levels = RemoteLevels(level, on_update=recorder.stop_parsing)
     try:
-        server = stack.enter_context(UpdateServer(levels.apply, levels.end_abandoned))
+        server = stack.enter_context(UpdateServer(levels.apply, levels.end_abandoned, levels.end_remaining))
     except (OSError, RuntimeError) as error:  # no folder or port, or no further thread
         report_internal_error("server", "Updates of other processes are not received", error=error)
         return None

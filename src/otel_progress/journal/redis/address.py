@@ -105,6 +105,30 @@ class RedisAddress:
         path = self.sentinel_password_file
         return None if path is None else _read_secret(path)
 
+    def check_certificates(self) -> None:
+        """Raise JournalError if a file of certificates cannot be read.
+
+        redis-py reports it like a server that cannot be reached.
+        """
+        import ssl
+
+        names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        for name, path in zip(names, (self.ca_certs, self.certfile, self.keyfile), strict=True):
+            if path is None:
+                continue
+            try:
+                with Path(path).open("rb"):
+                    pass
+                if name == "ssl_ca_certs":
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+            except ssl.SSLError:
+                msg = f"The file {escape_controls(path)} of {name} has no certificates: expected PEM."
+                raise JournalError(f"{msg} Check the path.") from None
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or type(error).__name__
+                msg = f"The file {escape_controls(path)} of {name} cannot be read ({reason})."
+                raise JournalError(f"{msg} Check its path and permissions.") from error
+
 
 def is_redis_url(url: str) -> bool:
     """Return True if the scheme of a URL is that of a Redis journal."""

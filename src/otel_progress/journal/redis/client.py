@@ -314,6 +314,7 @@ class RedisClient:
             "client_name": "otel-progress",
         }
         if address.tls:
+            address.check_certificates()
             options.update(
                 ssl=True,
                 ssl_ca_certs=address.ca_certs,

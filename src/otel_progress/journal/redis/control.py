@@ -64,7 +64,7 @@ def _store_request(queries: Queries, entry: RunEntry, reason: str, at: float, no
 
 
 def delete_batch(queries: Queries, batch_id: str) -> tuple[bool, list[str]]:
-    """Delete a batch with its operations.
+    """Delete a batch with its operations and the earlier sessions of resumed ones.
 
     Return False, and delete nothing, if the batch is unknown or may have a running operation. The
     second value is as in ``delete_finished_runs``.
@@ -76,9 +76,26 @@ def delete_batch(queries: Queries, batch_id: str) -> tuple[bool, list[str]]:
         return False, []
     unreferenced: list[str] = []
     for entry in entries.values():
-        unreferenced += delete_run(queries, entry.run, entry.instance)[1]
+        # Why the sessions first: they are found through the run that continues them.
+        for each in (*_list_earlier_sessions(queries, entry), entry):
+            unreferenced += delete_run(queries, each.run, each.instance)[1]
         _delete_trajectories(queries, entry.operation_id)
     return batches.delete_declaration(queries, batch_id), unreferenced
+
+
+def _list_earlier_sessions(queries: Queries, entry: RunEntry) -> list[RunEntry]:
+    """Return the runs that a run continues, the first one first.
+
+    It continues them directly, or through others.
+    """
+    others = queries.read_entries(queries.find_runs(entry.operation_id))
+    sessions, continued = [], {entry.run}
+    # Why one pass: find_runs returns the newest run first.
+    for other in others.values():
+        if other.superseded_by in continued:
+            continued.add(other.run)
+            sessions.append(other)
+    return sessions[::-1]
 
 
 def fail_abandoned_run(queries: Queries, operation_id: str, reason: str, now: str) -> bool:

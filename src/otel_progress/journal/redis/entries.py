@@ -40,7 +40,10 @@ _dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """Entry of one run. ``registered_at`` is in Unix seconds of the server."""
+    """Entry of one run. ``registered_at`` is in Unix seconds of the server.
+
+    ``superseded_by`` is the run that has continued it, or None.
+    """
 
     run: str
     order: str
@@ -50,6 +53,7 @@ class RunEntry:
     instance: str
     has_root: bool
     is_ended: bool
+    superseded_by: str | None = None
 
 
 def encode_root_entry(root: LevelSnapshot) -> tuple[str, str, str]:
@@ -101,6 +105,7 @@ def decode_entry(run: str, stored: str) -> RunEntry | None:
             str(document["instance"]),
             stored[:16] != NO_ROOT,
             "end" in document,
+            None if (successor := document.get("superseded")) is None else str(successor),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -98,6 +98,15 @@ _OPEN_RUNS: Final = "SELECT instance, recorded_at FROM operations WHERE batch = 
 _KEYS: Final = "SELECT key, operation_id FROM operations WHERE batch = ? LIMIT ?"
 
 
+_SESSIONS: Final = """WITH RECURSIVE sessions (key, run, operation_id, distance) AS (
+    SELECT key, run, operation_id, 0 FROM operations WHERE key = ?
+    UNION
+    SELECT o.key, o.run, o.operation_id, s.distance + 1 FROM sessions s
+    JOIN operations o ON o.operation_id = s.operation_id AND o.superseded_by = s.run
+    WHERE o.key < s.key
+) SELECT key FROM sessions WHERE distance > 0 ORDER BY distance DESC"""
+
+
 _DETACH: Final = "UPDATE operations SET batch = NULL WHERE batch = ?"
 
 
@@ -154,6 +163,14 @@ def list_running_ids(connection: sqlite3.Connection, batch_id: str) -> list[str]
 def list_keys(connection: sqlite3.Connection, batch_id: str, limit: int) -> list[tuple[int, str]]:
     """Return key and id of at most ``limit`` operations of a batch."""
     return [(int(key), str(id_)) for key, id_ in query_all(connection, _KEYS, (batch_id, limit))]
+
+
+def list_earlier_sessions(connection: sqlite3.Connection, key: int) -> list[int]:
+    """Return the keys of the runs that a run continues, directly or through others.
+
+    A run is listed before the one that continues it.
+    """
+    return [int(earlier) for (earlier,) in query_all(connection, _SESSIONS, (key,))]
 
 
 def may_have_running(connection: sqlite3.Connection, batch_id: str, moment: ReadTime) -> bool:

@@ -140,6 +140,8 @@ def delete_batch_rows(
 ) -> tuple[bool | None, list[str]]:
     """Delete at most ``rows`` rows of a batch's operations, and at last the batch.
 
+    The earlier sessions of resumed operations are deleted, too.
+
     Return True if the batch is deleted, None if operations are left, and False if the batch is
     unknown or may have a running operation. The second value is as in ``delete_finished_runs``.
     """
@@ -149,7 +151,9 @@ def delete_batch_rows(
     if not found:
         return batches.delete_declaration(connection, batch_id), []
     for key, operation_id in found:
-        if deleter.left <= 0 or not deleter.delete_operation(key):
+        # Why the sessions first: they are found through the run that continues them.
+        sessions = (*batches.list_earlier_sessions(connection, key), key)
+        if not all(deleter.left > 0 and deleter.delete_operation(each) for each in sessions):
             break
         delete_trajectories(connection, operation_id)
     # Another pass finds further operations, and deletes the batch.
