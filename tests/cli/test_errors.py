@@ -18,6 +18,8 @@ from tests.support.command_line import documents, run, url_of
         (("history", "--limit", "0"), "not in the range"),
         (("show",), "Missing argument 'ID'"),
         (("watch", "--exit-status"), "expected at least one ID"),
+        (("run", "--id=", "--", "true"), "Invalid id '' for --id: expected at least one visible character"),
+        (("level", "--start", " "), "Invalid type ' ' for TYPE: expected at least one visible character"),
         (("--store", "ftp://x", "ls"), "expected the URL of a journal"),
         (("--store", "memory:", "ls"), "Invalid store 'memory:'"),
         (("--store", "", "ls"), "expected a text that is not empty"),

@@ -1,4 +1,4 @@
-"""Parsers of option values: moments and severities."""
+"""Parsers of option values: moments, severities and names."""
 
 from __future__ import annotations
 
@@ -50,6 +50,17 @@ def parse_severity(ctx: click.Context, param: click.Parameter, text: str | None)
     return number
 
 
+def parse_name(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    """Return an id, a type or another name. Reject one without a visible character.
+
+    A click callback.
+    """
+    if text is not None and not text.strip():
+        thing = (param.name or "name").rpartition("_")[2]
+        raise _invalid_value(ctx, param, text, thing, "at least one visible character")
+    return text
+
+
 def complete_severity(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
     """Return the severity names that start with ``incomplete``."""
     return [name for name in SEVERITIES if name.startswith(incomplete.upper())]
@@ -59,4 +70,5 @@ def _invalid_value(
     ctx: click.Context, param: click.Parameter, text: str, thing: str, expected: str
 ) -> click.UsageError:
     value = escape_controls(repr(text[:100]))
-    return click.UsageError(f"Invalid {thing} {value} for {param.opts[0]}: expected {expected}.", ctx)
+    where = param.opts[0] if isinstance(param, click.Option) else (param.metavar or "").strip("[]")
+    return click.UsageError(f"Invalid {thing} {value} for {where}: expected {expected}.", ctx)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from otel_progress.cli.commands.update import NUMBER
+from otel_progress.cli.options import parse_name
 from otel_progress.cli.output import CliError, echo_error
 from otel_progress.text import encode_segment
 from otel_progress.updates.client import UnavailableServerError, UpdateClient, UpdateError
@@ -48,8 +49,8 @@ Examples:
   otel-progress level upload 1 --end
 """,
 )
-@click.argument("level_type", metavar="TYPE")
-@click.argument("level_id", metavar="[ID]", required=False)
+@click.argument("level_type", metavar="TYPE", callback=parse_name)
+@click.argument("level_id", metavar="[ID]", required=False, callback=parse_name)
 @click.option("--start", "is_start", is_flag=True, help="Start the level and print its path.")
 @click.option("--end", "is_end", is_flag=True, help="End the level.")
 @click.option("--name", metavar="TEXT", help="Display name.")

@@ -13,6 +13,7 @@ import click
 
 from otel_progress.cli.commands.update import NUMBER
 from otel_progress.cli.context import CliContext
+from otel_progress.cli.options import parse_name
 from otel_progress.cli.output import CliError, echo_error
 from otel_progress.parsers.formats import FORMATS, UNITS, create_parser
 
@@ -59,11 +60,25 @@ Examples:
 )
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--total", type=NUMBER, metavar="N", help="Units of work in all.")
-@click.option("--name", metavar="TEXT", help="Display name. Its earlier runs predict its duration.")
-@click.option("--type", "operation_type", metavar="TEXT", help="Kind of work. [default: the program]")
-@click.option("--id", "operation_id", metavar="ID", help="ID of the operation. [default: generated]")
-@click.option("--unit", metavar="TEXT", help="Name of one unit, such as file.")
-@click.option("--batch", metavar="ID", help="Batch that the operation belongs to.")
+@click.option(
+    "--name", callback=parse_name, metavar="TEXT", help="Display name. Its earlier runs predict its duration."
+)
+@click.option(
+    "--type",
+    "operation_type",
+    callback=parse_name,
+    metavar="TEXT",
+    help="Kind of work. [default: the program]",
+)
+@click.option(
+    "--id",
+    "operation_id",
+    callback=parse_name,
+    metavar="ID",
+    help="ID of the operation. [default: generated]",
+)
+@click.option("--unit", callback=parse_name, metavar="TEXT", help="Name of one unit, such as file.")
+@click.option("--batch", callback=parse_name, metavar="ID", help="Batch that the operation belongs to.")
 @click.option(
     "--parse",
     "format_name",
