@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,38 @@ def test_retries_are_attempts_of_one_run(runtime: progress.Runtime, broker: Any)
     )
     assert (found.root.info.attempt, found.root.current) == (3, 1)
     assert len(runtime.reader.history(operation_type="retry")) == 1
+
+
+def test_next_attempt_may_start_before_the_hook_after_the_earlier_one(
+    runtime: progress.Runtime, broker: Any, middleware: ProgressMiddleware
+) -> None:
+    """Another thread of the worker can receive the retry at once."""
+
+    @dramatiq.actor(broker=broker, max_retries=3)
+    def retry() -> None: ...
+
+    message = retry.send()
+    middleware.before_process_message(broker, message)
+    error = ValueError("again")
+    try:
+        raise error
+    except ValueError:
+        message.options["retries"] = 1
+        middleware.before_enqueue(broker, message, 1)
+        failed = _get(runtime, message.message_id)
+        again = threading.Thread(target=_process, args=(middleware, broker, message))
+        again.start()
+        again.join()
+        middleware.after_process_message(broker, message, exception=error)
+    found = _get(runtime, message.message_id)
+    assert (failed.status, failed.message) == (progress.Status.PENDING, "waits for a retry")
+    assert (found.status, found.root.info.attempt) == (progress.Status.COMPLETED, 2)
+    assert len(runtime.reader.history(operation_type="retry")) == 1
+
+
+def _process(middleware: ProgressMiddleware, broker: Any, message: Any) -> None:
+    middleware.before_process_message(broker, message)
+    middleware.after_process_message(broker, message)
 
 
 def test_message_that_fails_has_its_error(runtime: progress.Runtime, broker: Any) -> None:

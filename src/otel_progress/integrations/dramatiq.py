@@ -8,6 +8,7 @@ the name of the actor, and its id is that of the message. The headers of
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 try:
@@ -78,6 +79,8 @@ class ProgressMiddleware(Middleware):
             message.options[OPTION] = headers
             relays.announce_operation(_build_operation(message), run, attempt)
         elif attempt > 1:
+            # Why here: another thread may start the next attempt before ``after_process_message``.
+            self._end(message, sys.exc_info()[1] or RuntimeError("failed"))
             # Why also twice: a delayed message is enqueued again when its time has come.
             relays.announce_operation(_build_operation(message), known[0], attempt, "waits for a retry")
 
@@ -101,9 +104,12 @@ class ProgressMiddleware(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """End the operation of a message."""
+        self._end(message, exception)
+
+    def _end(self, message: Any, error: BaseException | None) -> None:
         execution = self._executions.pop(message.message_id, None)
         if execution is not None:
-            execution.end(exception)
+            execution.end(error)
 
     @report_errors
     def after_skip_message(self, broker: Any, message: Any) -> None:
