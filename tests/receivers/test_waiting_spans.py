@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -305,17 +307,29 @@ def test_invalid_span_is_rejected_at_once_and_passed_over(receiver: Receiver, st
     assert stored.list_paths() == {ROOT: {"", f"3:{LEAF}"}}
 
 
-def test_chain_beyond_the_maximum_depth_is_rejected_when_it_is_released(
-    receiver: Receiver, stored: StoredLevels
+@pytest.mark.parametrize("is_parent_first", [True, False])
+def test_spans_beyond_the_maximum_depth_are_next_to_their_parents(
+    receiver: Receiver, stored: StoredLevels, is_parent_first: bool
 ) -> None:
-    """The place of a waiting span is not known before."""
+    """None is rejected, in any order."""
     ids = [f"{number:016x}" for number in range(1, MAX_DEPTH + 4)]
-    for id_, parent in reversed(list(zip(ids[1:], ids, strict=False))):
-        assert send(receiver, make_ended(id_, parent)) == 0
-    assert send(receiver, make_ended(ids[0])) == 2
-    assert len(stored.levels) == MAX_DEPTH + 1
-    receiver.close()
-    assert len(stored.levels) == MAX_DEPTH + 1
+    spans = [make_ended(ids[0]), *(make_ended(id_, above) for above, id_ in itertools.pairwise(ids))]
+    for span in spans if is_parent_first else reversed(spans):
+        assert send(receiver, span) == 0
+    (paths,) = stored.list_paths().values()
+    depths = Counter(path.count("/") + 1 for path in paths if path)
+    assert depths == {**dict.fromkeys(range(1, MAX_DEPTH), 1), MAX_DEPTH: 3}
+
+
+def test_level_that_is_rejected_later_counts_in_the_request_of_its_parent(
+    stored: StoredLevels, fake_time: FakeTime
+) -> None:
+    """The number of levels of a run is limited."""
+    receiver = Receiver(stored, wall=fake_time.read_now, limits=ReceiverLimits(levels_per_run=2))
+    assert send(receiver, make_ended(LEAF, MIDDLE), make_ended(MIDDLE, ROOT)) == 0
+    receipt = receiver.receive_spans(build_span_request(make_ended(ROOT)), "json")
+    assert (receipt.accepted, receipt.rejected, receipt.reason) == (1, 1, "a run has at most 2 levels")
+    assert stored.list_paths() == {ROOT: {"", f"2:{MIDDLE}"}}
 
 
 @pytest.mark.parametrize("progress", [True, False])

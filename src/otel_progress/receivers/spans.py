@@ -14,7 +14,7 @@ from typing import Final
 from otel_progress import semconv
 from otel_progress.model import MetadataValue, Status
 from otel_progress.receivers.attributes import convert_id
-from otel_progress.receivers.reports import InvalidReportError, LevelReport, read_report
+from otel_progress.receivers.reports import MAX_DEPTH, InvalidReportError, LevelReport, read_report
 from otel_progress.receivers.telemetry import ReceivedEvent, ReceivedSpan
 from otel_progress.text import encode_segment, normalize_id
 
@@ -130,7 +130,10 @@ class SpanTracker:
 
 
 def place_span(span: ReceivedSpan, parent: TrackedSpan | None) -> TrackedSpan:
-    """Return the place of a span: below ``parent``, or as an operation."""
+    """Return the place of a span: below ``parent``, or as an operation.
+
+    If the parent is at the maximum depth, the place is next to it.
+    """
     values = span.attributes
     if parent is None:
         operation = {
@@ -142,7 +145,10 @@ def place_span(span: ReceivedSpan, parent: TrackedSpan | None) -> TrackedSpan:
     type_ = normalize_id(str(values.get(semconv.LEVEL_TYPE) or span.name or "span"))
     id_ = normalize_id(str(values.get(semconv.LEVEL_ID) or span.span_id))
     segment = encode_segment(type_, id_)
-    return TrackedSpan(parent.operation, f"{parent.path}/{segment}" if parent.path else segment)
+    above = parent.path
+    if above.count("/") >= MAX_DEPTH - 1:
+        above = above.rpartition("/")[0]
+    return TrackedSpan(parent.operation, f"{above}/{segment}" if above else segment)
 
 
 def _build_event(span: ReceivedSpan, tracked: TrackedSpan, now: float) -> ReceivedEvent:
