@@ -21,7 +21,7 @@ from otel_progress.protocols import ChangeSet
 from otel_progress.receivers.receiver import Receiver, ReceiverLimits
 from otel_progress.settings.defaults import DEFAULT_RETENTION_S
 from tests.support.fake_time import FakeTime
-from tests.support.otlp_records import INSTANCE, SPAN, TRACE, WALL, ended, level, make_change_set
+from tests.support.otlp_records import INSTANCE, SPAN, WALL, ended, level, make_change_set, make_span
 from tests.support.otlp_requests import RESOURCE, build_protobuf_request, build_span_request
 
 CHILD = "00f067aa0ba902b7"
@@ -48,20 +48,6 @@ def journal(tmp_path: Path, fake_time: FakeTime) -> Iterator[SqliteJournal]:
 def receiver(journal: SqliteJournal, fake_time: FakeTime) -> Receiver:
     """A receiver that writes to the journal."""
     return Receiver(journal, wall=fake_time.read_now)
-
-
-def make_span(
-    name: str, span_id: str = SPAN, start: float = 0.0, end: float | None = None, **fields: Any
-) -> dict[str, Any]:
-    """Return a span in JSON, which runs without ``end``. Times are since WALL."""
-    span = {
-        "traceId": TRACE,
-        "spanId": span_id,
-        "name": name,
-        "startTimeUnixNano": str(round((WALL + start) * 1e9)),
-        **fields,
-    }
-    return span if end is None else {**span, "endTimeUnixNano": str(round((WALL + end) * 1e9))}
 
 
 def send(receiver: Receiver, *spans: dict[str, Any]) -> int:

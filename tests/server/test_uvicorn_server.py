@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,15 +17,17 @@ import httpx
 import pytest
 
 import otel_progress as progress
+from otel_progress import semconv
 from otel_progress.errors import ConfigurationError
+from otel_progress.journal import SqliteJournal
 from otel_progress.otlp.event_codec import build_level_event
 from otel_progress.server import connections
 from otel_progress.server.settings import ConnectionLimits
 from otel_progress.server.uvicorn_server import Server
 from otel_progress.testing import Recorder, wait_until
 from tests.support.api_server import PATIENCE_S, answers, get, is_free, serving, stream, until
-from tests.support.otlp_records import WALL, level
-from tests.support.otlp_requests import build_protobuf_request
+from tests.support.otlp_records import WALL, level, make_span
+from tests.support.otlp_requests import build_protobuf_request, build_span_request
 from tests.support.server_threads import threads_end
 from tests.support.servers import accepts, poll
 
@@ -379,6 +382,34 @@ def test_serve_command_receives_otlp_into_its_journal(tmp_path: Path) -> None:
             assert get(f"{url}api/v1/operations/o{number}").json()["alive"] is True
         process.terminate()
         assert process.wait(timeout=PATIENCE_S) == 0
+
+
+@pytest.mark.process
+def test_serve_command_stores_waiting_spans_at_its_end(tmp_path: Path) -> None:
+    """The parent of the span has not arrived."""
+    store = tmp_path / "progress.db"
+    attributes = {semconv.CURRENT: 3, semconv.TOTAL: 3}
+    now = str(time.time_ns())
+    times = {"startTimeUnixNano": now, "endTimeUnixNano": now}
+    span = make_span("pull", parentSpanId="1" * 16, flags=0x100, attributes=attributes, **times)
+    otlp = ("--otlp", "--otlp-port", "0")
+    environ = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    with command("--store", f"sqlite:///{store}", "serve", "--port", "0", *otlp, **environ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[2]
+        answer = httpx.post(
+            f"{url}v1/traces",
+            content=build_span_request(span),
+            headers={"content-type": "application/json"},
+            timeout=PATIENCE_S,
+            trust_env=False,
+        )
+        assert (answer.status_code, answer.json()) == (200, {})
+        assert get(f"{url}api/v1/operations").json()["operations"] == []
+        process.terminate()
+        assert process.wait(timeout=PATIENCE_S) == 0
+    with closing(SqliteJournal(store)) as journal:
+        assert [done.name for done in journal.history()] == ["pull"]
 
 
 @pytest.mark.process

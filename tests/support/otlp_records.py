@@ -136,3 +136,17 @@ class ListedReader:
     def batches(self, query: BatchQuery = BatchQuery()) -> Sequence[BatchSnapshot]:
         """Return the batches."""
         return self.groups[: query.limit] if query.after is None else []
+
+
+def make_span(
+    name: str, span_id: str = SPAN, start: float = 0.0, end: float | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Return a span in JSON, which runs without ``end``. Times are since WALL."""
+    span = {
+        "traceId": TRACE,
+        "spanId": span_id,
+        "name": name,
+        "startTimeUnixNano": str(round((WALL + start) * 1e9)),
+        **fields,
+    }
+    return span if end is None else {**span, "endTimeUnixNano": str(round((WALL + end) * 1e9))}

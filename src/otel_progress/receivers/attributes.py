@@ -37,6 +37,13 @@ the year 2339.
 """
 
 
+_HAS_IS_REMOTE: Final = 0x100
+"""Flag of a span whose sender states if the parent is remote."""
+
+
+_IS_REMOTE: Final = 0x200
+
+
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]+")
 
 
@@ -56,6 +63,11 @@ def convert_end(nanoseconds: int, now: float) -> float | None:
         return None
     end = nanoseconds / 1e9
     return None if end > now + UNFINISHED_AFTER_S else end
+
+
+def is_parent_local(flags: int) -> bool:
+    """Return True if the flags of a span state that its parent is of the same process."""
+    return flags & (_HAS_IS_REMOTE | _IS_REMOTE) == _HAS_IS_REMOTE
 
 
 def convert_id(value: str, length: int) -> str | None:

@@ -24,6 +24,7 @@ from otel_progress.receivers.attributes import (
     convert_id,
     convert_scalar,
     convert_time,
+    is_parent_local,
 )
 from otel_progress.receivers.telemetry import (
     Decoded,
@@ -179,12 +180,15 @@ def _convert_span(resource: _Resource, record: Mapping[str, Any], now: float) ->
     if trace_id is None or span_id is None:
         msg = "a span without a valid trace id and span id"
         raise _InvalidRecordError(msg)
+    parent_span_id = convert_id(_get(record, "parentSpanId", str, ""), 16)
+    # Why 0 for other values: without flags a span is still of use.
+    flags = _to_integer(record.get("flags")) or 0
     status = _get(record, "status", dict, {})
     return ReceivedSpan(
         name=_get(record, "name", str, ""),
         trace_id=trace_id,
         span_id=span_id,
-        parent_span_id=convert_id(_get(record, "parentSpanId", str, ""), 16),
+        parent_span_id=parent_span_id,
         started_at=convert_time(_get_integer(record, "startTimeUnixNano"), now),
         ended_at=convert_end(_get_integer(record, "endTimeUnixNano"), now),
         attributes=_convert_attributes(record),
@@ -192,6 +196,7 @@ def _convert_span(resource: _Resource, record: Mapping[str, Any], now: float) ->
         error=convert_error(_get(status, "message", str, ""))
         if status.get("code") in _STATUS_ERROR
         else None,
+        has_local_parent=parent_span_id is not None and is_parent_local(flags),
     )
 
 

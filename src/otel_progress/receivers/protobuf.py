@@ -32,6 +32,7 @@ from otel_progress.receivers.attributes import (
     convert_id,
     convert_scalar,
     convert_time,
+    is_parent_local,
 )
 from otel_progress.receivers.telemetry import (
     Decoded,
@@ -143,18 +144,20 @@ def convert_spans(request: Any, now: float) -> Decoded[ReceivedSpan]:
                 if trace_id is None or span_id is None:
                     rejected += 1
                     continue
+                parent_span_id = convert_id(span.parent_span_id.hex(), 16)
                 failed = span.status.code == Status.STATUS_CODE_ERROR
                 spans.append(
                     ReceivedSpan(
                         name=span.name,
                         trace_id=trace_id,
                         span_id=span_id,
-                        parent_span_id=convert_id(span.parent_span_id.hex(), 16),
+                        parent_span_id=parent_span_id,
                         started_at=convert_time(span.start_time_unix_nano, now),
                         ended_at=convert_end(span.end_time_unix_nano, now),
                         attributes=_convert_attributes(span.attributes),
                         resource=resource,
                         error=convert_error(span.status.message) if failed else None,
+                        has_local_parent=parent_span_id is not None and is_parent_local(span.flags),
                     )
                 )
     return Decoded(spans, rejected, "a span without a valid trace id and span id" if rejected else "")

@@ -47,9 +47,11 @@ from otel_progress.receivers.reports import (
 from otel_progress.receivers.spans import (
     MAX_SPANS_PER_SENDER,
     SpanTracker,
+    TrackedSpan,
     has_progress,
     is_own_span,
     normalize_span,
+    place_span,
 )
 from otel_progress.receivers.telemetry import (
     Decoded,
@@ -59,6 +61,7 @@ from otel_progress.receivers.telemetry import (
     ReceivedSpan,
     Signal,
 )
+from otel_progress.receivers.waiting_spans import MAX_WAITING_SPANS, SenderSpanKey, SpanAbove, WaitingSpans
 from otel_progress.records import LogRecord, TrajectoryEntry
 from otel_progress.settings.defaults import DEFAULT_STALL_AFTER_S
 from otel_progress.text import MAX_NAME, normalize_id, truncate
@@ -99,7 +102,8 @@ _OTHER_SENDERS: Final = "otlp-logs"
 class ReceiverLimits:
     """Limits of a receiver.
 
-    Reports beyond a limit are rejected, which the response states.
+    Reports beyond a limit are rejected, which the response states. Waiting spans beyond a limit
+    become operations.
     """
 
     senders: int = MAX_SENDERS
@@ -113,14 +117,17 @@ class ReceiverLimits:
     unstored_logs: int = MAX_UNSTORED_LOGS
     waiting_logs: int = MAX_WAITING_LOGS
     waiting_logs_per_sender: int = MAX_WAITING_LOGS_PER_SENDER
+    waiting_spans: int = MAX_WAITING_SPANS
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """Result of a request: the numbers of used and rejected records.
 
-    ``reason`` is that of the first rejection. ``dropped`` are the log records of this and earlier
-    requests that waited for their operation or for the journal until a limit was reached.
+    A span that waits for its parent is used. If its level is rejected later, the request that
+    released it has one more rejected record. ``reason`` is that of the first rejection. ``dropped``
+    are the log records of this and earlier requests that waited for their operation or for the
+    journal until a limit was reached.
     """
 
     accepted: int = 0
@@ -180,9 +187,11 @@ class Receiver:
     """Merges received progress and writes it to ``sink``, usually a journal.
 
     ``receive`` returns after the changes were stored, so a response confirms that. Several threads
-    may call it. If the sink is also a Reader, a process that writes to the same journal itself is
-    ignored. ``wall`` returns Unix seconds. Texts are redacted by the settings of ``configure()`` in
-    this process, else by the built-in rules.
+    may call it. Ended spans can wait for their parents in memory, so call ``close`` at the end.
+
+    If the sink is also a Reader, a process that writes to the same journal itself is ignored.
+    ``wall`` returns Unix seconds. Texts are redacted by the settings of ``configure()`` in this
+    process, else by the built-in rules.
     """
 
     def __init__(
@@ -209,6 +218,10 @@ class Receiver:
             max_logs=limits.waiting_logs, max_logs_per_sender=limits.waiting_logs_per_sender
         )
         self._reported: dict[LogKey, _SenderState] = {}
+        self._waiting = WaitingSpans(
+            max_spans=limits.waiting_spans, max_spans_per_sender=limits.spans_per_sender
+        )
+        self._late_errors: list[Exception] = []
         self._other = self._create_state(_OTHER_SENDERS, {}, wall())
         self._redactor = redaction.Redactor()
         self._lock = threading.Lock()
@@ -222,6 +235,20 @@ class Receiver:
         if signal == "logs":
             return self.receive_logs(body, encoding)
         return self.receive_spans(body, encoding) if signal == "traces" else Receipt()
+
+    def close(self) -> None:
+        """Store the spans that wait for their parents, as operations.
+
+        Raises JournalError if they could not be stored. Does not close the sink.
+        """
+        request = _Request(0, "")
+        with self._lock:
+            self._estimates.start_request()
+            while (key := self._waiting.find_oldest()) is not None:
+                self._release_oldest(request, key)
+            self._reject_late(request)
+            self._assign_waiting_logs(request)
+            self._store(request.touched.values())
 
     def receive_logs(self, body: bytes, encoding: Encoding) -> Receipt:
         """Store the records of an ``ExportLogsServiceRequest``, like :meth:`receive`."""
@@ -270,6 +297,11 @@ class Receiver:
                     self._apply_log(request, log)
                 except Exception as error:
                     request.reject(error)
+            # Why afterwards: the parents may be in this request.
+            now = self._wall()
+            while (key := self._waiting.find_due(now, request.touched)) is not None:
+                self._release_oldest(request, key)
+            self._reject_late(request)
             self._assign_waiting_logs(request)
             self._store(request.touched.values())
             dropped = self._buffer.take_dropped()
@@ -418,24 +450,137 @@ class Receiver:
         self._level_count = sum(state.sender.level_count for state in self._senders.values())
 
     def _apply_span(self, state: _SenderState, span: ReceivedSpan) -> None:
-        """Add the level of a span, or end the level that events describe."""
-        sender = state.sender
+        """Add the level of a span, or end the level that events describe.
+
+        Then add the levels of the spans that waited for it.
+        """
         if state.is_local:
             return
-        if is_own_span(span) or sender.knows_span(span) or (sender.states_runs and has_progress(span)):
-            ended = None if span.ended_at is None else sender.end_by_span(span)
-            if ended is not None:
-                run, paths = ended
-                state.clock = max(state.clock, span.ended_at or 0.0)
-                state.changed.update(((run.run, path), run) for path in paths)
-                if "" in paths:
-                    self._estimate(state, run)
-        elif (report := state.spans.read(span, self._wall())) is not None:
+        key = (state.instance.id, span.trace_id, span.span_id)
+        if self._is_described_by_events(state, span):
+            self._end_by_span(state, span)
+            if span.ended_at is not None:
+                self._waiting.pass_over(key, SpanAbove(None, False))
+                self._release(state, key, None)
+            return
+        tracked = state.spans.find(key[1:])
+        above = self._waiting.find_above(state.instance.id, span)
+        parent = None if above.key is None else state.spans.find(above.key[1:])
+        if tracked is not None:
+            self._apply_tracked(state, span, tracked)
+        elif span.ended_at is not None and not has_progress(span):
+            self._pass_over(state, key, above, parent)
+            return
+        else:
+            tracked = place_span(span, parent)
             try:
-                self._apply_report(state, report)
-            except TooManyError:
-                state.spans.drop(span)
+                if span.ended_at is not None and _can_wait(above, parent):
+                    # Why before the wait: the response rejects an invalid span.
+                    state.spans.read(span, tracked, self._wall())
+                    self._waiting.add(key, span, above, self._wall())
+                    return
+                self._apply_tracked(state, span, tracked)
+            except (InvalidReportError, TooManyError):
+                if span.ended_at is not None:
+                    self._pass_over(state, key, above, parent)
                 raise
+        if key in self._waiting:  # It ended before the report of its start arrived.
+            self._apply_waiting(state, key, parent)
+        self._release(state, key, tracked)
+
+    def _is_described_by_events(self, state: _SenderState, span: ReceivedSpan) -> bool:
+        sender = state.sender
+        return is_own_span(span) or sender.knows_span(span) or (sender.states_runs and has_progress(span))
+
+    def _end_by_span(self, state: _SenderState, span: ReceivedSpan) -> None:
+        """End the level of an ended span that events describe."""
+        ended = None if span.ended_at is None else state.sender.end_by_span(span)
+        if ended is not None:
+            run, paths = ended
+            state.clock = max(state.clock, span.ended_at or 0.0)
+            state.changed.update(((run.run, path), run) for path in paths)
+            if "" in paths:
+                self._estimate(state, run)
+
+    def _apply_tracked(self, state: _SenderState, span: ReceivedSpan, tracked: TrackedSpan) -> None:
+        """Add the level of a span at a place, and track the span.
+
+        Raises InvalidReportError or TooManyError if it is rejected.
+        """
+        report = state.spans.read(span, tracked, self._wall())
+        if report is None:
+            return
+        try:
+            self._apply_report(state, report)
+        except TooManyError:
+            state.spans.drop(span)
+            raise
+        # Why at the end: a rejected span is not tracked.
+        state.spans.track(span, tracked)
+
+    def _pass_over(
+        self, state: _SenderState, key: SenderSpanKey, above: SpanAbove, parent: TrackedSpan | None
+    ) -> None:
+        """Place the spans below an ended span without progress below the span above it."""
+        self._waiting.pass_over(key, above)
+        if _can_wait(above, parent):
+            self._waiting.move(key, above)
+        else:
+            self._release(state, key, parent)
+
+    def _release(self, state: _SenderState, key: SenderSpanKey, tracked: TrackedSpan | None) -> None:
+        """Add the levels of the spans that wait for a span, and of those below them.
+
+        ``tracked`` is the place of the span. Without one the spans below it are operations.
+        """
+        places = [(key, tracked)]
+        while places:
+            key, tracked = places.pop()
+            places += [
+                (below, self._apply_waiting(state, below, tracked)) for below in self._waiting.get_below(key)
+            ]
+
+    def _apply_waiting(
+        self, state: _SenderState, key: SenderSpanKey, parent: TrackedSpan | None
+    ) -> TrackedSpan | None:
+        """Add the level of a waiting span below ``parent``.
+
+        Return the place of the spans below it. Raises JournalError: then the span still waits.
+        """
+        span = self._waiting.get(key)
+        tracked = parent
+        try:
+            if self._is_described_by_events(state, span):
+                self._end_by_span(state, span)
+            elif not state.is_local:
+                place = state.spans.find(key[1:]) or place_span(span, parent)
+                self._apply_tracked(state, span, place)
+                tracked = place
+        except JournalError:
+            raise
+        except Exception as error:
+            self._late_errors.append(error)
+        self._waiting.remove(key)
+        return tracked
+
+    def _reject_late(self, request: _Request) -> None:
+        """Reject the released spans whose levels could not be added."""
+        for late in self._late_errors:
+            request.reject(late)
+        self._late_errors.clear()
+
+    def _release_oldest(self, request: _Request, key: SenderSpanKey) -> None:
+        """Stop the wait of a span, and of all that wait above and below it.
+
+        Without a tracked span above them, the highest one is an operation. Raises JournalError.
+        """
+        key = self._waiting.find_topmost(key)
+        span = self._waiting.get(key)
+        state = self._find_sender(span)
+        request.touched[state.instance.id] = state
+        above = self._waiting.find_above(state.instance.id, span).key
+        parent = None if above is None else state.spans.find(above[1:])
+        self._release(state, key, self._apply_waiting(state, key, parent))
 
     def _apply_item(self, state: _SenderState, event: ReceivedEvent) -> None:
         """Add an item, unless it arrived before."""
@@ -537,6 +682,11 @@ class Receiver:
         snapshot = run.build_snapshot(path, self._stall_after_s)
         eta = None if path or snapshot.status.finished else self._estimates.get(run.run)
         return snapshot if eta is None else replace(snapshot, eta=eta)
+
+
+def _can_wait(above: SpanAbove, parent: TrackedSpan | None) -> bool:
+    """Return True if the next span above is of the same process and not tracked yet."""
+    return parent is None and above.is_local
 
 
 def _sends_heartbeats(state: _SenderState) -> bool:

@@ -1,7 +1,7 @@
 """Reports from running spans of other tools, and from spans with progress.
 
 A span is a level of the nearest span above it that is tracked. Without one it is an operation.
-Spans that have ended and have no progress are ignored, unless they were received while they ran.
+Ended spans without progress are passed over, unless they were received while they ran.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Final
 from otel_progress import semconv
 from otel_progress.model import MetadataValue, Status
 from otel_progress.receivers.attributes import convert_id
-from otel_progress.receivers.reports import InvalidReportError, LevelReport, read_report
+from otel_progress.receivers.reports import MAX_DEPTH, InvalidReportError, LevelReport, read_report
 from otel_progress.receivers.telemetry import ReceivedEvent, ReceivedSpan
 from otel_progress.text import encode_segment, normalize_id
 
 MAX_SPANS_PER_SENDER: Final = 10_000
 """Maximum number of tracked spans of a sender that run. Further spans are rejected. One ended span
-per ten is kept, so that spans below it are found. The oldest are dropped first.
+per ten is kept, so that spans below it are found. The least recently used are dropped first. It is
+also the maximum number of ended spans that wait for a span above them. Beyond it the oldest become
+operations.
 """
 
 
@@ -42,7 +44,7 @@ SpanKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _TrackedSpan:
+class TrackedSpan:
     """Place of a span: the identity of its operation, and its path."""
 
     operation: Mapping[str, MetadataValue]
@@ -86,57 +88,70 @@ class SpanTracker:
 
     def __init__(self, max_spans: int = MAX_SPANS_PER_SENDER) -> None:
         self._max_spans = max_spans
-        self._running: dict[SpanKey, _TrackedSpan] = {}
-        self._ended: OrderedDict[SpanKey, _TrackedSpan] = OrderedDict()
+        self._running: dict[SpanKey, TrackedSpan] = {}
+        self._ended: OrderedDict[SpanKey, TrackedSpan] = OrderedDict()
 
-    def read(self, span: ReceivedSpan, now: float) -> LevelReport | None:
-        """Return the report of a span, or None if it is not tracked.
+    def find(self, key: SpanKey) -> TrackedSpan | None:
+        """Return a tracked span, or None."""
+        ended = self._ended.get(key)
+        if ended is None:
+            return self._running.get(key)
+        self._ended.move_to_end(key)
+        return ended
+
+    def read(self, span: ReceivedSpan, tracked: TrackedSpan, now: float) -> LevelReport | None:
+        """Return the report of a span at a place, or None if it states nothing.
 
         ``now`` is the time of reception in Unix seconds. Raises InvalidReportError.
         """
         key = (span.trace_id, span.span_id)
-        tracked = self._running.get(key) or self._ended.get(key)
-        if tracked is None:
-            if span.ended_at is not None and not has_progress(span):
-                return None
-            if span.ended_at is None and len(self._running) >= self._max_spans:
-                msg = f"a sender has at most {self._max_spans:,} running spans"
-                raise InvalidReportError(msg)
-            tracked = self._create_tracked(span)
-        report = read_report(_build_event(span, tracked, now))
-        # Why at the end: an invalid span is not tracked.
+        is_new = key not in self._running and key not in self._ended
+        if span.ended_at is None and is_new and len(self._running) >= self._max_spans:
+            msg = f"a sender has at most {self._max_spans:,} running spans"
+            raise InvalidReportError(msg)
+        return read_report(_build_event(span, tracked, now))
+
+    def track(self, span: ReceivedSpan, tracked: TrackedSpan) -> None:
+        """Track a span at a place, so that spans below it are found."""
+        key = (span.trace_id, span.span_id)
         if span.ended_at is None:
             if key not in self._ended:
                 self._running[key] = tracked
-        else:
-            self._running.pop(key, None)
-            self._ended[key] = tracked
-            if len(self._ended) > max(1, self._max_spans // 10):
-                self._ended.popitem(last=False)
-        return report
+            return
+        self._running.pop(key, None)
+        self._ended[key] = tracked
+        self._ended.move_to_end(key)
+        if len(self._ended) > max(1, self._max_spans // 10):
+            self._ended.popitem(last=False)
 
     def drop(self, span: ReceivedSpan) -> None:
         """Stop tracking a span whose level was rejected."""
         self._running.pop((span.trace_id, span.span_id), None)
 
-    def _create_tracked(self, span: ReceivedSpan) -> _TrackedSpan:
-        parent_key = (span.trace_id, span.parent_span_id or "")
-        parent = self._running.get(parent_key) or self._ended.get(parent_key)
-        values = span.attributes
-        if parent is None:
-            operation = {
-                semconv.OPERATION_ID: values.get(semconv.OPERATION_ID) or span.span_id,
-                semconv.OPERATION_TYPE: values.get(semconv.OPERATION_TYPE) or span.name,
-                semconv.RUN: f"{span.trace_id}-{span.span_id}",
-            }
-            return _TrackedSpan(operation, "")
-        type_ = normalize_id(str(values.get(semconv.LEVEL_TYPE) or span.name or "span"))
-        id_ = normalize_id(str(values.get(semconv.LEVEL_ID) or span.span_id))
-        segment = encode_segment(type_, id_)
-        return _TrackedSpan(parent.operation, f"{parent.path}/{segment}" if parent.path else segment)
+
+def place_span(span: ReceivedSpan, parent: TrackedSpan | None) -> TrackedSpan:
+    """Return the place of a span: below ``parent``, or as an operation.
+
+    If the parent is at the maximum depth, the place is next to it.
+    """
+    values = span.attributes
+    if parent is None:
+        operation = {
+            semconv.OPERATION_ID: values.get(semconv.OPERATION_ID) or span.span_id,
+            semconv.OPERATION_TYPE: values.get(semconv.OPERATION_TYPE) or span.name,
+            semconv.RUN: f"{span.trace_id}-{span.span_id}",
+        }
+        return TrackedSpan(operation, "")
+    type_ = normalize_id(str(values.get(semconv.LEVEL_TYPE) or span.name or "span"))
+    id_ = normalize_id(str(values.get(semconv.LEVEL_ID) or span.span_id))
+    segment = encode_segment(type_, id_)
+    above = parent.path
+    if above.count("/") >= MAX_DEPTH - 1:
+        above = above.rpartition("/")[0]
+    return TrackedSpan(parent.operation, f"{above}/{segment}" if above else segment)
 
 
-def _build_event(span: ReceivedSpan, tracked: _TrackedSpan, now: float) -> ReceivedEvent:
+def _build_event(span: ReceivedSpan, tracked: TrackedSpan, now: float) -> ReceivedEvent:
     """Return the event that states what a span states."""
     values = {
         **span.attributes,

@@ -65,7 +65,8 @@ class ReceivedSpan:
     """One span, ended or not. Ids are lower-case hexadecimal, times are Unix seconds.
 
     ``ended_at`` is None while the span runs. ``error`` is the status message of a failed span, and
-    None if the span did not fail.
+    None if the span did not fail. ``has_local_parent`` is True if the sender states that the parent
+    is a span of the same process. Older exporters do not state it.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ReceivedSpan:
     attributes: Mapping[str, MetadataValue]
     resource: Mapping[str, MetadataValue]
     error: str | None
+    has_local_parent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

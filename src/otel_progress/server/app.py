@@ -71,8 +71,8 @@ def create_app(
     ``/metrics`` includes. ``public_url`` is the base URL for users, which ``/metrics`` uses in the
     URLs of previews. ``previews`` is the store of their content. With ``receiver``, programs can
     send OTLP to ``/v1/logs`` and ``/v1/traces``. Clients of a mounted application use the parent's
-    host names: list them in ``allowed_hosts``. The caller closes the reader and the receiver's
-    sink.
+    host names: list them in ``allowed_hosts``. The caller closes the reader, the receiver and
+    its sink.
     """
     settings = settings or ServerSettings()
     counts = ServerCounters()

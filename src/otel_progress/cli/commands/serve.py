@@ -150,7 +150,11 @@ def _open_receiver(context: CliContext, is_enabled: bool) -> Iterator[Receiver |
 
     with context.journal() as journal:
         journal.prepare()
-        yield Receiver(journal, stall_after_s=context.settings().stall_after)
+        receiver = Receiver(journal, stall_after_s=context.settings().stall_after)
+        try:
+            yield receiver
+        finally:
+            receiver.close()
 
 
 class _JournalController:
