@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.role is None:
+        # Why: each process has the same number of operations.
+        options.operations -= options.operations % options.processes
     clear_environment()
     if options.role == "worker":
         work(options.store, options.first, options.operations, options.seconds)
