@@ -324,7 +324,9 @@ import ctypes, multiprocessing
 
 def work(number):
     for line in range(20):
-        print(f"worker {number} line {line}", flush=True)
+        # Why not print: with PYTHONUNBUFFERED, it writes the end of the line separately.
+        sys.stdout.write(f"worker {number} line {line}\\n")
+        sys.stdout.flush()
 
 with progress.operation("build", "Build", total=3) as op, op.level("file", "b", total=5):
     for command in ("echo one", "seq -f 'burst %g' 1 60", "printf 'half '; sleep 0.3; echo line"):
