@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,9 +102,11 @@ def test_error_of_operation_with_many_levels_is_formatted_once(
             made.append(1)
             super().__init__(*arguments, **keywords)
 
-    monkeypatch.setattr(failures.traceback, "TracebackException", Counted)
+    # Why not in the module itself: other code, such as a log handler, formats tracebacks as well.
+    counting = SimpleNamespace(TracebackException=Counted, format_tb=traceback.format_tb)
+    monkeypatch.setattr(failures, "traceback", counting)
     errors = fail(recorder, 120)
-    assert len(made) <= 2 * MAX_TRACEBACK_FRAMES
+    assert 1 <= len(made) <= 2 * MAX_TRACEBACK_FRAMES
     assert len({error.details for error in errors[:100]}) == 1
     assert errors[0].details.count("in nest") <= MAX_TRACEBACK_FRAMES
 
