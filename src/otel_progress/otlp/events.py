@@ -129,7 +129,7 @@ class OtlpEvents:
         info = snapshot.info
         levels = self._runs.get(info.run)
         known = None if levels is None else levels.get(info.path)
-        if known is not None and _build_start_key(known.latest.info) == _build_start_key(info):
+        if known is not None and _have_same_start(known.latest.info, info):
             return
         if snapshot.status is Status.PENDING:
             self._declare_stage(snapshot)
@@ -280,6 +280,11 @@ class OtlpEvents:
 
     def _emit_level(self, name: str, snapshot: LevelSnapshot, at: float) -> None:
         self._emitter.emit(event_codec.build_level_event(name, snapshot, at))
+
+
+def _have_same_start(first: LevelInfo, second: LevelInfo) -> bool:
+    """Return True if two descriptions of a level are of the same attempt and start."""
+    return first.attempt == second.attempt and first.started_clock == second.started_clock
 
 
 def _build_start_key(info: LevelInfo) -> _StartKey:

@@ -16,7 +16,7 @@ from otel_progress.receivers.telemetry import ReceivedSpan
 
 MAX_WAITING_SPANS: Final = 50_000
 """Maximum number of ended spans of all senders that wait for a span above them. Beyond it the
-oldest become operations. A span uses about 2 KB of memory.
+oldest become operations. A span with two attributes uses about 1.4 KB of memory.
 """
 
 

@@ -165,7 +165,7 @@ class Queries:
     def _read_roots(self, runs: Sequence[str]) -> list[Any]:
         """Return for each run the state of its root, and the meta fields.
 
-        Why a script: two commands per run take a third of the processor time of a reader.
+        Why a script: two commands per run take a fifth of the processor time of a reader.
         """
         calls: list[Command] = []
         for start in range(0, len(runs), MAX_READ_RUNS):
