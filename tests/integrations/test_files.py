@@ -31,6 +31,7 @@ import otel_progress as progress
 from otel_progress import LevelSnapshot, Status, diagnostics
 from otel_progress.integrations import files
 from otel_progress.integrations.files import MAX_RANGES, CountedRanges, wrap_file
+from otel_progress.integrations.transfer import Transfer
 from otel_progress.testing import Recorder
 
 LINES = [f"line {number} äöü €\n" for number in range(5_000)]
@@ -834,8 +835,75 @@ def test_wrap_file_read_by_threads_counts_all(path: Path, op: progress.Level) ->
     for thread in threads:
         thread.join()
     file.close()
-    assert get_only_level().status is Status.COMPLETED
-    assert get_only_level().current >= SIZE - 4 * 37  # a thread may find the end while others read
+    assert_complete()
+
+
+class EndedByAnotherThread(io.BytesIO):
+    """A file whose end is read by another thread before the reader of the last bytes goes on."""
+
+    wrapped: Any = None
+
+    def writable(self) -> bool:
+        return False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if data and self.tell() == SIZE:
+            thread = threading.Thread(target=self.wrapped.read, args=(1,))
+            thread.start()
+            thread.join()
+        return data
+
+
+@pytest.mark.usefixtures("op")
+def test_wrap_file_whose_end_another_thread_reads_first_counts_all(caplog: pytest.LogCaptureFixture) -> None:
+    file = EndedByAnotherThread(DATA)
+    file.wrapped = wrap_file(file)
+    assert read_in_parts(file.wrapped, 1000) == DATA
+    file.wrapped.close()
+    assert_complete()
+    assert caplog.messages == []
+
+
+class EndedAfterCheck:
+    """A level that another thread ends after the check whether it is running."""
+
+    def __init__(self, level: progress.Level) -> None:
+        self._level = level
+
+    @property
+    def recording(self) -> bool:
+        was_recording = self._level.recording
+        self._level.complete()
+        return was_recording
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._level, name)
+
+
+@pytest.mark.parametrize("mode", ["recorder", "lenient"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda transfer: transfer.add(10),
+        lambda transfer: transfer.add(SIZE + 1),
+        lambda transfer: transfer.set_done(10),
+        lambda transfer: transfer.set_total(10),
+    ],
+)
+def test_transfer_that_ends_during_a_change_logs_nothing(
+    mode: str,
+    change: Callable[[Transfer], None],
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    request.getfixturevalue(mode)
+    with progress.operation("copy", id="copy-1"):
+        transfer = Transfer("file", "input.txt", total=SIZE)
+        transfer.level = EndedAfterCheck(transfer.level)  # type: ignore[assignment]
+        change(transfer)
+    assert caplog.messages == []
+    assert sum(diagnostics.internal_error_counts.values()) == 0
 
 
 def test_wrap_file_without_operation_is_one(path: Path, recorder: Recorder) -> None:

@@ -1,4 +1,4 @@
-"""Levels that start later than their work, and whose figures a poller writes."""
+"""Levels that integrations start and write: later than their work, or while others end them."""
 
 from __future__ import annotations
 
@@ -87,6 +87,16 @@ def _set_start(node: Node, age_s: float) -> None:
     start = clock - age_s if first is None else max(clock - age_s, min(first, clock))
     node.started_clock, node.started_at = start, started_at - (clock - start)
     node.info, node.dirty = None, True
+
+
+def add_units(level: Level, n: int) -> None:
+    """Count ``n`` more units of a running level. Do nothing if it has ended.
+
+    Unlike ``Level.increment`` this is valid while another thread ends the level.
+    """
+    node = level._node
+    if node.status is Status.RUNNING:
+        node.ensure_counter().add(n)
 
 
 def write_figures(level: Level, current: Number | None, total: Number | None) -> None:

@@ -167,8 +167,19 @@ class FileMeter:
         """
         self._flush()
         is_sequential = self.is_read_only and self._covered is None
+        if is_sequential and self._transfer.is_incomplete:
+            self._add_uncounted()
         if is_sequential or self._transfer.has_reached_total:
             self.end(None)
+
+    def _add_uncounted(self) -> None:
+        """Count the whole file if it was read to its total size.
+
+        Another thread may have read the last bytes, and not have counted them yet.
+        """
+        position, total = self.get_position(), self._transfer.total
+        if position is not None and position - (self._sequence_start or 0) == total:
+            self._transfer.set_done(total)
 
     def fail(self, error: BaseException) -> None:
         """End the level after a read or write raised.

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from otel_progress.diagnostics import report_internal_error
-from otel_progress.errors import ProgressError
+from otel_progress.errors import ProgressError, RejectedValueError
+from otel_progress.instrument.late_levels import add_units, write_figures
 from otel_progress.instrument.level import Level
 from otel_progress.instrument.tracer import current_level, level
 from otel_progress.interrupts import is_interrupt
@@ -97,9 +98,9 @@ class Transfer:
                 self.done = done = self.done + size
                 if self._total is not None and done > self._total:
                     self._clear_total()
-                level.increment(size)
+                add_units(level, size)
         except Exception as error:
-            _report_error(error)
+            self._report_error(error)
 
     def set_done(self, done: Any) -> None:
         """Set the number of transferred bytes. An invalid number is ignored."""
@@ -109,9 +110,9 @@ class Transfer:
             self.done = done
             if self._total is not None and done > self._total:
                 self._clear_total()
-            self.level.update(current=done)
+            write_figures(self.level, done, self._total)
         except Exception as error:
-            _report_error(error)
+            self._report_error(error)
 
     def set_total(self, total: Any) -> None:
         """Set the number of bytes in all.
@@ -123,9 +124,9 @@ class Transfer:
             known = number if _is_size(number) and number >= self.done else None
             if known != self._total and self.level.recording:
                 self._total = known
-                self.level.set_total(known)
+                write_figures(self.level, None, known)
         except Exception as error:
-            _report_error(error)
+            self._report_error(error)
 
     def resume_from(self, done: int) -> None:
         """Set the number of bytes that an earlier transfer received."""
@@ -134,7 +135,7 @@ class Transfer:
                 self.done = done
                 self.level.resume_from(done)
         except Exception as error:
-            _report_error(error)
+            self._report_error(error)
 
     def end(self, error: BaseException | None = None) -> None:
         """End the level as completed, or by the kind of the exception."""
@@ -142,7 +143,7 @@ class Transfer:
             if self.level.recording:
                 self.level.__exit__(None if error is None else type(error), error, None)
         except Exception as failure:
-            _report_error(failure)
+            self._report_error(failure)
 
     def fail(self, reason: str) -> None:
         """End the level as failed."""
@@ -150,7 +151,7 @@ class Transfer:
             if self.level.recording:
                 self.level.fail(reason)
         except Exception as error:
-            _report_error(error)
+            self._report_error(error)
 
     def cancel(self, reason: str = STOPPED_EARLY) -> None:
         """End the level as cancelled."""
@@ -158,11 +159,18 @@ class Transfer:
             if self.level.recording:
                 self.level.cancel(reason)
         except Exception as error:
-            _report_error(error)
+            self._report_error(error)
 
     def _clear_total(self) -> None:
         self._total = None
-        self.level.set_total(None)
+        write_figures(self.level, None, None)
+
+    def _report_error(self, error: Exception) -> None:
+        if is_interrupt(error):
+            raise error
+        if isinstance(error, RejectedValueError) and not self.level.recording:
+            return  # another thread ended the level during the change
+        report_internal_error("integration", "Counting a transfer failed. The work continues.", error=error)
 
 
 def find_parent() -> Level | None:
@@ -193,9 +201,3 @@ def get_url_name(url: object) -> str | None:
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
-
-
-def _report_error(error: Exception) -> None:
-    if is_interrupt(error):
-        raise error
-    report_internal_error("integration", "Counting a transfer failed. The work continues.", error=error)
