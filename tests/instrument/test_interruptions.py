@@ -633,5 +633,8 @@ def test_signal_handler_that_raises_interrupts_levels_and_every_operation_ends(
             signal.setitimer(signal.ITIMER_REAL, 0)
         operation.complete()
         assert unsampled.runtime.get_active_operations() == []
+        # The next call restores a context that an interrupted exit has left behind.
+        assert not progress.current_level().recording
+        assert context_api.get_current() == {}
     history = unsampled.runtime.get_history(limit=1000)
     assert Counter(each.root.status for each in history)[progress.Status.COMPLETED] == len(history)
