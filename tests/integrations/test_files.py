@@ -839,7 +839,7 @@ def test_wrap_file_read_by_threads_counts_all(path: Path, op: progress.Level) ->
 
 
 class EndedByAnotherThread(io.BytesIO):
-    """A file whose end is read by another thread before the reader of the last bytes goes on."""
+    """File whose end another thread finds before the last read returns."""
 
     wrapped: Any = None
 

@@ -1,4 +1,4 @@
-"""Levels that integrations start and write: later than their work, or while others end them."""
+"""Levels that start later than their work, and figures that integrations write."""
 
 from __future__ import annotations
 
