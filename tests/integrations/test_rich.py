@@ -94,6 +94,16 @@ def test_track_of_rich_is_recorded(recorder: Recorder) -> None:
     assert (root.current, root.total, root.status) == (5, 5, progress.Status.COMPLETED)
 
 
+def test_task_in_a_track_loop_is_below_it(recorder: Recorder) -> None:
+    for _ in progress.track(range(2), name="files"):
+        with make_display() as display:
+            display.add_task("rows", total=2)
+            work(recorder)
+    operation = get_only(recorder)
+    assert (operation.root.info.name, operation.root.current) == ("files", 2)
+    assert [level.info.name for level in operation.levels] == ["rows", "rows"]
+
+
 def test_track_that_is_left_early_is_cancelled(recorder: Recorder) -> None:
     for _ in track(range(5), "rows", console=make_console(), auto_refresh=False):
         work(recorder)

@@ -227,6 +227,109 @@ def test_level_in_a_loop_over_a_bar_is_the_parent_of_inner_bars(recorder: Record
     assert paths == ["epoch:0", "epoch:0/tqdm:1", "tqdm:1"]
 
 
+def list_names(recorder: Recorder) -> list[str]:
+    """Return the names from the only operation down to each level, joined."""
+    operation = get_only(recorder)
+    names = {level.info.path: level.info.name or "" for level in operation.levels}
+    return sorted(
+        " > ".join([operation.root.info.name or "", *(names[path] for path in list_ancestors(each))])
+        for each in names
+    )
+
+
+def list_ancestors(path: str) -> list[str]:
+    """Return a path and those of the levels above it, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def test_track_in_a_loop_over_a_short_bar_is_below_it(recorder: Recorder) -> None:
+    for _ in bar(range(3), desc="bar"):
+        for _ in progress.track(range(2), name="rows"):
+            pass
+    assert list_names(recorder) == ["bar > rows"] * 3
+    operation = get_only(recorder)
+    assert (operation.root.current, operation.root.total, operation.root.status.value) == (3, 3, "completed")
+    assert [level.current for level in operation.levels] == [2, 2, 2]
+
+
+def test_bar_in_a_track_loop_is_below_it(recorder: Recorder) -> None:
+    for _ in progress.track(range(3), name="rows"):
+        for _ in bar(range(2), desc="bar"):
+            work(recorder)
+    assert list_names(recorder) == ["rows > bar"] * 3
+    assert get_only(recorder).root.current == 3
+
+
+def test_bars_and_tracks_nest_in_each_other(recorder: Recorder) -> None:
+    for _ in progress.track([1], name="a"):
+        for _ in bar([1], desc="b"):
+            for _ in bar([1], desc="c"):
+                for _ in progress.track([1], name="d"):
+                    for _ in bar([1], desc="e"):
+                        for _ in progress.track([1], name="f"):
+                            work(recorder)
+    names = ["a", "b", "c", "d", "e", "f"]
+    assert list_names(recorder) == [" > ".join(names[: length + 1]) for length in range(1, len(names))]
+
+
+def test_current_level_in_a_loop_over_a_bar_is_the_parent_of_tracks(recorder: Recorder) -> None:
+    with progress.operation("job", "job", id="job"):
+        for _ in bar([1], desc="bar"):
+            with progress.level("epoch", name="epoch"):
+                for _ in progress.track([1], name="rows"):
+                    pass
+    assert list_names(recorder) == ["job > epoch", "job > epoch > rows"]
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda made, track: zip(made, track, strict=True),
+        lambda made, track: zip(track, made, strict=True),
+    ],
+)
+def test_zipped_bar_and_track_are_siblings(combine: Callable[..., Any], recorder: Recorder) -> None:
+    with progress.operation("job", "job", id="job"):
+        for _ in combine(bar(range(3), desc="bar"), progress.track(range(3), name="rows")):
+            work(recorder)
+    assert list_names(recorder) == ["job > bar", "job > rows"]
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [lambda: bar(progress.track(range(3), name="rows"), desc="bar"),
+     lambda: progress.track(bar(range(3), desc="bar"), name="rows")],
+)  # fmt: skip
+def test_bar_and_track_of_one_loop_are_siblings(combine: Callable[[], Any], recorder: Recorder) -> None:
+    with progress.operation("job", "job", id="job"):
+        for _ in combine():
+            work(recorder)
+    assert list_names(recorder) == ["job > bar", "job > rows"]
+
+
+def test_track_that_is_older_than_the_loop_over_a_bar_is_not_below_it(recorder: Recorder) -> None:
+    with progress.operation("job", "job", id="job"):
+        rows = progress.track(range(2), name="rows")
+        for _ in bar([1], desc="bar"):
+            for _ in rows:
+                work(recorder)
+    assert list_names(recorder) == ["job > bar", "job > rows"]
+
+
+def test_track_after_the_loop_over_a_bar_is_not_below_it(recorder: Recorder) -> None:
+    with progress.operation("job", "job", id="job"):
+        for _ in bar([1], desc="bar"):
+            work(recorder)
+        for _ in progress.track([1], name="rows"):
+            pass
+        for _ in progress.track([1], name="left"):
+            break
+        for _ in bar([1], desc="last"):
+            work(recorder)
+    assert list_names(recorder) == ["job > bar", "job > last", "job > left", "job > rows"]
+
+
 def test_bars_of_another_thread_do_not_nest(recorder: Recorder) -> None:
     def show_bar() -> None:
         for _ in bar(range(2), desc="thread"):

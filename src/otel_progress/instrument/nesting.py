@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 from weakref import ref
 
 from otel_progress.diagnostics import report_internal_error
@@ -91,6 +91,28 @@ _make_running_loop: Final = cast(
 """Make a _RunningLoop from a tuple, in half the time of calling the class."""
 
 
+class EnclosingBar(Protocol):
+    """Progress bar of another library whose loop the caller is in."""
+
+    entry_number: int
+    """Number of its loop or block, in the order of :data:`next_number`."""
+
+    def start_level(self) -> LevelHandle | None:
+        """Start the level of the bar. Return it, or None if it cannot have one."""
+
+
+_find_bar: Callable[[int], EnclosingBar | None] | None = None
+
+
+def set_bar_finder(find: Callable[[int], EnclosingBar | None]) -> None:
+    """Set the function that returns the innermost bar of the caller, for nested loops.
+
+    Its argument is the number of the nested loop. The bar must have been entered before it.
+    """
+    global _find_bar
+    _find_bar = find
+
+
 class _Registry(threading.local):
     """Loops of one thread, by the identity of their frame, the newest last."""
 
@@ -123,14 +145,15 @@ def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | N
     """Return the level of the loop whose body starts another loop. None without one.
 
     ``frame`` requests the iterator of the other loop. ``number`` is that of its track, which must
-    have been created while the enclosing loop was running. A current level that was started in the
-    body of the enclosing loop has precedence. Never raises.
+    have been created while the enclosing loop was running. The loop over a progress bar of another
+    library counts as well. A current level that was started in the body of the enclosing loop has
+    precedence. Never raises.
     """
     try:
-        loops = _registry.loops
-        if not loops:
-            return None
-        level = _search_frames(loops, frame, number)
+        bar = None if _find_bar is None else _find_bar(number)
+        if bar is None:
+            return find_loop(frame, number)
+        level = find_loop(frame, number, after=bar.entry_number) or bar.start_level()
         return None if level is None or not _is_below_current(level) else level
     except Exception as error:
         if is_interrupt(error):
@@ -139,8 +162,20 @@ def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | N
         return None
 
 
+def find_loop(frame: FrameType | None, number: int, *, after: int = 0) -> LevelHandle | None:
+    """Return the level of the ``track`` loop whose body ``frame`` runs. None without one.
+
+    The loop was registered before ``number`` and after ``after``. May raise an error.
+    """
+    loops = _registry.loops
+    if not loops:
+        return None
+    level = _search_frames(loops, frame, number, after)
+    return None if level is None or not _is_below_current(level) else level
+
+
 def _search_frames(
-    loops: dict[int, list[_RunningLoop]], first: FrameType | None, number: int
+    loops: dict[int, list[_RunningLoop]], first: FrameType | None, number: int, after: int
 ) -> LevelHandle | None:
     frame = first
     _drop_newest_ended(loops)
@@ -150,7 +185,7 @@ def _search_frames(
         if frame is None:
             return None
         for loop in reversed(loops.get(id(frame), ())):
-            if loop.number < number:
+            if after < loop.number < number:
                 level = loop.get_level(frame, is_first=frame is first)
                 if level is not None:
                     return level

@@ -6,6 +6,7 @@ that is shorter than a second leaves no level.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.instrument.arguments import LevelArguments, parse_number
 from otel_progress.instrument.backend import RecordingBackend
+from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.late_levels import (
     Origin,
     capture_origin,
@@ -28,7 +30,9 @@ from otel_progress.instrument.late_levels import (
     write_texts,
 )
 from otel_progress.instrument.level import Level
+from otel_progress.instrument.nesting import EnclosingBar, find_loop, next_number, set_bar_finder
 from otel_progress.instrument.pollers import add_poller
+from otel_progress.instrument.rejections import find_outer_frame
 from otel_progress.interrupts import is_interrupt
 from otel_progress.live.node import STOPPED_EARLY
 from otel_progress.locking import CallerLock
@@ -86,12 +90,15 @@ class BarRecord:
     __slots__ = (
         "created_at",
         "description",
+        "entry_number",
         "failures",
         "is_ended",
         "known_error",
         "level",
+        "loop",
         "origin",
         "outer",
+        "recorder",
         "resumed",
         "unit",
     )
@@ -100,6 +107,11 @@ class BarRecord:
         self.origin: Origin | None = None
         self.outer: BarRecord | None = None
         """The bar around this one."""
+        self.loop: Level | None = None
+        """Level of the ``track`` loop around this bar, inside of the bar around it."""
+        self.entry_number = 0
+        """Number of the loop over the bar or of its block, among all loops. 0 before it."""
+        self.recorder: BarRecorder | None = None
         error = sys.exc_info()[1]
         # Why the id: a reference would keep the frames of the exception.
         self.known_error = None if error is None else id(error)
@@ -132,6 +144,14 @@ class BarRecord:
         """Return the state of the bar, or None after it was collected. It may raise."""
         raise NotImplementedError
 
+    def start_level(self) -> Level | None:
+        """Start the level of the bar. Return it, or None if it cannot have one."""
+        if self.level is None and self.recorder is not None:
+            if self.outer is not None:
+                self.outer.start_level()
+            self.recorder.start_early(self)
+        return self.level
+
 
 _entered: ContextVar[tuple[BarRecord, ...]] = ContextVar("otel-progress-bars", default=())
 """Bars whose loop or ``with`` block was entered in this context, newest last.
@@ -142,13 +162,31 @@ It is replaced, because tasks share it.
 
 def enter_bar(record: BarRecord) -> None:
     """Make a bar the innermost one of this context, until its loop or block ends."""
+    record.entry_number = next_number()
     others = [other for other in _entered.get() if other is not record and not other.is_ended]
     _entered.set((*others[-MAX_ENTERED:], record))
 
 
-def find_innermost_bar() -> BarRecord | None:
-    """Return the innermost bar whose loop or ``with`` block the caller is in."""
-    return next((record for record in reversed(_entered.get()) if record.is_iterated), None)
+def find_innermost_bar(before: float = math.inf) -> BarRecord | None:
+    """Return the innermost bar whose loop or ``with`` block the caller is in.
+
+    ``before`` is the number of a loop. Bars that were entered later are left out.
+    """
+    for record in reversed(_entered.get()):
+        if record.entry_number < before and record.is_iterated:
+            return record
+    return None
+
+
+def _find_enclosing_bar(number: int) -> EnclosingBar | None:
+    """Return the bar around a loop. A level that was started inside it wins."""
+    record = find_innermost_bar(number)
+    if record is None or record.origin is None or record.origin.level is not get_current_level():
+        return None
+    return record
+
+
+set_bar_finder(_find_enclosing_bar)
 
 
 class BarRecorder:
@@ -167,7 +205,7 @@ class BarRecorder:
     def restart(self) -> None:
         """Drop all bars, as a forked child does. They belong to the parent process."""
         for record in getattr(self, "_records", ()):
-            record.is_ended, record.level, record.origin = True, None, None
+            _release(record)
         self._records: dict[BarRecord, None] = {}
         """Open bars, oldest first."""
         # Why: a signal handler or the garbage collector may end a bar while this thread reads one.
@@ -192,6 +230,9 @@ class BarRecorder:
         # Why: a level that was started inside the outer bar is the parent.
         if outer is not None and outer.origin is not None and outer.origin.level is origin.level:
             record.outer = outer
+        after = 0 if record.outer is None else record.outer.entry_number
+        record.loop = cast("Level | None", find_loop(find_outer_frame(), next_number(), after=after))
+        record.recorder = self
         backend = get_active_backend()
         record.created_at = time.monotonic() if backend is None else backend.store.clock()
         self._records[record] = None
@@ -229,6 +270,10 @@ class BarRecorder:
                 if record.failures >= MAX_FAILURES:
                     self.end(record, is_early=True)
 
+    def start_early(self, record: BarRecord) -> None:
+        """Start the level of a bar younger than ``MIN_AGE_S``, for a level below it."""
+        self._lock.run(self._start_early_locked, record)
+
     # --- one bar ---------------------------------------------------------------------------------
 
     def _poll_locked(self, record: BarRecord, backend: RecordingBackend, clock: float) -> None:
@@ -258,11 +303,25 @@ class BarRecorder:
             if figures.is_finished:
                 self._end_locked(record, None, False)
 
+    def _start_early_locked(self, record: BarRecord) -> None:
+        backend = get_active_backend()
+        if backend is None or record.is_ended or record.level is not None:
+            return
+        figures = record.read()
+        if figures is not None and figures.is_started:
+            clock = backend.store.clock()
+            record.created_at = min(record.created_at, clock)
+            if self._start_locked(record, figures, clock):
+                self._write_locked(record, figures)
+
     def _start_locked(self, record: BarRecord, figures: BarFigures, clock: float) -> bool:
         """Start the level of a bar. Return False if it was rejected."""
+        parent = record.loop
         outer = record.outer
-        while outer is not None and (outer.level is None or not outer.level.recording):
-            outer = outer.outer
+        while outer is not None and (parent is None or not parent.recording):
+            parent, outer = outer.level, outer.outer
+        if parent is not None and not parent.recording:
+            parent = None
         name = _clean_text(figures.description)
         record.description = (figures.description, name)
         arguments = LevelArguments(
@@ -271,7 +330,7 @@ class BarRecorder:
         record.level = start_late_level(
             arguments,
             cast(Origin, record.origin),
-            None if outer is None else outer.level,
+            parent,
             age_s=clock - record.created_at,
             resumed=_to_number(record.resumed) or 0,
         )
@@ -310,7 +369,7 @@ class BarRecorder:
 
     def _drop_locked(self, record: BarRecord) -> None:
         """Stop reading a bar."""
-        record.is_ended, record.level, record.origin = True, None, None
+        _release(record)
         self._records.pop(record, None)
 
     def _end_levels(self) -> None:
@@ -335,6 +394,13 @@ class BarRecorder:
                 if is_interrupt(failure):
                     raise
                 report_internal_error("integration", f"A bar of {self._type} could not end.", error=failure)
+
+
+def _release(record: BarRecord) -> None:
+    """Mark a bar as ended, and drop what it references."""
+    # Why not the outer bar: bars inside this one may still need the level of that one.
+    record.is_ended, record.level, record.loop = True, None, None
+    record.origin, record.recorder = None, None
 
 
 def parse_postfix(postfix: object) -> dict[str, object]:
