@@ -163,9 +163,10 @@ def find_enclosing_loop(frame: FrameType | None, number: int) -> LevelHandle | N
 
 
 def find_loop(frame: FrameType | None, number: int, *, after: int = 0) -> LevelHandle | None:
-    """Return the level of the ``track`` loop whose body ``frame`` runs. None without one.
+    """Return the level of the ``track`` loop around ``frame``, or None.
 
-    The loop was registered before ``number`` and after ``after``. May raise an error.
+    The frame runs the body of the loop. The loop was registered before ``number`` and after
+    ``after``. May raise an error.
     """
     loops = _registry.loops
     if not loops:
