@@ -1,12 +1,15 @@
 """Import rules that import-linter cannot express.
 
-import-linter treats ``opentelemetry`` as one package, but the API and the SDK differ.
+import-linter treats ``opentelemetry`` as one package, but the API and the SDK differ. A contract of
+layers also permits a cycle between a package and its own modules.
 """
 
 from __future__ import annotations
 
 import ast
+import configparser
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,44 @@ def test_allowed_files_import_the_sdk_and_logs_api() -> None:
     """The allowed files use their permission, so the tests above can fail."""
     assert any(is_within(name, SDK) for name in imported("processor.py"))
     assert any(is_within(name, UNSTABLE) for name in imported(SHIM))
+
+
+def find_imported_modules(path: Path, known: set[str]) -> set[str]:
+    """Return the modules of the package that a file imports, also for type checking only."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            children = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [child if child in known else node.module for child in children]
+        found |= {name for name in names if name in known}
+    return found
+
+
+def test_modules_with_all_their_imports_have_no_cycle() -> None:
+    """Imports in functions, for type checking, and of modules by their package are included."""
+    paths = {
+        dotted(f"otel_progress/{module}").removesuffix(".__init__"): SOURCE / module for module in modules()
+    }
+    known = set(paths)
+    graph = {name: find_imported_modules(path, known) - {name} for name, path in paths.items()}
+    assert sum(map(len, graph.values())) > 1_000
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_packages_with_modules_have_layers() -> None:
+    """import-linter checks the imports within each package."""
+    packages = {
+        ".".join(("otel_progress", *path.parent.relative_to(SOURCE).parts))
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    rules = configparser.ConfigParser()
+    rules.read(SOURCE.parents[1] / ".importlinter", encoding="utf-8")
+    layered = {rules[name]["containers"].strip() for name in rules.sections() if "containers" in rules[name]}
+    assert packages - layered == set()

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import asyncio as _asyncio  # type: ignore[import-untyped]
 
-from otel_progress.tqdm import tqdm as _tqdm
+from otel_progress.tqdm.std import tqdm as _tqdm
 
 __all__ = ["tarange", "tqdm", "tqdm_asyncio", "trange"]
 

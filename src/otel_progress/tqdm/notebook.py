@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import notebook as _notebook  # type: ignore[import-untyped]
 
-from otel_progress.tqdm import tqdm as _tqdm
+from otel_progress.tqdm.std import tqdm as _tqdm
 
 __all__ = ["tnrange", "tqdm", "tqdm_notebook", "trange"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm.contrib import logging as _logging  # type: ignore[import-untyped]
 
-from otel_progress.tqdm import tqdm as _tqdm
+from otel_progress.tqdm.std import tqdm as _tqdm
 
 __all__ = ["logging_redirect_tqdm", "tqdm_logging_redirect"]
 
