@@ -14,7 +14,7 @@ import otel_progress as progress
 from otel_progress.live.node import Spec
 from otel_progress.model import NO_METADATA
 from otel_progress.testing import Recorder
-from tests.support.lock_assertions import find_unlocked_calls
+from tests.support.lock_assertions import find_unlocked_calls, find_unmarked_methods
 
 
 class ReadingHandler(logging.Handler):
@@ -150,3 +150,34 @@ def read_locked(self):
 """
     )
     assert find_unlocked_calls(path) == ["sample.py:5: self.get_locked", "sample.py:12: self.get_locked"]
+
+
+def test_methods_that_are_called_only_with_a_lock_have_the_suffix() -> None:
+    """The rule applies to each file that has such methods."""
+    assert [method for path in SOURCES for method in find_unmarked_methods(path)] == []
+
+
+def test_find_unmarked_methods_reports_a_method_that_needs_the_lock(tmp_path: Path) -> None:
+    """A method that is also called without the lock, or passed on, does not need the suffix."""
+    path = tmp_path / "sample.py"
+    path.write_text(
+        """
+class Queue:
+    def put(self):
+        with self._lock:
+            self._add()
+            self._notify()
+        self._notify()
+        self._lock.run(self._clear_locked)
+
+    def _clear_locked(self):
+        self._add()
+
+    def _add(self):
+        pass
+
+    def _notify(self):
+        pass
+"""
+    )
+    assert find_unmarked_methods(path) == ["sample.py:13: _add"]

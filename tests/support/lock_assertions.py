@@ -104,10 +104,48 @@ def _find_in_node(node: ast.AST, path: Path, *, is_locked: bool) -> Iterator[str
     if isinstance(node, ast.FunctionDef):
         is_locked = node.name.endswith(SUFFIX)
     elif isinstance(node, ast.With):
-        is_locked = is_locked or any(ast.unparse(item.context_expr).endswith("lock") for item in node.items)
+        is_locked = is_locked or _holds_lock(node)
     elif isinstance(node, ast.Call) and not is_locked:
         name = ast.unparse(node.func)
         if name.endswith(SUFFIX):
             yield f"{path.name}:{node.lineno}: {name}"
     for child in ast.iter_child_nodes(node):
         yield from _find_in_node(child, path, is_locked=is_locked)
+
+
+def find_unmarked_methods(path: Path) -> list[str]:
+    """Return private methods that are called with a lock only, and whose name does not say so.
+
+    Only files that have `_locked` functions are checked.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    if not any(function.name.endswith(SUFFIX) for function in functions):
+        return []
+    uses = list(_find_uses_of_self(tree, is_locked=False))
+    with_lock = {name for name, is_locked in uses if is_locked}
+    without_lock = {name for name, is_locked in uses if not is_locked}
+    return [
+        f"{path.name}:{function.lineno}: {function.name}"
+        for function in functions
+        if function.name in with_lock - without_lock
+        and function.name.startswith("_")
+        and not function.name.endswith(SUFFIX)
+    ]
+
+
+def _find_uses_of_self(node: ast.AST, *, is_locked: bool) -> Iterator[tuple[str, bool]]:
+    """Yield the attributes of ``self`` that are used, and whether that is a call with a lock."""
+    if isinstance(node, ast.FunctionDef):
+        is_locked = node.name.endswith(SUFFIX)
+    elif isinstance(node, ast.With):
+        is_locked = is_locked or _holds_lock(node)
+    called = node.func if isinstance(node, ast.Call) else None
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Attribute) and ast.unparse(child.value) == "self":
+            yield child.attr, is_locked and child is called
+        yield from _find_uses_of_self(child, is_locked=is_locked)
+
+
+def _holds_lock(statement: ast.With) -> bool:
+    return any(ast.unparse(item.context_expr).endswith("lock") for item in statement.items)

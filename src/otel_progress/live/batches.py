@@ -115,7 +115,7 @@ class BatchRegistry:
 
         A closed batch without a running operation starts a new run.
         """
-        info = BatchDeclaration(id_, name, type_, total, self._now(), None, self._next_sequence())
+        info = BatchDeclaration(id_, name, type_, total, self._now(), None, self._next_sequence_locked())
         batch = self._batches.get(id_)
         if batch is not None and batch.info.ended_at is not None and not batch.active:
             self._closed_runs.append(batch.info)
@@ -214,11 +214,11 @@ class BatchRegistry:
             before,
             total=before.total if total is None else total,
             ended_at=before.ended_at if ended_at is None else ended_at,
-            sequence=self._next_sequence(),
+            sequence=self._next_sequence_locked(),
         )
         self._unsent[id_] = None
 
-    def _next_sequence(self) -> int:
+    def _next_sequence_locked(self) -> int:
         self._sequence = max(self._sequence + 1, int(self._now() * _NS))
         return self._sequence
 

@@ -81,17 +81,17 @@ class ContributionMerger:
                 continue
             if node is None:
                 self.dropped += key not in known.ended
-                self._remember_end(known, key, level.sequence)
+                self._remember_end_locked(known, key, level.sequence)
                 continue
             known.sequences[key] = level.sequence
-            _set_values(node, contribution)
+            _set_values_locked(node, contribution)
             if level.status.finished:
                 finishing.append((key, node, level))
         # Why last and in this order: the end of a level cancels the levels that run below it.
         for key, node, level in reversed(finishing):
             self._end_locked(node, level, ended)
-            self._drop_node(known, key)
-            self._remember_end(known, key, level.sequence)
+            self._drop_node_locked(known, key)
+            self._remember_end_locked(known, key, level.sequence)
         return list(revised)
 
     def end_writers_locked(self, operation: Operation, gone: Sequence[str], ended: list[Node]) -> None:
@@ -104,8 +104,8 @@ class ContributionMerger:
                 node.message = REASON_GONE
                 self._tree.end_level_locked(node, Status.CANCELLED, ended)
                 sequence = known.sequences.get(key, 0)
-                self._drop_node(known, key)
-                self._remember_end(known, key, sequence)
+                self._drop_node_locked(known, key)
+                self._remember_end_locked(known, key, sequence)
 
     def revise_locked(self, nodes: Iterable[Node], clock: float, now: float) -> list[Node]:
         """Update the figures of ended levels, and of the levels above them.
@@ -179,9 +179,9 @@ class ContributionMerger:
         if node is not None:
             # The level has started again, and the end of the earlier attempt is not known.
             self._tree.end_level_locked(node, Status.CANCELLED, ended)
-            self._drop_node(known, key)
+            self._drop_node_locked(known, key)
         parent = self._find_parent_locked(operation, known, key)
-        if parent is None and self._is_parent_expected(known, key):
+        if parent is None and self._is_parent_expected_locked(known, key):
             raise ParentMissing
         if parent is None or parent.status is not Status.RUNNING:
             return None
@@ -204,7 +204,7 @@ class ContributionMerger:
         above = path.rpartition("/")[0]
         return known.nodes.get((writer, above)) or find_level_locked(operation, above)
 
-    def _is_parent_expected(self, known: ContributedLevels, key: tuple[str, str]) -> bool:
+    def _is_parent_expected_locked(self, known: ContributedLevels, key: tuple[str, str]) -> bool:
         """Return True if the level above is one of the same process, not known yet."""
         writer, path = key
         above = path.rpartition("/")[0]
@@ -227,7 +227,7 @@ class ContributionMerger:
             return self._start_stage_locked(stage, level, ended)
         node = tree.create_node(parent, spec)
         tree.start_level_locked(node, rename=True)
-        self._set_start(node, level)
+        self._set_start_locked(node, level)
         if info.type == semconv.STAGE and parent.children is not None:
             parent.children.stage = node
         return node
@@ -244,10 +244,10 @@ class ContributionMerger:
             started = self._tree.start_stage_locked(parent, stage.spec, [], ended)
         except OpenRejected:
             return stage
-        self._set_start(started, level)
+        self._set_start_locked(started, level)
         return started
 
-    def _set_start(self, node: Node, level: LevelSnapshot) -> None:
+    def _set_start_locked(self, node: Node, level: LevelSnapshot) -> None:
         """Set the start of a level to the time at which its process started it."""
         started_at, now, clock = level.info.started_at, node.started_at, node.started_clock
         if started_at is None or now is None or clock is None or started_at >= now:
@@ -268,11 +268,11 @@ class ContributionMerger:
             node.ended_at = max(node.started_at or 0.0, min(node.ended_at, level.ended_at))
         node.snapshot = None
 
-    def _drop_node(self, known: ContributedLevels, key: tuple[str, str]) -> None:
+    def _drop_node_locked(self, known: ContributedLevels, key: tuple[str, str]) -> None:
         for table in (known.nodes, known.starts, known.sequences):
             table.pop(key, None)
 
-    def _remember_end(self, known: ContributedLevels, key: tuple[str, str], sequence: int) -> None:
+    def _remember_end_locked(self, known: ContributedLevels, key: tuple[str, str], sequence: int) -> None:
         known.ended[key] = sequence
         known.ended.move_to_end(key)
         if len(known.ended) > MAX_KNOWN_PER_OPERATION:
@@ -294,7 +294,7 @@ def _get_counts(contribution: Contribution) -> tuple[object, ...]:
     return contribution.is_counted, level.current, level.failed, level.skipped
 
 
-def _set_values(node: Node, contribution: Contribution) -> None:
+def _set_values_locked(node: Node, contribution: Contribution) -> None:
     """Set the values of a level to those of its contribution."""
     level = contribution.level
     if node.status.finished:

@@ -39,7 +39,7 @@ def update_figures_locked(node: Node, clock: float, now: float) -> None:
     if node.counter is None and children is None and node.extras is None:
         ratio = 0.0 if node.total else None
     else:
-        current, ratio = _measure(node, children)
+        current, ratio = _measure_locked(node, children)
         if status is Status.RUNNING and (children is not None or node.extras is not None):
             ratio, estimated = _estimate_opaque_ratio(node, current, ratio, clock)
     if status is Status.COMPLETED and node.total is not None:
@@ -143,7 +143,7 @@ def count_parent_units(node: Node) -> int:
     return 1 if node.declared else math.ceil(node.spec.weight)
 
 
-def _measure(node: Node, children: Children | None) -> tuple[Number, float | None]:
+def _measure_locked(node: Node, children: Children | None) -> tuple[Number, float | None]:
     """Return (current, ratio) from the node's own count, its stages or its children."""
     counter, total = node.counter, node.total
     current: Number = 0 if counter is None else counter.value()

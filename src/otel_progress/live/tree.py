@@ -220,7 +220,7 @@ class Tree:
             elif earlier.status is Status.PENDING:
                 self._skip_stage_locked(earlier)
         if stage.status.finished:
-            before, stage = stage, self._create_attempt(stage, stage.spec)
+            before, stage = stage, self._create_attempt_locked(stage, stage.spec)
             self._replace_attempt_locked(before, stage)
             stages[index] = stage
         return stage
@@ -290,7 +290,7 @@ class Tree:
         node.path = f"{parent.path}/{segment}" if parent.path else segment
         node.path_segment = segment
 
-    def _create_attempt(self, before: Node, spec: Spec) -> Node:
+    def _create_attempt_locked(self, before: Node, spec: Spec) -> Node:
         """Return the pending next attempt of an ended level at the same path."""
         node = Node(before.operation, before.parent, before.path, before.id, spec)
         node.path_segment = before.path_segment

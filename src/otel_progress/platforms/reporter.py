@@ -97,7 +97,7 @@ class PlatformReporter:
     def _notify_locked(self) -> None:
         if not self._is_closing:
             self._is_due = True
-            self._start_thread()
+            self._start_thread_locked()
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
@@ -136,7 +136,7 @@ class PlatformReporter:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _start_thread(self) -> None:
+    def _start_thread_locked(self) -> None:
         if self._thread is not None:
             return
         thread = threading.Thread(
@@ -153,8 +153,8 @@ class PlatformReporter:
     def _run(self) -> None:
         while True:
             with self._lock.lock:
-                while not self._can_send():
-                    self._changed.wait(self._compute_wait())
+                while not self._can_send_locked():
+                    self._changed.wait(self._compute_wait_locked())
                 self._is_sending, self._is_due, self._is_urgent = True, False, False
                 is_last = self._is_closing
             is_sent = self._send()
@@ -171,7 +171,7 @@ class PlatformReporter:
                     self._send()
                 return
 
-    def _can_send(self) -> bool:
+    def _can_send_locked(self) -> bool:
         now = self._clock()
         return (
             self._is_closing
@@ -179,7 +179,7 @@ class PlatformReporter:
             or (self._is_due and (self._is_urgent or now >= self._earliest_at))
         )
 
-    def _compute_wait(self) -> float | None:
+    def _compute_wait_locked(self) -> float | None:
         """Return the seconds until the next report may be due, or None."""
         at = min(self._repeat_at, self._earliest_at if self._is_due else float("inf"))
         return None if at == float("inf") else max(0.0, at - self._clock())
