@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,14 @@ def test_doctor_with_valid_journal_exits_with_0(store: str) -> None:
     assert "integrity_check found no problem" in result.stdout
     assert "is running" in result.stdout
     assert "1 operations are abandoned" in result.stdout
+
+
+def test_doctor_with_any_extra_reports_it(store: str) -> None:
+    """The extras are those of the installed package."""
+    extras = metadata("otel-progress").get_all("Provides-Extra")
+    findings = json.loads(run("--store", store, "doctor", "--json").output)["findings"]
+    reported = {each["text"].split()[0] for each in findings if each["check"] == "extra"}
+    assert reported == {*(extras or ())} - {"all"}
 
 
 def test_doctor_with_misspelt_variable_suggests_setting() -> None:

@@ -42,6 +42,8 @@ _EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "server": ("fastapi", "uvicorn"),
     "resources": ("psutil",),
     "redis": ("redis",),
+    "grpc": ("grpc",),
+    "mcp": ("mcp",),
     "previews": ("PIL", "fsspec"),
 }
 
