@@ -158,7 +158,7 @@ def test_methods_that_are_called_only_with_a_lock_have_the_suffix() -> None:
 
 
 def test_find_unmarked_methods_reports_a_method_that_needs_the_lock(tmp_path: Path) -> None:
-    """A method that is also called without the lock, or passed on, does not need the suffix."""
+    """A method that is also called without the lock does not need it."""
     path = tmp_path / "sample.py"
     path.write_text(
         """

@@ -84,7 +84,7 @@ def test_allowed_files_import_the_sdk_and_logs_api() -> None:
 
 
 def find_imported_modules(path: Path, known: set[str]) -> set[str]:
-    """Return the modules of the package that a file imports, also for type checking only."""
+    """Return the modules of the package that a file imports, also for types only."""
     found = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         names: list[str] = []
@@ -98,7 +98,7 @@ def find_imported_modules(path: Path, known: set[str]) -> set[str]:
 
 
 def test_modules_with_all_their_imports_have_no_cycle() -> None:
-    """Imports in functions, for type checking, and of modules by their package are included."""
+    """Imports in functions, for types, and of a package's own modules are included."""
     paths = {
         dotted(f"otel_progress/{module}").removesuffix(".__init__"): SOURCE / module for module in modules()
     }

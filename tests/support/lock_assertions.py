@@ -114,7 +114,7 @@ def _find_in_node(node: ast.AST, path: Path, *, is_locked: bool) -> Iterator[str
 
 
 def find_unmarked_methods(path: Path) -> list[str]:
-    """Return private methods that are called with a lock only, and whose name does not say so.
+    """Return private methods without the suffix that are called only with a lock.
 
     Only files that have `_locked` functions are checked.
     """
@@ -135,7 +135,7 @@ def find_unmarked_methods(path: Path) -> list[str]:
 
 
 def _find_uses_of_self(node: ast.AST, *, is_locked: bool) -> Iterator[tuple[str, bool]]:
-    """Yield the attributes of ``self`` that are used, and whether that is a call with a lock."""
+    """Yield used attributes of ``self``, and whether that is a call with a lock."""
     if isinstance(node, ast.FunctionDef):
         is_locked = node.name.endswith(SUFFIX)
     elif isinstance(node, ast.With):
