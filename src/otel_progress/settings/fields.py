@@ -180,8 +180,9 @@ class Settings:
     redact: RedactRule = _setting(
         True,
         parse_redact,
-        "Whether to replace secrets in metadata, messages, errors and logs by `[redacted]`. As an argument "
-        "also a function of a key and a text, which is called afterwards and returns the text to show.",
+        "Whether to replace secrets in names, ids, metadata, messages, errors and logs by `[redacted]`. As "
+        "an argument also a function of a key and a text, which is called afterwards and returns the text to "
+        "show.",
     )
     resources: AutoMode = _setting(
         "auto",
