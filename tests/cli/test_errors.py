@@ -72,7 +72,7 @@ def test_doctor_with_valid_journal_exits_with_0(store: str) -> None:
     assert result.exit_code == 0, result.stdout
     assert "integrity_check found no problem" in result.stdout
     assert "is running" in result.stdout
-    assert "1 operations are abandoned" in result.stdout
+    assert "operations whose process has exited (abandoned): 1" in result.stdout
 
 
 def test_doctor_with_any_extra_reports_it(store: str) -> None:

@@ -265,7 +265,7 @@ def _check_contents(url: str, size: int | None) -> Iterator[Finding]:
     yield Finding(
         "size",
         "ok",
-        f"{stored}{len(active)} active operations, {len(finished)} finished",
+        f"{stored}operations: {len(active)} active, {len(finished)} finished",
     )
     alive = {
         operation.instance.pid: operation.instance
@@ -281,6 +281,6 @@ def _check_contents(url: str, size: int | None) -> Iterator[Finding]:
         yield Finding(
             "instance",
             "note",
-            f"{abandoned_count} operations are abandoned, their process has exited: "
-            "otel-progress ls --condition abandoned",
+            f"operations whose process has exited (abandoned): {abandoned_count}. "
+            "See: otel-progress ls --condition abandoned",
         )
