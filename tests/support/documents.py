@@ -1,6 +1,6 @@
 """Documents of the project: fenced blocks as programs, and links.
 
-A Python block that imports otel_progress starts a program. The Python and shell blocks after it
+A Python block with ``import otel_progress`` starts a program. The Python and shell blocks after it
 continue the program, up to the next such block. A text block directly after a block is its expected
 output, with ``…`` for text that varies.
 
