@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import otel_progress as progress
@@ -301,7 +302,19 @@ ACTIONS = st.tuples(
 )
 
 
+STALLED_BETWEEN: Final = [
+    ("count", 0, 0.4),
+    ("start", 14, 0.05),
+    ("start", 0, 0.05),
+    ("end", 1, 0.05),
+    ("start", 1, 1.0),
+    ("opaque", 2, 0.05),
+]
+"""A stalled level is between the operation and the level that raises both."""
+
+
 @settings(max_examples=40)
+@example(STALLED_BETWEEN, False, False)
 @given(st.lists(ACTIONS, min_size=5, max_size=40), st.booleans(), st.booleans())
 def test_no_tree_of_running_levels_contradicts_itself(
     actions: list[tuple[str, int, float]], has_history: bool, counts_itself: bool

@@ -364,6 +364,8 @@ class EstimateTracker:
                     active_s = here.operation.active_seconds(here.started_clock or clock, clock)
                     _store_eta_locked(here, estimation, new, active_s)
                     changed.append(here)
+                    # Why: a stalled level stays at its raised bound. The level below counts down.
+                    bounds = bounds.include(new, clock)
             here = here.parent
         return changed
 
