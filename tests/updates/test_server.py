@@ -19,7 +19,6 @@ import otel_progress as progress
 from otel_progress.instrument.level import Level
 from otel_progress.model import Status
 from otel_progress.testing import Recorder, wait_until
-from otel_progress.updates import server as server_module
 from otel_progress.updates.client import (
     ADDRESS_VARIABLE,
     PARENT_VARIABLE,
@@ -42,11 +41,17 @@ def op(recorder: Recorder) -> Level:  # noqa: ARG001
     return progress.operation("nightly", id="n-1", total=1000).start()
 
 
+@pytest.fixture
+def limits() -> dict[str, int]:
+    """Limits of the server. Tests replace them by a parameter."""
+    return {}
+
+
 @pytest.fixture(params=["unix", "tcp"])
-def server(op: Level, request: pytest.FixtureRequest) -> Iterator[UpdateServer]:
+def server(op: Level, request: pytest.FixtureRequest, limits: dict[str, int]) -> Iterator[UpdateServer]:
     """Serve the operation on a Unix socket, and on a port."""
-    levels = RemoteLevels(op)
-    with UpdateServer(levels.apply, levels.end_abandoned, uses_unix_socket=request.param == "unix") as server:
+    levels, is_unix = RemoteLevels(op), request.param == "unix"
+    with UpdateServer(levels.apply, levels.end_abandoned, uses_unix_socket=is_unix, **limits) as server:
         yield server
 
 
@@ -224,10 +229,8 @@ def test_levels_that_no_update_ended_are_cancelled_with_the_block(op: Level) -> 
     }
 
 
-def test_server_serves_more_clients_than_its_limit(
-    op: Level, server: UpdateServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 3)
+@pytest.mark.parametrize("limits", [{"max_connections": 3}])
+def test_server_serves_more_clients_than_its_limit(op: Level, server: UpdateServer) -> None:
     idle = [connect(server.address, TIMEOUT_S) for _ in range(3)]
     threads = [threading.Thread(target=send, args=(server,), kwargs={"increment": 1}) for _ in range(10)]
     for thread in threads:
@@ -239,8 +242,8 @@ def test_server_serves_more_clients_than_its_limit(
     assert op.snapshot().current == 10
 
 
-def test_bound_levels_are_limited(server: UpdateServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_BOUND_LEVELS", 1)
+@pytest.mark.parametrize("limits", [{"max_bound_levels": 1}])
+def test_bound_levels_are_limited(server: UpdateServer) -> None:
     with UpdateClient(environ(server), TIMEOUT_S) as client:
         client.request("start", type="song", bound=True)
         with pytest.raises(UpdateError, match="expected at most 1 levels"):

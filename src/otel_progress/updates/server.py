@@ -80,7 +80,11 @@ class UpdateServer:
         end_remaining: Callable[[], None] = lambda: None,
         *,
         uses_unix_socket: bool = hasattr(socket, "AF_UNIX"),
+        max_connections: int = MAX_CONNECTIONS,
+        max_bound_levels: int = MAX_BOUND_LEVELS,
     ) -> None:
+        self._max_connections = max_connections
+        self._max_bound_levels = max_bound_levels
         self._apply = apply
         self._end_abandoned = end_abandoned
         self._end_remaining = end_remaining
@@ -207,7 +211,7 @@ class UpdateServer:
         connection = _Connection(client, self._token is None)
         self._connections[client.fileno()] = connection
         self._selector.register(client, selectors.EVENT_READ, connection)
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= self._max_connections:
             self._selector.unregister(self._listener)
 
     def _drop(self, connection: _Connection) -> None:
@@ -217,7 +221,7 @@ class UpdateServer:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection.socket)
         connection.socket.close()
-        if len(self._connections) == MAX_CONNECTIONS - 1:
+        if len(self._connections) == self._max_connections - 1:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.register(self._listener, selectors.EVENT_READ)
         if connection.level is not None:
@@ -277,10 +281,10 @@ class UpdateServer:
         return self._reply(connection, reply)
 
     def _check_bound_levels(self) -> None:
-        if sum(other.level is not None for other in self._connections.values()) >= MAX_BOUND_LEVELS:
+        if sum(other.level is not None for other in self._connections.values()) >= self._max_bound_levels:
             raise InvalidRequestError(
-                f"Invalid level: expected at most {MAX_BOUND_LEVELS} levels with a command at the same time. "
-                "Run fewer commands in parallel."
+                f"Invalid level: expected at most {self._max_bound_levels} levels with a command at the same "
+                "time. Run fewer commands in parallel."
             )
 
     def _bind(self, connection: _Connection, path: str) -> None:
