@@ -13,8 +13,7 @@ from otel_progress.live.node import Node, Spec
 from otel_progress.live.store import LiveStore
 from otel_progress.model import NO_METADATA, Status
 from otel_progress.records import CancelRequest, Contribution
-from otel_progress.runtime import contribution_poller
-from otel_progress.runtime.contribution_poller import ContributionPoller
+from otel_progress.runtime.contribution_poller import LATE_S, ContributionPoller
 from otel_progress.testing import FakeClock, wait_until
 from tests.support.factories import instance, snapshot
 
@@ -57,7 +56,7 @@ class Source:
 class Shared:
     """A shared operation and its poller."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: dict[str, float]) -> None:
         self.clock = FakeClock()
         self.store = LiveStore(instance("owner"), clock=self.clock.monotonic, now=self.clock.wall)
         spec = Spec("job", "j", None, 6, None, 1, None, None, NO_METADATA)
@@ -68,7 +67,7 @@ class Shared:
         self.source = Source()
         self.dropped: list[int] = []
         self.poller = ContributionPoller(
-            self.store, self.source, 60.0, clock=self.clock.monotonic, on_dropped=self.dropped.append
+            self.store, self.source, 60.0, clock=self.clock.monotonic, on_dropped=self.dropped.append, **waits
         )
 
     def contribute(self, path: str = "", sequence: int = 1, current: int = 0, **fields: object) -> None:
@@ -85,9 +84,15 @@ class Shared:
 
 
 @pytest.fixture
-def shared() -> Shared:
+def waits() -> dict[str, float]:
+    """Limits of the waits. Tests replace them by a parameter."""
+    return {}
+
+
+@pytest.fixture
+def shared(waits: dict[str, float]) -> Shared:
     """An operation that other processes work on."""
-    return Shared()
+    return Shared(waits)
 
 
 def test_poll_includes_contributions_and_drops_them_with_the_next_one(shared: Shared) -> None:
@@ -141,11 +146,9 @@ def test_dropped_contributions_are_counted(shared: Shared) -> None:
     assert shared.dropped == [1]
 
 
-def test_end_of_a_shared_level_waits_for_a_poll_that_starts_later(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("waits", [{"end_wait_s": 60.0}])
+def test_end_of_a_shared_level_waits_for_a_poll_that_starts_later(shared: Shared) -> None:
     """A poll that runs may have read the store before."""
-    monkeypatch.setattr(contribution_poller, "END_WAIT_S", 60.0)
     shared.source.answer = threading.Event()
     shared.poller.wake()
     shared.poller._request.set()
@@ -160,12 +163,9 @@ def test_end_of_a_shared_level_waits_for_a_poll_that_starts_later(
     shared.poller.close()
 
 
-def test_end_waits_longer_if_the_count_is_below_the_total(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("waits", [{"end_wait_s": 30.0, "incomplete_wait_s": 90.0}])
+def test_end_waits_longer_if_the_count_is_below_the_total(shared: Shared) -> None:
     """The last units arrive after the first poll."""
-    monkeypatch.setattr(contribution_poller, "END_WAIT_S", 30.0)
-    monkeypatch.setattr(contribution_poller, "INCOMPLETE_WAIT_S", 90.0)
     shared.contribute(sequence=1, current=4)
     waiting = threading.Thread(target=shared.poller.wait_for_end, args=(shared.root,))
     waiting.start()
@@ -178,12 +178,10 @@ def test_end_waits_longer_if_the_count_is_below_the_total(
     shared.poller.close()
 
 
-def test_end_does_not_wait_for_a_store_that_fails(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("waits", [{"end_wait_s": 600.0}])
+def test_end_does_not_wait_for_a_store_that_fails(shared: Shared, caplog: pytest.LogCaptureFixture) -> None:
     """A temporary error is that of the sink, which reports it."""
     caplog.set_level(logging.WARNING, logger="otel_progress")
-    monkeypatch.setattr(contribution_poller, "END_WAIT_S", 600.0)
     error = JournalError("the server does not answer")
     error.is_temporary = True
     shared.source.error = error
@@ -209,7 +207,7 @@ def test_thread_ends_when_no_operation_is_shared(shared: Shared) -> None:
     thread = shared.poller._thread
     assert thread is not None
     shared.store.end_level(shared.root, Status.COMPLETED)
-    shared.clock.advance(contribution_poller.LATE_S + 1.0)
+    shared.clock.advance(LATE_S + 1.0)
     shared.poller._request.set()
     thread.join(60.0)
     assert not thread.is_alive()

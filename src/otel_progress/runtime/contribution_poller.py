@@ -53,7 +53,8 @@ _INCOMPLETE_STEP_S: Final = 0.01
 class ContributionPoller:
     """Polls a journal for the shared operations, every ``interval`` seconds.
 
-    ``on_dropped`` is called with the number of contributions that were left out.
+    ``on_dropped`` is called with the number of contributions that were left out. The end of a level
+    waits for a poll at most ``end_wait_s`` seconds, and for late work ``incomplete_wait_s``.
     """
 
     def __init__(
@@ -64,7 +65,11 @@ class ContributionPoller:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_dropped: Callable[[int], object] = lambda count: None,
+        end_wait_s: float = END_WAIT_S,
+        incomplete_wait_s: float = INCOMPLETE_WAIT_S,
     ) -> None:
+        self._end_wait_s = end_wait_s
+        self._incomplete_wait_s = incomplete_wait_s
         self._store = store
         self._source = source
         self._interval = interval
@@ -120,8 +125,8 @@ class ContributionPoller:
         if self._thread is None:
             return
         started = time.monotonic()
-        self._wait_for_poll(started + (SHORT_WAIT_S if has_event_loop() else END_WAIT_S))
-        deadline = started + INCOMPLETE_WAIT_S
+        self._wait_for_poll(started + (SHORT_WAIT_S if has_event_loop() else self._end_wait_s))
+        deadline = started + self._incomplete_wait_s
         while time.monotonic() < deadline and self._may_be_incomplete(node):
             time.sleep(_INCOMPLETE_STEP_S)
             self._wait_for_poll(deadline)
