@@ -167,6 +167,21 @@ def summarise(
     )
 
 
+def set_missing_total(batch: BatchSnapshot, total: int | None) -> BatchSnapshot:
+    """Return a batch with ``total`` if its own one is unknown.
+
+    The end of a batch that is finished with this total is the time of its reading.
+    """
+    if batch.total is not None or total is None:
+        return batch
+    known = replace(batch, total=total)
+    done = sum(operation.ratio or 0.0 for operation in batch.active)
+    ratio = _get_ratio(total, batch.finished_count, done, known.is_finished)
+    if not known.is_finished:
+        return replace(known, ratio=ratio)
+    return replace(known, ratio=ratio, ended_at=batch.ended_at or batch.read_at, remaining_s=0.0)
+
+
 def _is_complete(info: BatchDeclaration, tally: BatchTally, abandoned: Abandoned) -> bool:
     """Return True if the batch was closed or all operations of its total have ended."""
     ended = tally.finished + abandoned.count

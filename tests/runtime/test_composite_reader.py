@@ -282,6 +282,22 @@ def test_watch_yields_active_operations_then_changes_of_both_processes(
 
 
 @pytest.mark.process
+def test_batch_with_operations_of_others_has_the_total_that_this_process_declared(
+    recorder: Recorder, url: str
+) -> None:
+    """Their operations may be in the journal before the declaration of this process."""
+    batch = progress.batch("Images", id="images", total=2).start()
+    with closing(open_journal(url)) as journal:
+        for number in range(2):
+            ended = snapshot(
+                run=f"run-{number}", operation_id=f"resize-{number}", batch=batch.id, status=Status.COMPLETED
+            )
+            journal.write(make_change_set(ended, replace(ended, sequence=2)))
+    for found in (recorder.runtime.get_batch("images"), *recorder.runtime.reader.batches()):
+        assert found is not None
+        assert (found.total, found.ratio, found.status) == (2, 1.0, Status.COMPLETED)
+
+
 def test_request_cancel_reaches_the_process_of_the_run(recorder: Recorder, other: OtherProcess) -> None:
     """The request for another process goes through the journal."""
     with progress.operation("here", id="mine"):

@@ -7,7 +7,7 @@ from contextlib import closing
 from operator import itemgetter
 from typing import TypeVar
 
-from otel_progress.batches import create_cursor, cursor_sort_key
+from otel_progress.batches import create_cursor, cursor_sort_key, set_missing_total
 from otel_progress.diagnostics import report_internal_error
 from otel_progress.errors import ProgressError
 from otel_progress.live.store import LiveStore
@@ -335,4 +335,7 @@ def _select_more_complete(live: BatchSnapshot | None, stored: BatchSnapshot | No
         return live
     numbers = sum(stored.counts.values()), sum(live.counts.values())
     is_closed = numbers[0] == numbers[1] and stored.is_finished and not live.is_finished
-    return stored if numbers[0] > numbers[1] or is_closed else live
+    if numbers[0] <= numbers[1] and not is_closed:
+        return live
+    # Why: the operations of other processes may be stored before the declaration of this one.
+    return set_missing_total(stored, live.total)
