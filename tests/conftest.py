@@ -29,6 +29,10 @@ for name in ("SIGHUP", "SIGQUIT"):
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, name), lambda *_: None)
 
+# Why: with it, a child process writes a line and its end separately. Two children of one pipe would
+# mix them.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # The duration of a Hypothesis example depends on the load of the machine.
 settings.register_profile("complete", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("here", settings.get_profile("complete"), max_examples=60)  # scripts/test
