@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from otel_progress.diagnostics import report_internal_error
+from otel_progress.errors import JournalError
 from otel_progress.model import Instance
 from otel_progress.processes import this_host
 
@@ -124,8 +125,15 @@ class SpillFile:
                         break
                     stored += count
             except OSError as error:
-                report_internal_error("journal", f"Ended operations cannot be stored in a file: {error}")
+                self._report_failure(error)
             return stored
+
+    def _report_failure(self, error: OSError) -> None:
+        # Why the journal: if it cannot be created either, its sink has logged the same cause, which
+        # is logged once.
+        path = Path(error.filename or self._journal) if self._journal.exists() else self._journal
+        text = "Ended operations cannot be stored in a file next to the journal"
+        report_internal_error("journal", text, error=build_creation_error(path, error))
 
     def read(self, max_records: int) -> list[bytes]:
         """Return the oldest records. ``remove_read`` removes them."""
@@ -244,6 +252,12 @@ class SpillFile:
             except OSError:
                 _open_segments.discard(path)
                 raise
+
+
+def build_creation_error(path: Path, error: OSError) -> JournalError:
+    """Return the error of a file that cannot be created or extended."""
+    fix = "Check that its directory is writable by this user, or set the store to another path."
+    return JournalError(f"{path} cannot be created ({error.strerror}). {fix}")
 
 
 def is_left_by_this_process(path: Path, owner: Instance) -> bool:

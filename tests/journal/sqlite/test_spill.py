@@ -12,6 +12,7 @@ import pytest
 
 from otel_progress.diagnostics import internal_error_counts
 from otel_progress.ends import encode_end
+from otel_progress.errors import JournalError
 from otel_progress.journal import Journal, SqliteJournal
 from otel_progress.journal.spill import SpillFile, list_segments
 from otel_progress.journal.spilled_ends import RECOVERY_INTERVAL_S
@@ -254,3 +255,18 @@ def test_ends_that_are_stored_twice_change_nothing(
     assert stored is not None
     assert found.root == stored.root
     assert len(journal.history()) == 1
+
+
+def test_file_in_an_unwritable_folder_is_a_warning_with_the_cause_of_the_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sink of the journal logs that cause as well, and one cause is logged once."""
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    journal = tmp_path / "file" / "p.db"
+    assert SpillFile(journal, local_instance(os.getpid()), "journal").append(records(1)) == 0
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert len(record.getMessage().splitlines()) == 2
+    with pytest.raises(JournalError) as caught:
+        SqliteJournal(journal).write(make_change_set(ended()))
+    assert str(caught.value) == record.getMessage().splitlines()[1]

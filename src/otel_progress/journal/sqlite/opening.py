@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from otel_progress.errors import JournalError
+from otel_progress.journal.spill import build_creation_error
 from otel_progress.journal.sqlite import schema
 
 if TYPE_CHECKING:
@@ -339,9 +340,7 @@ def _create_file(path: Path) -> None:
         except OSError as exc:
             raise _build_access_error(path, exc) from exc
     except OSError as exc:
-        fix = "Check that its directory is writable by this user, or set the store to another path."
-        msg = f"{path} cannot be created ({exc.strerror}). {fix}"
-        raise JournalError(msg) from exc
+        raise build_creation_error(path, exc) from exc
 
 
 @contextlib.contextmanager
