@@ -7,6 +7,7 @@ with the attribute ``progress.current`` or ``progress.total`` becomes a level of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, cast
 
 from opentelemetry.context import Context, get_current
@@ -64,13 +65,18 @@ class ProgressSpanProcessor(SpanProcessor):
             return
         try:
             level = (get_current() if parent_context is None else parent_context).get(LEVEL_KEY)
-            ancestor = cast("Node | None", getattr(level, "_node", None))
-            self._lock.run(self._watch_locked, span, ancestor)
-            self._store.notify_change()
+            self._watch(span, cast("Node | None", getattr(level, "_node", None)))
         except Exception as error:
             if is_interrupt(error):
                 raise
             report_internal_error("processor", "Watching a span for progress failed.", error=error)
+
+    def _watch(self, span: Span, ancestor: Node | None) -> None:
+        # Why: the ticker may hold the lock of this processor while it waits for that of the store.
+        if self._store.run_after_interrupted_call(partial(self._watch, span, ancestor)):
+            return
+        self._lock.run(self._watch_locked, span, ancestor)
+        self._store.notify_change()
 
     def _watch_locked(self, span: Span, ancestor: Node | None) -> None:
         if len(self._watched) >= self._max_watched:
@@ -89,12 +95,15 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Read the final values of a plain span and end its level."""
-        if not self._watched:
-            return
         try:
-            span_id = span.get_span_context().span_id  # type: ignore[union-attr]
+            # Why first: the start of the span may wait there as well.
+            if self._store.run_after_interrupted_call(partial(self.on_end, span)):
+                return
             if self._lock.is_interrupting():
                 self._lock.defer(self.on_end, span)
+                return
+            span_id = span.get_span_context().span_id  # type: ignore[union-attr]
+            if span_id not in self._watched:
                 return
             with self._lock.lock:
                 node = self._stop_watching_locked(span_id, span)

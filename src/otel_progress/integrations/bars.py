@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Final, NamedTuple, cast
 
 from otel_progress.diagnostics import report_internal_error
@@ -250,6 +251,12 @@ class BarRecorder:
             return
         if error is not None and id(error) == record.known_error:
             error = None
+        backend = get_active_backend()
+        # Why: the ticker may hold the lock of this recorder while it waits for that of the store.
+        if backend is not None and backend.store.run_after_interrupted_call(
+            partial(self.end, record, error, is_early=is_early)
+        ):
+            return
         self._lock.run(self._end_locked, record, error, is_early)
         self._end_levels()
 

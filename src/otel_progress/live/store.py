@@ -763,6 +763,13 @@ class LiveStore:
             self._collector.request_resend(ended=True)
             raise
 
+    def is_interrupting(self) -> bool:
+        """Return True if the caller interrupts this thread inside the lock.
+
+        Such a call must not wait for another thread, which may wait for the lock.
+        """
+        return self._state.is_interrupting()
+
     def run_after_interrupted_call(self, function: Callable[[], object]) -> bool:
         """Defer a call if the caller interrupts this thread inside the lock.
 

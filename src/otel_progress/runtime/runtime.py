@@ -241,8 +241,11 @@ class Runtime:
 
         Return False if a receiver failed or took longer than ``timeout`` seconds, or if the end of
         an operation was dropped since the last flush. The application flushes the tracer providers
-        that it joined.
+        that it joined. A signal handler that interrupts a change of a level gets False at once.
         """
+        # Why: each receiver may wait for a thread that waits for that change.
+        if self._store.is_interrupting():
+            return False
         deadline = time.monotonic() + timeout
         is_complete = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)
         is_complete = self._ticker.drain(max(0.0, deadline - time.monotonic())) and is_complete

@@ -191,33 +191,54 @@ class Ticker:
 
         Return the processor time of the tick in seconds.
         """
-        started, processor_started = time.perf_counter(), time.thread_time()
+        return self._tick_within(-1) or 0.0
+
+    def _tick_within(self, timeout: float) -> float | None:
+        """Tick like :meth:`tick`. Return None if another tick lasts ``timeout`` seconds.
+
+        A timeout of -1 is unlimited.
+        """
         # Why: a signal handler that flushes may interrupt a tick of its own thread.
         if self._tick_lock.is_interrupting():
             return 0.0
-        with self._tick_lock.lock:
-            self._started_ticks += 1
-            number = self._started_ticks
-            self._is_end_due = self._is_awaited = False
-            self._before()
-            change_set = self._get_store().collect()
-            self._collected(change_set)
-            is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
-            if is_due:
-                self._heartbeat_at = change_set.clock
-            try:
-                for worker in self._sink_workers:
-                    if is_due or worker.every_tick:
-                        worker.submit(change_set)
-            except BaseException:
-                # Why: a signal handler raised, and some sinks have not received it.
-                self._get_store().resend(ended=True)
-                raise
-            self._finished_ticks = number
-            self._after(change_set, time.perf_counter() - started)
+        processor_started = time.thread_time()
+        tick_lock = self._tick_lock.lock
+        try:
+            # Why a timeout: the other tick may wait for a lock of a call that this one interrupts.
+            if not tick_lock.acquire(timeout=timeout):
+                return None
+            # Why again: an exception between two calls would leave the lock held.
+            with tick_lock:
+                tick_lock.release()
+                self._tick_locked()
+        except BaseException:
+            self._tick_lock.release_all()
+            raise
         # Why not the elapsed time: on a busy machine most of it is that of other programs, and the
         # pause would become longer by ten times as much.
         return time.thread_time() - processor_started
+
+    def _tick_locked(self) -> None:
+        started = time.perf_counter()
+        self._started_ticks += 1
+        number = self._started_ticks
+        self._is_end_due = self._is_awaited = False
+        self._before()
+        change_set = self._get_store().collect()
+        self._collected(change_set)
+        is_due = has_changes(change_set) or change_set.clock - self._heartbeat_at >= HEARTBEAT_S
+        if is_due:
+            self._heartbeat_at = change_set.clock
+        try:
+            for worker in self._sink_workers:
+                if is_due or worker.every_tick:
+                    worker.submit(change_set)
+        except BaseException:
+            # Why: a signal handler raised, and some sinks have not received it.
+            self._get_store().resend(ended=True)
+            raise
+        self._finished_ticks = number
+        self._after(change_set, time.perf_counter() - started)
 
     def compute_pause(self, seconds: float) -> float:
         """Return the pause after a tick that used ``seconds`` of processor time.
@@ -237,12 +258,11 @@ class Ticker:
         deadline = time.monotonic() + timeout
         if self._tick_lock.is_interrupting():
             return False
-        is_complete = self._tick_safely() is not None
+        is_complete = self._tick_safely(timeout) is not None
         store = self._get_store()
         while is_complete and store.waiting_ends:
-            if time.monotonic() >= deadline:
-                return False
-            is_complete = self._tick_safely() is not None
+            remaining_s = deadline - time.monotonic()
+            is_complete = remaining_s > 0.0 and self._tick_safely(remaining_s) is not None
         return is_complete
 
     def stop(self, timeout: float) -> bool:
@@ -332,10 +352,13 @@ class Ticker:
             self._wake.get()
         self._is_asleep = False
 
-    def _tick_safely(self) -> float | None:
-        """Tick and return its processor time, or None after an error."""
+    def _tick_safely(self, timeout: float = -1) -> float | None:
+        """Tick and return its processor time, or None after an error.
+
+        None also if another tick lasts ``timeout`` seconds. A timeout of -1 is unlimited.
+        """
         try:
-            return self.tick()
+            return self._tick_within(timeout)
         except Exception as error:
             report_internal_error(
                 "tick", "A tick failed; the work continues, and the next tick reports progress", error=error
