@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 import pytest
@@ -135,7 +136,7 @@ def test_shutdown_with_a_dead_collector_ends_within_the_documented_time(explicit
         "with progress.operation('a', 'b', total=1) as op:\n"
         "    op.increment()\n"
         "started = time.monotonic()\n"
-    ) + ("runtime.shutdown()\n" if explicit else "")
+    ) + ("assert not runtime.shutdown()\n" if explicit else "")
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -148,6 +149,45 @@ def test_shutdown_with_a_dead_collector_ends_within_the_documented_time(explicit
     assert float(done.stdout) <= SHUTDOWN_S + BUSY_MACHINE_S
     for signal in ("spans", "events", "metrics"):
         assert done.stderr.count(f"OTLP export of {signal} to http://") == 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("status", "accepted"), [(200, True), (401, False)])
+def test_shutdown_returns_whether_the_collector_accepted_everything(
+    monkeypatch: pytest.MonkeyPatch, status: int, accepted: bool
+) -> None:
+    """A refused export takes no time, unlike an unreachable collector."""
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    code = (
+        "import otel_progress as progress\n"
+        "progress.configure(console=False, store='memory:')\n"
+        "with progress.operation('a'): pass\n"
+        "print(progress.shutdown(60))\n"
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("no_proxy", "*")
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=os.environ,
+        )
+        server.shutdown()
+    assert (done.returncode, done.stdout) == (0, f"{accepted}\n")
 
 
 class BlockedReader(ListedReader):

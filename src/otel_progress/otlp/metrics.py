@@ -115,8 +115,11 @@ class OtlpMetrics:
         """
         return self._monitor.flush(timeout_s, self._periodic.force_flush)
 
-    def close(self) -> None:
-        """Export a last time within the ShutdownBudget, then close."""
+    def close(self) -> bool:
+        """Export a last time within the ShutdownBudget, then close.
+
+        Return True if the collector accepted it.
+        """
         monitor = self._monitor
         before = monitor.exports, monitor.failures
         self._is_empty = False
@@ -125,6 +128,7 @@ class OtlpMetrics:
         if (monitor.exports, monitor.failures) == before and not self._is_empty and not self._is_closed:
             monitor.report_unsent()
         self._is_closed = True
+        return not monitor.is_failing
 
     # ARG002: the arguments are those of the SDK's callback.
     def _collect(self, _: object, timeout_millis: float = 0.0) -> MetricsData | None:  # noqa: ARG002

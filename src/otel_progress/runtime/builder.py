@@ -382,6 +382,7 @@ class _RuntimeBuilder:
         )
         self._components.fork_callbacks.append(log.restart)
         self._components.flush_callbacks.append(log.force_flush)
+        self._components.close_callbacks.append(lambda timeout: not log.is_failing)
 
     def _export_metrics(self) -> None:
         """Export metrics over OTLP."""

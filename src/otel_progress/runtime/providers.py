@@ -242,14 +242,20 @@ class TracerProviders:
         """
         return all(provider.force_flush(int(timeout * 1000)) for provider in _exporting_providers)
 
-    def close(self, timeout: float) -> None:
-        """Export the remaining spans within the shutdown budget, and stop following spans."""
+    def close(self, timeout: float) -> bool:
+        """Export the remaining spans within the shutdown budget, and stop following spans.
+
+        Return False if the collector did not accept them.
+        """
+        is_exported = True
         if self._budget is not None and _exporting_providers:
             with self._budget.wait() as budgeted_s:
                 is_flushed = self.flush(min(timeout, budgeted_s))
             if not is_flushed:
                 report_internal_error("otlp.traces", "Some spans were not exported before the shutdown")
+            is_exported = is_flushed and not self.is_failing
         self._follows_global = False
         if self._patch is not None:
             self._patch.remove()
         self.processor.close()
+        return is_exported
