@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +314,29 @@ def test_previews_of_many_threads_have_unique_numbers(recorder: Recorder) -> Non
         numbers = [preview.number for preview in stored(recorder, "r")]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == counts["stored"]
+
+
+def test_offer_interrupted_after_it_was_queued_releases_its_level_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A signal handler raises before the caller receives the result of the queue."""
+    with recording(strict=False) as recorder, progress.operation("render", id="r") as op:
+        service = recorder.runtime._previews
+        assert service is not None
+        worker, offer = service._worker, service._worker.offer
+        is_released = threading.Event()
+
+        def offer_and_raise(job: Callable[[], None]) -> bool:
+            """Queue a job that runs after the exception."""
+            assert offer(lambda: (is_released.wait(PATIENCE_S), job())[1])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(worker, "offer", offer_and_raise)
+        with pytest.raises(KeyboardInterrupt):
+            op.preview("interrupted", at="always")
+        is_released.set()
+        assert recorder.runtime.force_flush(PATIENCE_S)
+        monkeypatch.undo()
+        op.preview("next", at="always")
+        assert [content_of(recorder, preview) for preview in stored(recorder, "r")] == [b"next"]
+    assert caplog.text == ""

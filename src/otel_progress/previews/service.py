@@ -157,13 +157,18 @@ class PreviewService:
             self._count("dropped")
             return
         queued, into = False, None
+        # Why: a signal handler may raise after the preview was queued. Only the thread that removes
+        # the element releases the level and the buffer.
+        unowned = [True]
         try:
             if len(state.marks) >= MAX_NAMES and context.name not in state.marks:
                 msg = f"invalid preview name: expected at most {MAX_NAMES} names per level"
                 raise PreviewError(msg)
             into = self._buffers.pop() if self._buffers and is_array(value) else None
             captured = capture_value(value, self.settings.edge, into=into)
-            queued = self._worker.offer(partial(self._process, state, context, captured, deliver, into))
+            queued = self._worker.offer(
+                partial(self._process, state, context, captured, deliver, into, unowned)
+            )
             if queued:
                 state.marks[context.name] = mark
             else:
@@ -175,7 +180,7 @@ class PreviewService:
             state.marks[context.name] = mark
             self._report("failed", error)
         finally:
-            if not queued:
+            if not queued and _take_ownership(unowned):
                 self._release(state, into)
 
     def count_refused(self, error: Exception) -> None:
@@ -234,7 +239,10 @@ class PreviewService:
         captured: CapturedValue,
         deliver: Callable[[Preview, Sequence[Preview]], None],
         into: bytearray | None,
+        unowned: list[bool],
     ) -> None:
+        if not _take_ownership(unowned):
+            return
         try:
             if self._touch_at is None:
                 self._touch_at = self._clock() + self._touch_interval()
@@ -331,3 +339,11 @@ class PreviewService:
 def without_content(preview: Preview) -> Preview:
     """Return the record of a preview whose content was deleted: without a location."""
     return replace(preview, location="", size_bytes=0)
+
+
+def _take_ownership(unowned: list[bool]) -> bool:
+    """Remove the element of a list. Return False if another thread has removed it."""
+    try:
+        return unowned.pop()
+    except IndexError:
+        return False
