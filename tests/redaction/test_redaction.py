@@ -72,6 +72,9 @@ TEXTS = {
     f"cut off: postgres://me:{SECRET}…": "cut off: postgres://me:[redacted]…",
     "AKIAIOSFODNN7EXAMPLE is the key": "[redacted] is the key",
     "with ghp_abcdefghijklmnopqrstuvwxyz0123456789.": "with [redacted].",
+    "job-ghp_abcdefghijklmnopqrstuvwxyz0123456789": "job-[redacted]",
+    "run_AKIAIOSFODNN7EXAMPLE": "run_[redacted]",
+    "locale-sk-translation_of_all_documents": "locale-sk-translation_of_all_documents",
     "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3": "jwt [redacted]",
     "cut eyJhbGciOiJIUzI1NiJ9.eyJzdWIiO…": "cut [redacted]…",
     f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----": (

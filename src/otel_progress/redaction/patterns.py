@@ -197,12 +197,14 @@ _BEARER: Final = re.compile(
 
 
 _FORMS: Final = re.compile(
-    r"(?<![A-Za-z0-9_\-])(?:"
+    # Why "-" and "_" may precede: names are often made of a word and a key, as "job-ghp_...".
+    r"(?<![A-Za-z0-9])(?:"
     r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"  # AWS access keys
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_\-]{16,}"  # GitHub, GitLab
     r"|xox[abeoprs]-[A-Za-z0-9\-]{10,}"  # Slack
     r"|AIza[A-Za-z0-9_\-]{30,}"  # Google
-    r"|[sr]k[-_](?:live_|test_|ant-|proj-)?[A-Za-z0-9_\-]{20,}"  # Stripe, OpenAI, Anthropic
+    # Why not here: "sk" is short, as in the names "locale-sk-..." and "table_sk_...".
+    r"|(?<![_\-])[sr]k[-_](?:live_|test_|ant-|proj-)?[A-Za-z0-9_\-]{20,}"  # Stripe, OpenAI, Anthropic
     r"|eyJ[A-Za-z0-9_\-]{10,}(?:\.[A-Za-z0-9_\-]*){0,4}"  # JSON web tokens, also cut ones
     r")"
 )
