@@ -1,4 +1,4 @@
-"""Tests of calls that interrupt the owner of the store's lock while a tick waits for that lock."""
+"""Tests of calls that interrupt the store while a tick waits for its lock."""
 
 from __future__ import annotations
 
