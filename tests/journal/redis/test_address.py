@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,43 @@ def test_missing_file_of_certificates_is_named(tmp_path: Path, option: str) -> N
     expected = "has no certificates: expected PEM" if option == "ssl_ca_certs" else "cannot be reached"
     with pytest.raises(JournalError, match=expected):
         client.execute_one("GET", "key")
+
+
+def test_call_that_interrupts_a_client_inside_its_lock_does_not_wait_for_it() -> None:
+    """The clock is read with the lock, after the server has rejected a client."""
+
+    def interrupt() -> float:
+        client.close()
+        return 0.0
+
+    client = RedisClient(parse_address("redis://127.0.0.1:1/0"), clock=interrupt)
+    rejecting = threading.Thread(target=client._pause, args=(JournalError("rejected"), 1.0), daemon=True)
+    rejecting.start()
+    rejecting.join(60.0)
+    assert not rejecting.is_alive()
+    with pytest.raises(JournalError, match="rejected"):
+        client.get_server()
+
+
+def test_query_that_interrupts_another_one_of_its_thread_is_rejected() -> None:
+    """The client of Redis would wait for a lock of its own thread."""
+    interrupted = ["no call is active yet"]
+
+    def interrupt() -> float:
+        if not interrupted:
+            interrupted.append("")
+            with pytest.raises(JournalError) as caught:
+                client.get_server()
+            interrupted[0] = str(caught.value)
+        return 0.0
+
+    client = RedisClient(parse_address("redis://127.0.0.1:1/0"), clock=interrupt)
+    client._pause(JournalError("rejected"), 1.0)
+    interrupted.clear()
+    for _ in range(2):
+        with pytest.raises(JournalError, match="rejected"):
+            client.execute_one("GET", "key")
+    assert interrupted == [
+        "Invalid query of redis://127.0.0.1:1/0: expected no other query of the same thread. "
+        "It interrupted one. Repeat it after that has ended."
+    ]

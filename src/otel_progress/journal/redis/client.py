@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -123,8 +123,11 @@ class RedisClient:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # Why reentrant: a signal handler or a finalizer may query while its own thread holds it.
+        self._lock = threading.RLock()
         self._pid = os.getpid()
+        self._callers: set[int] = set()
+        """Threads that are in a call of this client."""
         self._redis: Any = None
         self._blocking: Any = None
         self._server: ServerInfo | None = None
@@ -134,7 +137,8 @@ class RedisClient:
 
     def get_server(self) -> ServerInfo:
         """Return the properties of the server, after connecting if necessary."""
-        self._connect()
+        with self._calling():
+            self._connect()
         server = self._server
         if server is None:
             msg = f"The connection to the Redis server {self.address} was closed. Open the journal again."
@@ -149,7 +153,8 @@ class RedisClient:
         """
         answers: list[Any] = []
         for start in range(0, len(commands), MAX_COMMANDS_PER_PIPELINE):
-            answers += self._execute(commands[start : start + MAX_COMMANDS_PER_PIPELINE])
+            with self._calling():
+                answers += self._execute(commands[start : start + MAX_COMMANDS_PER_PIPELINE])
         return answers
 
     def execute_one(self, name: str, key: str, *arguments: Any) -> Any:
@@ -162,6 +167,10 @@ class RedisClient:
 
     def read_info(self, section: str) -> dict[str, Any]:
         """Return properties of the server, or nothing if that is not permitted."""
+        with self._calling():
+            return self._read_info(section)
+
+    def _read_info(self, section: str) -> dict[str, Any]:
         connected = self._connect()
         try:
             server = self._server
@@ -176,12 +185,18 @@ class RedisClient:
 
     def wait_for_entry(self, stream: str, cursor: str, timeout_s: float) -> None:
         """Wait for an entry behind ``cursor``, at most ``timeout_s`` seconds."""
+        with self._calling():
+            self._wait_for_entry(stream, cursor, timeout_s)
+
+    def _wait_for_entry(self, stream: str, cursor: str, timeout_s: float) -> None:
         connected = self._connect()
         try:
             with self._lock:
                 blocking = self._blocking
             if blocking is None:
-                blocking = self._build(BLOCKING_TIMEOUT_S, is_cluster=self.get_server().is_cluster)
+                server = self._server
+                is_cluster = server is not None and server.is_cluster
+                blocking = self._build(BLOCKING_TIMEOUT_S, is_cluster=is_cluster)
                 with self._lock:
                     self._blocking = blocking
             block_ms = max(1, int(min(timeout_s, BLOCKING_TIMEOUT_S / 2) * 1000))
@@ -193,9 +208,26 @@ class RedisClient:
         """Close all connections. The next use opens them again."""
         with self._lock:
             clients, self._redis, self._blocking = (self._redis, self._blocking), None, None
+        # Why not then: the call that this one interrupts uses them.
+        if threading.get_ident() in self._callers:
+            return
         for each in clients:
             if each is not None:
                 _close(each)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Reject a call that interrupts another one of the same thread."""
+        # Why: redis-py has locks that a signal handler must not wait for in their own thread.
+        caller = threading.get_ident()
+        if caller in self._callers:
+            msg = f"Invalid query of {self.address}: expected no other query of the same thread."
+            raise JournalError(f"{msg} It interrupted one. Repeat it after that has ended.")
+        try:
+            self._callers.add(caller)
+            yield
+        finally:
+            self._callers.discard(caller)
 
     # --- execution -------------------------------------------------------------------------------
 
