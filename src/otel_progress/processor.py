@@ -95,8 +95,10 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Read the final values of a plain span and end its level."""
+        # Why the second check: the start of the span may wait for the end of an interrupted call.
+        if not self._watched and not self._store.is_interrupting():
+            return
         try:
-            # Why first: the start of the span may wait there as well.
             if self._store.run_after_interrupted_call(partial(self.on_end, span)):
                 return
             if self._lock.is_interrupting():

@@ -136,3 +136,27 @@ def test_bar_that_interrupts_a_change_does_not_wait_for_a_tick(
     finally:
         integration.uninstrument()
     assert progress.get_active_operations() == []
+
+
+def test_track_below_a_bar_that_interrupts_a_change_does_not_wait_for_a_tick(
+    lenient: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler runs a loop while the ticker reads another bar."""
+    tqdm = pytest.importorskip("tqdm").tqdm
+    progress.instrument_tqdm()
+
+    def use_loops() -> None:
+        for _ in tqdm([1], desc="inner", file=io.StringIO()):
+            for _ in progress.track([1], name="rows", type="rows"):
+                pass
+
+    try:
+        with progress.operation("job", id="job"), tqdm(total=1, file=io.StringIO()) as outer:
+            lenient.clock.advance(2.0)
+            call_during_waiting_tick(monkeypatch, lenient, integration._recorder, "_start_locked", use_loops)
+            outer.update()
+        lenient.tick()
+    finally:
+        integration.uninstrument()
+    ended = {each.operation_type: each.status for each in progress.get_history()}
+    assert ended == {"job": progress.Status.COMPLETED, "rows": progress.Status.COMPLETED}

@@ -279,7 +279,11 @@ class BarRecorder:
 
     def start_early(self, record: BarRecord) -> None:
         """Start the level of a bar younger than ``MIN_AGE_S``, for a level below it."""
-        self._lock.run(self._start_early_locked, record)
+        backend = get_active_backend()
+        # Why: the ticker may hold the lock of this recorder while it waits for that of the store.
+        if backend is None or backend.store.is_interrupting():
+            return
+        self._lock.run(self._start_early_locked, record, backend)
 
     # --- one bar ---------------------------------------------------------------------------------
 
@@ -310,9 +314,8 @@ class BarRecorder:
             if figures.is_finished:
                 self._end_locked(record, None, False)
 
-    def _start_early_locked(self, record: BarRecord) -> None:
-        backend = get_active_backend()
-        if backend is None or record.is_ended or record.level is not None:
+    def _start_early_locked(self, record: BarRecord, backend: RecordingBackend) -> None:
+        if record.is_ended or record.level is not None:
             return
         figures = record.read()
         if figures is not None and figures.is_started:
