@@ -60,7 +60,8 @@ def test_ctrl_c_on_terminal_interrupts_the_command(runs: CommandRuns) -> None:
 def test_resized_terminal_resizes_that_of_the_command(runs: CommandRuns) -> None:
     code = (
         "import os, select, signal\n"
-        "signal.signal(signal.SIGWINCH, lambda *_: print('size', *os.get_terminal_size(), flush=True))\n"
+        "show = lambda *_: os.write(1, b'size %d %d\\r\\n' % os.get_terminal_size())\n"
+        "signal.signal(signal.SIGWINCH, show)\n"
         "print('ready', flush=True)\n"
         # Why not input(): Python handles a signal that arrives just before it only after it.
         "while not select.select([0], [], [], 0.05)[0]: pass"

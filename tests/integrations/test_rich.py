@@ -99,7 +99,7 @@ def test_task_in_a_track_loop_is_below_it(recorder: Recorder) -> None:
         with make_display() as display:
             display.add_task("rows", total=2)
             work(recorder)
-    operation = get_only(recorder)
+    operation = recorder.operation(get_only(recorder).operation_id)
     assert (operation.root.info.name, operation.root.current) == ("files", 2)
     assert [level.info.name for level in operation.levels] == ["rows", "rows"]
 

@@ -335,7 +335,7 @@ def start_program(folder: Path, code: str, *arguments: str) -> subprocess.Popen[
     return subprocess.Popen(
         [sys.executable, *(arguments or ("program.py",))],
         cwd=folder,
-        env={**environ, "XDG_STATE_HOME": str(folder), "PYTHONUNBUFFERED": "1"},
+        env={**environ, "XDG_STATE_HOME": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

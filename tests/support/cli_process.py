@@ -23,7 +23,7 @@ def start(store: str, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env={**clean_environ(), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **environ},
+        env={**clean_environ(), "PYTHONIOENCODING": "utf-8", **environ},
     )
 
 

@@ -31,7 +31,6 @@ class CommandRuns:
             **clean_environ(),
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
             "OTEL_PROGRESS_STORE": url_of(self.journal),
-            "PYTHONUNBUFFERED": "1",
         }
 
     def build_command(self, *arguments: str, id: str = "run-1") -> list[str]:

@@ -137,11 +137,12 @@ class App(click.Group):
         except OSError as error:  # for example stdout on a full disk
             code = _report_error(f"Input or output failed: {error}.", EXIT_PROBLEM)
             _discard_output()
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError):
-            # Why: Python would report the error again when it exits.
-            _discard_output()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                # Why: Python would report the error again when it exits, or exit with 120.
+                discard_output(stream)
         sys.exit(code if isinstance(code, int) else 0)
 
     def make_context(

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TextIO
 
 import click
 
@@ -84,10 +84,13 @@ def echo_if_possible(text: str) -> None:
         discard_output()
 
 
-def discard_output() -> None:
-    """Discard further output to stdout. An example is ``| head -1`` after its end."""
+def discard_output(stream: TextIO | None = None) -> None:
+    """Discard further output to a stream, by default stdout.
+
+    An example is ``| head -1`` after its end.
+    """
     with suppress(OSError, ValueError, AttributeError):
-        target = sys.stdout.fileno()
+        target = (sys.stdout if stream is None else stream).fileno()
         discarding = os.open(os.devnull, os.O_WRONLY)
         os.dup2(discarding, target)
         os.close(discarding)
