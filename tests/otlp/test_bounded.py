@@ -15,6 +15,7 @@ from otel_progress.otlp.bounded import (
     ExportMonitor,
     ShutdownBudget,
     capture_exporter_logs,
+    note_problem,
     run_with_timeout,
 )
 from otel_progress.testing import FakeClock
@@ -152,6 +153,44 @@ def test_log_lines_of_an_exporter_become_the_reason(caplog: pytest.LogCaptureFix
         LOGGER,
         logger.name,
     ]
+
+
+@pytest.mark.parametrize("has_transient_message", [True, False])
+@pytest.mark.parametrize("has_problem", [True, False])
+def test_message_that_the_exporter_gave_up_is_no_reason(
+    has_transient_message: bool, has_problem: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is that of an earlier message, or that of the session."""
+    logger = logging.getLogger("opentelemetry.exporter.otel_progress_test_retries")
+
+    class Exporter:
+        def export(self, _: str) -> bool:
+            if has_problem:
+                note_problem("[Errno 111] Connection refused")
+            if has_transient_message:
+                logger.warning("Transient error Connection refused encountered, retrying in 1s.")
+            logger.error("Failed to export spans batch due to timeout, max retries or shutdown.")
+            return False
+
+    Exporter.__module__ = logger.name
+    exporter = Exporter()
+    capture_exporter_logs(exporter)
+    make_monitor(exporter.export).export("x")
+    is_known = has_transient_message or has_problem
+    assert ("failed: connection refused." in caplog.text) == is_known
+    assert ("max retries" in caplog.text) != is_known
+
+
+def test_records_that_wait_after_the_shutdown_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """They are counted when they are lost."""
+    errors: list[int] = []
+    monitor = make_monitor(lambda _: False, on_error=lambda: errors.append(1))
+    monitor.report_waiting()
+    monitor.report_waiting()
+    assert (monitor.failures, errors) == (0, [])
+    monitor.report_unsent()
+    assert (monitor.failures, errors) == (1, [1])
+    assert len(caplog.records) == 1
 
 
 def test_error_in_counting_does_not_stop_the_export() -> None:

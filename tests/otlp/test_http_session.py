@@ -136,3 +136,23 @@ def test_credential_provider_of_the_environment_keeps_its_session(monkeypatch: p
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "mine")
     assert make_session("traces") is None
     assert make_session("logs") is not None
+
+
+@pytest.mark.parametrize("timeout", ["1", "30"])
+def test_retried_failures_have_their_cause(
+    timeout: str, make_provider: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within the timeout of the exporter there may be no time for a second attempt."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", timeout)
+    with collector(503, PROTOBUF, b"") as (endpoint, _):
+        end_span_at_shutdown(make_provider(endpoint, []))
+    end_span_at_shutdown(make_provider(endpoint, []))  # its server was closed
+    lines = [record.getMessage() for record in caplog.records if "OTLP" in record.getMessage()]
+    start = f"OTLP export of spans to {endpoint} failed"
+    assert [line[: len(start) + 10] for line in lines] == [f"{start}: HTTP 503", f"{start}: connecti"]
+
+
+def end_span_at_shutdown(provider: TracerProvider) -> None:
+    """Export one span within the time for shutdown."""
+    provider.get_tracer("t").start_span("op", attributes={semconv.OPERATION_ID: "x"}).end()
+    provider.shutdown()

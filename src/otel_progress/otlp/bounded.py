@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
-from otel_progress.otlp.causes import describe_cause, get_endpoint
+from otel_progress.otlp.causes import describe_cause, get_endpoint, names_no_cause
 from otel_progress.processes import allows_daemon_threads
 from otel_progress.suppression import suppressed_instrumentation
 
@@ -89,6 +89,8 @@ class ExportMonitor(Generic[T]):
     ) -> None:
         self.budget = budget or ShutdownBudget()
         self.last_log_message = ""
+        self.last_problem = ""
+        """Why the last attempt of the running export failed, if the exporter's session knows."""
         self.failures = 0
         self.exports = 0
         """Number of exports that were started."""
@@ -117,7 +119,7 @@ class ExportMonitor(Generic[T]):
             return False
         self.exports += 1
         self._in_flight[:] = [os.getpid()]  # replaces an entry that a forked child inherited
-        self.last_log_message = ""
+        self.last_log_message = self.last_problem = ""
         accepted = False
         with suppressed_instrumentation(), _capturing_logs(self):
             try:
@@ -130,7 +132,7 @@ class ExportMonitor(Generic[T]):
             if accepted:
                 self._report_success()
             else:
-                self._report_failure(describe_cause(self.last_log_message) or "the exporter gave no reason")
+                self._report_failure(self._describe_cause() or "the exporter gave no reason")
         except Exception:
             _logger.debug("The outcome of an export of %s could not be reported.", self._name, exc_info=True)
         return accepted
@@ -144,9 +146,7 @@ class ExportMonitor(Generic[T]):
             return
         self._stopped = True
         if self._finish_export():
-            text = "the last batch was not accepted within the time for shutdown"
-            cause = describe_cause(self.last_log_message)
-            self._report_failure(f"{cause} ({text})" if cause else text)
+            self._report_failure(self._describe_late_batch())
         with suppressed_instrumentation(), _capturing_logs(self):
             try:
                 self._stop()
@@ -159,6 +159,13 @@ class ExportMonitor(Generic[T]):
         Why: on a busy machine, the thread of the SDK may not start an export within the budget.
         """
         self._report_failure("the last batch was not sent within the time for shutdown")
+
+    def report_waiting(self) -> None:
+        """Log that records still wait at the end of the shutdown, unless an outage was logged.
+
+        They are not lost yet. The exporter is closed when the process exits.
+        """
+        self._log_outage(self._describe_late_batch())
 
     @contextmanager
     def stopped_on_error(self) -> Iterator[None]:
@@ -190,8 +197,20 @@ class ExportMonitor(Generic[T]):
         except IndexError:
             return False
 
+    def _describe_cause(self) -> str:
+        return describe_cause(self.last_problem or self.last_log_message)
+
+    def _describe_late_batch(self) -> str:
+        text, cause = "the last batch was not accepted within the time for shutdown", self._describe_cause()
+        return f"{cause} ({text})" if cause else text
+
     def _report_failure(self, reason: str) -> None:
         self.failures += 1
+        self._log_outage(reason)
+        if self._on_error is not None:
+            self._on_error()
+
+    def _log_outage(self, reason: str) -> None:
         first, self._in_outage = not self._in_outage, True
         if first:
             endpoint = get_endpoint(self._name)
@@ -202,8 +221,6 @@ class ExportMonitor(Generic[T]):
                 f" to {endpoint}" if endpoint else "",
                 reason,
             )
-        if self._on_error is not None:
-            self._on_error()
 
     def _report_success(self) -> None:
         ended, self._in_outage = self._in_outage, False
@@ -261,6 +278,7 @@ class _DroppedLogs:
     """Receiver of log messages that are dropped."""
 
     last_log_message = ""
+    last_problem = ""
 
 
 def capture_exporter_logs(exporter: object) -> None:
@@ -277,5 +295,17 @@ def _is_not_captured(record: logging.LogRecord) -> bool:
     monitor = getattr(_on_this_thread, "monitor", None)
     if monitor is None or record.levelno < logging.WARNING:
         return True
-    monitor.last_log_message = record.getMessage()
+    message = record.getMessage()
+    if not (monitor.last_log_message and names_no_cause(message)):
+        monitor.last_log_message = message
     return False
+
+
+def note_problem(problem: str) -> None:
+    """Store why an attempt of the export on this thread failed. Empty: it is not known.
+
+    Why: some exporters log only that they gave up, without the cause.
+    """
+    monitor = getattr(_on_this_thread, "monitor", None)
+    if monitor is not None:
+        monitor.last_problem = problem

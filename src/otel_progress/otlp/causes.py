@@ -47,6 +47,10 @@ _STATUS: Final = re.compile(
 """Messages of the HTTP exporters about an answer."""
 
 
+_GIVEN_UP: Final = re.compile(r"due to timeout, max retries or shutdown|aborting retry")
+"""Last messages of exporters that stop to send a batch. Earlier ones have the cause."""
+
+
 _TLS_FILES: Final = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
 
 
@@ -69,6 +73,11 @@ def describe_cause(message: str, environ: Mapping[str, str] = os.environ) -> str
         reason = status["reason"] or status["transient"]
         message = f"HTTP {status['code']} {reason}" if has_code else reason
     return truncate(remove_credentials(message), _MAX_CAUSE_CHARACTERS).rstrip(". ")
+
+
+def names_no_cause(message: str) -> bool:
+    """Return True for an exporter's message that says only that it gave up."""
+    return _GIVEN_UP.search(message) is not None
 
 
 def find_unreadable_file(environ: Mapping[str, str]) -> str | None:

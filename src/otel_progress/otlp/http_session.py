@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from requests.adapters import HTTPAdapter
 
 from otel_progress.fork import ForkPhase, on_fork
+from otel_progress.otlp.bounded import note_problem
 from otel_progress.text import remove_credentials, truncate
 
 if TYPE_CHECKING:
@@ -60,7 +61,14 @@ class CheckedSession(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request without following redirects, and check the answer."""
-        response = super().request(*args, **{**kwargs, "allow_redirects": False})
+        note_problem("")
+        try:
+            response = super().request(*args, **{**kwargs, "allow_redirects": False})
+        except requests.RequestException as error:
+            note_problem(str(error))
+            raise
+        if response.status_code >= 400:
+            note_problem(f"HTTP {response.status_code} {response.reason}")
         if 300 <= response.status_code < 400:
             target = remove_credentials(response.headers.get("Location", "another address"))
             msg = f"HTTP {response.status_code}: the collector redirects to {truncate(target, 200)}"

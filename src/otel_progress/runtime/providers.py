@@ -10,7 +10,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_progress import semconv
-from otel_progress.diagnostics import report_internal_error
 from otel_progress.fork import ForkPhase, on_fork
 from otel_progress.otlp.bounded import ShutdownBudget, run_with_timeout
 from otel_progress.otlp.exporters import BoundedSpanProcessor, build_span_processor, build_tracer_provider
@@ -252,7 +251,8 @@ class TracerProviders:
             with self._budget.wait() as budgeted_s:
                 is_flushed = self.flush(min(timeout, budgeted_s))
             if not is_flushed:
-                report_internal_error("otlp.traces", "Some spans were not exported before the shutdown")
+                for processor in _own_processors:
+                    processor.monitor.report_waiting()
             is_exported = is_flushed and not self.is_failing
         self._follows_global = False
         if self._patch is not None:
