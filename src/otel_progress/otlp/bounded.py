@@ -161,7 +161,7 @@ class ExportMonitor(Generic[T]):
         self._report_failure("the last batch was not sent within the time for shutdown")
 
     def report_waiting(self) -> None:
-        """Log that records still wait at the end of the shutdown, unless an outage was logged.
+        """Log that records wait at the end of the shutdown, once per outage.
 
         They are not lost yet. The exporter is closed when the process exits.
         """
@@ -302,7 +302,7 @@ def _is_not_captured(record: logging.LogRecord) -> bool:
 
 
 def note_problem(problem: str) -> None:
-    """Store why an attempt of the export on this thread failed. Empty: it is not known.
+    """Store why an export on this thread failed. Empty: it is not known.
 
     Why: some exporters log only that they gave up, without the cause.
     """
