@@ -73,7 +73,8 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def _watch(self, span: Span, ancestor: Node | None) -> None:
         # Why: the ticker may hold the lock of this processor while it waits for that of the store.
-        if self._store.run_after_interrupted_call(partial(self._watch, span, ancestor)):
+        store = self._store
+        if store.is_interrupting() and store.run_after_interrupted_call(partial(self._watch, span, ancestor)):
             return
         self._lock.run(self._watch_locked, span, ancestor)
         self._store.notify_change()
@@ -95,11 +96,12 @@ class ProgressSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Read the final values of a plain span and end its level."""
-        # Why the second check: the start of the span may wait for the end of an interrupted call.
-        if not self._watched and not self._store.is_interrupting():
-            return
         try:
-            if self._store.run_after_interrupted_call(partial(self.on_end, span)):
+            # Why first: the start of the span may wait for the end of an interrupted call as well.
+            store = self._store
+            if store.is_interrupting() and store.run_after_interrupted_call(partial(self.on_end, span)):
+                return
+            if not self._watched:
                 return
             if self._lock.is_interrupting():
                 self._lock.defer(self.on_end, span)
