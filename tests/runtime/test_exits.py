@@ -75,6 +75,60 @@ def test_os_exit_is_the_original_after_the_shutdown(tmp_path: Path) -> None:
     assert run(tmp_path, code) == (3, "True True\n", "")
 
 
+@needs_signals
+def test_program_that_replaces_itself_delivers_the_ends(tmp_path: Path) -> None:
+    """The process continues with the same id, so its operations would seem to run."""
+    code = f"""
+    import os, sys
+    {CONFIGURE}
+    with progress.operation("o", id="ended"):
+        pass
+    running = progress.operation("o", id="running").start()
+    os.execlp(sys.executable, sys.executable, "-c", "print('replaced')")
+    """
+    assert run(tmp_path, code) == (0, "replaced\n", "")
+    assert read_ends(tmp_path) == {
+        "ended": ("completed", None),
+        "running": ("cancelled", "the process ended first"),
+    }
+
+
+@needs_signals
+def test_program_that_restarts_itself_resumes_its_operation(tmp_path: Path) -> None:
+    """The old session has the process id of the new one."""
+    code = f"""
+    import os, sys
+    {CONFIGURE}
+    with progress.operation("o", id="restarts", total=3, resume=True) as op:
+        for number in op.track(range(3), "items", key=str):
+            print(number, flush=True)
+            if number == 1 and len(sys.argv) == 1:
+                os.execv(sys.executable, [sys.executable, __file__, "again"])
+    print(op.snapshot().status.value)
+    """
+    assert run(tmp_path, code) == (0, "0\n1\n1\n2\ncompleted\n", "")
+
+
+@needs_signals
+def test_failed_replacement_of_the_program_changes_no_operation(tmp_path: Path) -> None:
+    """Without a configuration the functions are the original ones, too."""
+    code = f"""
+    import os, sys
+    functions = os.execv, os.execve
+    runtime = {CONFIGURE}
+    with progress.operation("o", id="running"):
+        for call, path in ((os.execv, "/"), (os.execvp, "no-such-program"), (os.execv, None)):
+            try:
+                call(path, ["program"])
+            except (OSError, TypeError) as error:
+                print(type(error).__name__)
+    runtime.shutdown()
+    print((os.execv, os.execve) == functions)
+    """
+    assert run(tmp_path, code) == (0, "PermissionError\nFileNotFoundError\nTypeError\nTrue\n", "")
+    assert read_ends(tmp_path) == {"running": ("completed", None)}
+
+
 @needs_fork
 def test_thread_of_a_child_ends_its_operation_after_the_finalizers(tmp_path: Path) -> None:
     """Multiprocessing waits for threads after its finalizers."""

@@ -6,6 +6,7 @@
 | end of an isolated interpreter | ``threading._register_atexit``, before its threads are joined |
 | child of multiprocessing that returns from its task | ``multiprocessing.util.Finalize`` |
 | ``os._exit``, also of children after their threads have ended | a replacement of ``os._exit`` |
+| ``os.execv`` and all functions that call it | replacements of ``os.execv`` and ``os.execve`` |
 
 The interpreter joins non-daemon threads before the first hook runs, but multiprocessing runs
 finalizers before that. SIGKILL, the default action of a signal, and a crash run no hook.
@@ -19,6 +20,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from typing import Any, Final
 
 from otel_progress.attribute_patch import AttributePatch
@@ -27,8 +29,8 @@ from otel_progress.runtime.parent_process import is_multiprocessing_child
 from otel_progress.runtime.threads import run_with_limit
 
 EXIT_S: Final = 1.0
-"""Maximum time that ``os._exit`` is delayed, in seconds. Changes that are not written by then are
-lost.
+"""Maximum time that ``os._exit`` and ``os.execv`` are delayed, in seconds. Changes that are not
+written by then are lost.
 """
 
 
@@ -66,7 +68,7 @@ class ExitHooks:
         self._flush = flush
         self._finish = finish
         self._has_unsent = has_unsent
-        self._exit_patch = AttributePatch(os, "_exit")
+        self._patches: list[AttributePatch] = []
         self._is_installed = False
         self._is_registered = False
 
@@ -76,14 +78,19 @@ class ExitHooks:
         atexit.register(self._shut_down)
         if not allows_daemon_threads():
             threading._register_atexit(self._shut_down_on_thread)  # type: ignore[attr-defined]
-        self._exit_patch.apply(self._build_exit)
+        self._replace("_exit", lambda *_, **__: True)
+        # Why these two: the other functions of os that replace the program call them.
+        for name in ("execv", "execve"):
+            self._replace(name, _can_execute)
         self.register_finalizer()
 
     def remove(self) -> None:
         """Remove the hooks."""
         self._is_installed = False
         atexit.unregister(self._shut_down)
-        self._exit_patch.remove()
+        for patch in reversed(self._patches):
+            patch.remove()
+        self._patches = []
 
     def _shut_down_on_thread(self) -> None:
         # Why a thread: that of the caller belongs to another interpreter. CPython prints an error
@@ -122,16 +129,37 @@ class ExitHooks:
         else:
             self._leave_child()
 
-    def _build_exit(self, exit_now: Any) -> Any:
-        def _exit(status: int) -> Any:
-            if self._exit_patch.is_active and self._is_installed:
-                self._finish_safely()
-            return exit_now(status)
+    def _replace(self, name: str, is_last_call: Callable[..., bool]) -> None:
+        """Replace a function of ``os`` that does not return.
 
-        return _exit
+        ``is_last_call`` receives its arguments. It returns False if the function will fail, because
+        the operations continue then.
+        """
+        patch = AttributePatch(os, name)
+
+        def build(leave: Callable[..., Any]) -> Callable[..., Any]:
+            @wraps(leave)
+            def finish_and_leave(*arguments: Any, **keywords: Any) -> Any:
+                if patch.is_active and self._is_installed and is_last_call(*arguments, **keywords):
+                    self._finish_safely()
+                return leave(*arguments, **keywords)
+
+            return finish_and_leave
+
+        if patch.apply(build):
+            self._patches.append(patch)
 
     def _finish_safely(self) -> None:
         # Why suppress: the process leaves in any case.
         with suppress(BaseException):
             if self._has_unsent():
                 run_with_limit(lambda: self._finish(EXIT_S), EXIT_S)
+
+
+def _can_execute(path: Any = None, *_: object, **__: object) -> bool:
+    """Return True if the file can probably be executed. ``os.execvp`` tries each folder of PATH."""
+    try:
+        # A file descriptor has no folder that could be wrong.
+        return isinstance(path, int) or (os.path.isfile(path) and os.access(path, os.X_OK))  # noqa: PTH113
+    except (TypeError, ValueError):
+        return False
