@@ -231,6 +231,15 @@ def test_loop_with_other_items_counts_what_it_finds(store: str) -> None:
     assert (done, level.current, level.total) == (["new", "d"], 3, 3)
 
 
+@pytest.mark.parametrize("items", [["a"], ["c", "a"], ["d"], ["c", "d"], []])
+def test_loop_with_fewer_items_than_an_earlier_session_completed(store: str, items: list[str]) -> None:
+    """The count is that of the items which are left."""
+    _loop(store, ["a", "b", "c", "d"], "d")
+    done, level = _loop(store, items, None)
+    assert done == [item for item in items if item == "d"]
+    assert (level.current, level.total) == (len(items), len(items))
+
+
 def test_loops_below_one_level_have_separate_keys(store: str) -> None:
     """The second loop has the same items and name."""
     for crash in (True, False):

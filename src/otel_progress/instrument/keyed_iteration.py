@@ -34,7 +34,16 @@ class KeyedLoop(Generic[T]):
     Threads may share it.
     """
 
-    __slots__ = ("_count_skipped", "_earlier", "_get_key", "_level", "_scope", "_unended", "_work")
+    __slots__ = (
+        "_count_skipped",
+        "_earlier",
+        "_earlier_count",
+        "_get_key",
+        "_level",
+        "_scope",
+        "_unended",
+        "_work",
+    )
 
     def __init__(self, level: LevelHandle, work: CompletedWork, get_key: Callable[[T], object]) -> None:
         self._level: LevelHandle = level
@@ -51,6 +60,10 @@ class KeyedLoop(Generic[T]):
             path, node.spec.type, node.spec.name or "", is_nested=enclosing is not None
         )
         self._earlier = work.get_earlier_keys(self._scope)
+        # Why a limit: the iterable may have fewer elements than in the earlier sessions.
+        self._earlier_count = (
+            len(self._earlier) if node.total is None else min(len(self._earlier), int(node.total))
+        )
         self._work = work
         self._get_key = get_key
         self._count_skipped = itertools.count().__next__
@@ -74,8 +87,8 @@ class KeyedLoop(Generic[T]):
 
     @property
     def earlier_count(self) -> int:
-        """Number of elements that earlier sessions completed."""
-        return len(self._earlier)
+        """Number of elements that count as completed by earlier sessions from the start on."""
+        return self._earlier_count
 
     def digest(self, element: T) -> bytes | None:
         """Return the digest of an element's key. None for an element without one."""
@@ -109,8 +122,8 @@ class KeyedLoop(Generic[T]):
         except IndexError:
             return
         node, skipped = self._level._node, self._count_skipped()
-        if skipped != len(self._earlier):
-            node.ensure_counter().shift(skipped - len(self._earlier))
+        if skipped != self._earlier_count:
+            node.ensure_counter().shift(skipped - self._earlier_count)
             node.dirty = True
         self._level.__exit__(None, None, None)
 
@@ -158,8 +171,7 @@ def start_keyed_loop(
     loop: KeyedLoop[Any] = KeyedLoop(level, work, get_key)
     node.tracked = True
     node.ensure_counter()
-    earlier = loop.earlier_count
-    backend.store.start_resumed_loop(node, earlier if node.total is None else min(earlier, int(node.total)))
+    backend.store.start_resumed_loop(node, loop.earlier_count)
     return loop
 
 
