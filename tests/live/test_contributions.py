@@ -157,6 +157,36 @@ def test_levels_of_another_process_are_levels_of_the_operation(owner: Owner) -> 
     assert (operation.root.current, operation.root.failed) == (1, 1)
 
 
+def test_units_on_a_level_of_a_third_process_wait_for_that_level(owner: Owner) -> None:
+    """The process that counts may write before the one that started the level."""
+    starter, counter = Child(owner, "starter"), Child(owner, "counter")
+    file = start(starter.store, starter.open(), make_spec("file", "a", total=4))
+    share = counter.open(file)
+    part = start(counter.store, share, make_spec("part", "p"))
+    count(share, 2)
+    early = counter.write()
+    waiting = {each.key for each in early}
+    assert owner.store.merge_contributions(early) == waiting
+    assert owner.store.dropped_contributions == 0
+    counter.store.end_level(part, Status.COMPLETED)
+    starter.store.end_level(file, Status.COMPLETED)
+    # All arrive in one poll, the units before their level.
+    everything = [*counter.write(), *starter.write()]
+    assert owner.store.merge_contributions(everything) == set()
+    assert owner.levels()["file:a"] == ("completed", 2)
+
+
+def test_units_wait_a_limited_time_for_their_level(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level has ended long ago, so it is not in memory any more."""
+    monkeypatch.setattr(contributions_module, "MAX_POLLS_FOR_LEVEL", 2)
+    starter, counter = Child(owner, "starter"), Child(owner, "counter")
+    count(counter.open(start(starter.store, starter.open(), make_spec("file", "a"))), 2)
+    units = counter.write()
+    results = [len(owner.store.merge_contributions(units)) for _ in range(4)]
+    assert results == [1, 1, 0, 0]
+    assert owner.store.dropped_contributions == 1
+
+
 def test_generated_ids_of_two_processes_differ(owner: Owner) -> None:
     for name in ("first", "second"):
         child = Child(owner, name)

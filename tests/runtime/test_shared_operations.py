@@ -255,6 +255,65 @@ def test_handle_that_a_fork_inherited_works_on_the_operation(tmp_path: Path) -> 
     assert sorted(level.info.id for level in operation.levels) == list("012345")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("is_used_before", [True, False])
+def test_inherited_handle_counts_after_the_child_was_configured_again(
+    tmp_path: Path, is_used_before: bool
+) -> None:
+    """The store is the same, so all units are part of the operation."""
+    code = f"""
+    import os, time
+
+    progress.configure(console=False)
+    with progress.operation("job", id="shared", total=6) as op:
+        if os.fork() == 0:
+            if {is_used_before}:
+                op.increment(2)
+            progress.configure(service_name="child")
+            op.increment(4)
+            op.level("file", "a").start().complete()
+            os._exit(0)
+        os.wait()
+        # Why: the end of an operation waits a limited time for a busy machine.
+        for _ in range(6000):
+            found = progress.get_operation("shared")
+            if found.root.current == {6 if is_used_before else 4} and found.levels:
+                break
+            time.sleep(0.01)
+    """
+    assert run(tmp_path, code) == (0, "", "")
+    operation = read(f"sqlite:///{tmp_path / 'progress.db'}")
+    assert operation.root.current == (6 if is_used_before else 4)
+    assert [level.info.path for level in operation.levels] == ["file:a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("is_used_before", [True, False])
+def test_inherited_handle_after_a_change_of_the_store_records_a_linked_operation(
+    tmp_path: Path, is_used_before: bool
+) -> None:
+    """The process that started the operation does not read the new store."""
+    code = f"""
+    import os
+
+    progress.configure(console=False)
+    with progress.operation("job", id="shared", total=6) as op:
+        if os.fork() == 0:
+            if {is_used_before}:
+                op.increment(2)
+            progress.configure(store="sqlite:///{tmp_path / "other.db"}")
+            op.increment(4)
+            (found,) = progress.get_active_operations()
+            print(found.root.current, found.root.info.parent.operation_id, flush=True)
+            os._exit(0)
+        os.wait()
+    """
+    status, output, errors = run(tmp_path, code)
+    assert (status, output) == (0, "4 shared\n"), errors
+    assert errors.count("Invalid store for a handle of job of another process") == 1
+    assert read(f"sqlite:///{tmp_path / 'progress.db'}").root.current == (2 if is_used_before else 0)
+
+
 def test_handle_that_is_used_after_the_end_changes_only_the_count(tmp_path: Path) -> None:
     """The operation stays completed, and its late units are added."""
     code = """

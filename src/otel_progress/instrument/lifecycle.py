@@ -121,7 +121,8 @@ def renew_handle(level: LevelHandle) -> bool:
             return False
         if operation.run == "" or operation.instance == backend.store.instance.id:
             return False
-        reference = _build_reference(backend, node, level._span)
+        # Why that of the handle: the child may be configured with another store in the meantime.
+        reference = _build_reference(level._backend or backend, node, level._span)
         level._arguments = LevelArguments("remote", node.spec.type, id=reference)
         level._parent = level._entries = level._guard = None
     _reset(level)

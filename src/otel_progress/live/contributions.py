@@ -28,6 +28,12 @@ ignored. Beyond it the oldest are dropped.
 """
 
 
+MAX_POLLS_FOR_LEVEL: Final = 100
+"""Polls for which units wait for a level that is not known. Beyond it, they are dropped: the level
+has ended, and is not in memory any more.
+"""
+
+
 REASON_GONE: Final = "its process ended first"
 """Message of running levels whose process has ended."""
 
@@ -61,9 +67,14 @@ class ContributionMerger:
             known = operation.contributed = ContributedLevels()
         finishing: list[tuple[tuple[str, str], Node, LevelSnapshot]] = []
         revised: dict[Node, None] = {}
-        for contribution in contributions:
+        # Why: the level of a share may have been started by another process, and be new as well.
+        ordered = sorted(contributions, key=lambda each: (each.level.info.depth, each.is_share))
+        for contribution in ordered:
             level, key = contribution.level, (contribution.writer, contribution.level.path)
             if level.sequence <= known.sequences.get(key, known.ended.get(key, -1)):
+                continue
+            if contribution.is_share and self._is_awaited_locked(operation, known, key):
+                waiting.add(contribution.key)
                 continue
             if contribution.writer not in known.writers:
                 if len(known.writers) >= MAX_WRITERS_PER_OPERATION:
@@ -129,6 +140,20 @@ class ContributionMerger:
         return levels
 
     # --- units on a level of this process --------------------------------------------------------
+
+    def _is_awaited_locked(
+        self, operation: Operation, known: ContributedLevels, key: tuple[str, str]
+    ) -> bool:
+        """Return True if units wait for their level.
+
+        The process that started the level may write it later than the one that counts on it.
+        """
+        polls = 0 if find_level_locked(operation, key[1]) is not None else known.awaited.get(key, 0) + 1
+        if 0 < polls <= MAX_POLLS_FOR_LEVEL:
+            known.awaited[key] = polls
+            return True
+        known.awaited.pop(key, None)
+        return False
 
     def _merge_share_locked(
         self, operation: Operation, contribution: Contribution, revised: dict[Node, None]

@@ -559,7 +559,7 @@ class Share:
 class ContributedLevels:
     """Levels of one operation that other processes contributed, and their writers."""
 
-    __slots__ = ("ended", "nodes", "sequences", "starts", "writers")
+    __slots__ = ("awaited", "ended", "nodes", "sequences", "starts", "writers")
 
     def __init__(self) -> None:
         self.nodes: dict[tuple[str, str], Node] = {}
@@ -572,6 +572,8 @@ class ContributedLevels:
         """Sequence numbers of the ended levels."""
         self.writers: dict[str, str] = {}
         """Process of each writer."""
+        self.awaited: dict[tuple[str, str], int] = {}
+        """Number of polls for which each share has waited for its level."""
 
 
 class Children:

@@ -72,6 +72,14 @@ class RecordNumbers:
         return number
 
 
+_next_numbers: Final[dict[str, int]] = {}
+"""First number of further shares by instance, after the shutdown of a configuration.
+
+A process that is configured again is the same instance. Each of its shares counts from 0, so it
+needs a number of its own.
+"""
+
+
 class ShareRegistry:
     """Shares of this process by run and path."""
 
@@ -82,7 +90,7 @@ class ShareRegistry:
         self._clock = clock
         self._now = now
         self._stall_after = stall_after
-        self._next_number = count().__next__
+        self._next_number = count(_next_numbers.get(instance, 0)).__next__
         self._nodes: OrderedDict[tuple[str, str], Node] = OrderedDict()
         self._prepared: dict[tuple[str, str], Node] = {}
         self._closing: list[Node] = []
@@ -216,6 +224,12 @@ class ShareRegistry:
                 share.sequence, share.clock = node.operation.sequence, clock
             elif clock - share.clock >= IDLE_S:
                 self._close_locked(node)
+
+    def close_all_locked(self) -> None:
+        """Close all shares at the shutdown, also those in use."""
+        _next_numbers[self._instance] = self._next_number()
+        for node in list(self._nodes.values()):
+            self._close_locked(node)
 
     def _close_oldest_locked(self) -> None:
         oldest = next((node for node in list(self._nodes.values()) if not _is_used(node)), None)

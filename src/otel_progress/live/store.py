@@ -640,6 +640,10 @@ class LiveStore:
         for node in running:
             self.end_level(node, Status.CANCELLED, message=reason)
 
+    def close_shares(self) -> None:
+        """Close all shares after the last tick. Their handles use the next configuration."""
+        self._state.guard.run(self._state.shares.close_all_locked)
+
     def list_share_runs(self) -> list[str]:
         """Return the runs of other processes on which this process works."""
         with self._state.lock:

@@ -303,6 +303,7 @@ class Runtime:
             if self._components.contributions is not None:
                 self._components.contributions.close()
             is_complete = self._ticker.stop(timeout) and is_complete
+            self._store.close_shares()
             is_complete = self._callbacks.flush(_remaining_s(deadline)) and is_complete
             for worker in self._sink_workers:
                 is_complete = worker.close(_remaining_s(deadline)) and is_complete
