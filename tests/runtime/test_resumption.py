@@ -109,6 +109,20 @@ def test_start_waits_for_a_busy_journal(recorder: Recorder) -> None:
     assert 1.0 <= storage.now < 1.5
 
 
+def test_start_that_waited_for_a_dead_process_waits_for_a_busy_journal(recorder: Recorder) -> None:
+    """Several processes wait for one dead process, and claim its run at the same time."""
+
+    def plan(now: float) -> Exception | None:
+        if now < 15.0:
+            return _make_owner(15.0 - now, 100.0)
+        return _make_busy_error() if now < 17.0 else _make_owner(15.0, 115.0)
+
+    storage = _use(recorder, plan)
+    with pytest.raises(OperationRunningError):
+        _start()
+    assert 17.0 <= storage.now < 18.0
+
+
 def test_start_with_a_failing_journal_is_bounded() -> None:
     """The operation starts under another id."""
     with recording(strict=False) as lenient:

@@ -119,13 +119,14 @@ class JournalResumer:
         Wait for a process that cannot be checked, and for a busy journal.
         """
         started = self._clock()
+        busy_since: float | None = None
         first: OperationRunningError | None = None
         while True:
             try:
                 return storage.claim_run(self._store.build_claim(node))
             except OperationRunningError as error:
                 # Why: a process of another host is dead only after it sent no heartbeat for long.
-                first = first or error
+                first, busy_since = first or error, None
                 is_alive = error.heartbeat_at - first.heartbeat_at > HEARTBEAT_JITTER_S
                 retry_after_s = error.retry_after_s
                 is_late = self._clock() - started > MAX_OWNER_WAIT_S
@@ -133,7 +134,9 @@ class JournalResumer:
                     raise
                 self._sleep(min(retry_after_s, 5 * RETRY_S) + RETRY_S)
             except JournalError as error:
-                if not error.is_temporary or self._clock() - started > MAX_JOURNAL_WAIT_S:
+                # Why not since the start: several processes may have waited for the same dead one.
+                busy_since = self._clock() if busy_since is None else busy_since
+                if not error.is_temporary or self._clock() - busy_since > MAX_JOURNAL_WAIT_S:
                     raise
                 self._sleep(RETRY_S)
 
