@@ -9,6 +9,8 @@ import pytest
 
 import otel_progress as progress
 from otel_progress.errors import JournalError, OperationRunningError, UnavailableError
+from otel_progress.journal.claims import ClaimBusyError
+from otel_progress.journal.redis.resumption import CLAIM_LEASE_S
 from otel_progress.resumption import ResumedWork, RunClaim
 from otel_progress.runtime.resumption import MAX_JOURNAL_WAIT_S, MAX_OWNER_WAIT_S, JournalResumer
 from otel_progress.testing import Recorder, recording
@@ -121,6 +123,16 @@ def test_start_that_waited_for_a_dead_process_waits_for_a_busy_journal(recorder:
     with pytest.raises(OperationRunningError):
         _start()
     assert 17.0 <= storage.now < 18.0
+
+
+def test_start_waits_for_the_lease_of_a_killed_process(recorder: Recorder) -> None:
+    """The process was killed while it continued the run."""
+    lease_s = CLAIM_LEASE_S
+    storage = _use(recorder, lambda now: ClaimBusyError("busy") if now < lease_s else None)
+    level = _start()
+    assert level.operation_id == "nightly"
+    assert lease_s <= storage.now < lease_s + 1.0
+    level.complete()
 
 
 def test_start_with_a_failing_journal_is_bounded() -> None:

@@ -87,7 +87,7 @@ class KeyedLoop(Generic[T]):
 
     @property
     def earlier_count(self) -> int:
-        """Number of elements that count as completed by earlier sessions from the start on."""
+        """Number of elements of earlier sessions that count from the start on."""
         return self._earlier_count
 
     def digest(self, element: T) -> bytes | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from otel_progress.errors import OperationRunningError
+from otel_progress.errors import JournalError, OperationRunningError
 from otel_progress.journal.liveness import Heartbeat, ReadTime
 from otel_progress.journal.snapshots import end_abandoned_level
 from otel_progress.model import LevelSnapshot, Number, Status
@@ -15,6 +15,12 @@ from otel_progress.resumption import RunClaim, digest_key, digest_level_scope, i
 
 SUPERSEDED_MESSAGE: Final = "continued by a later session"
 """Message of a superseded operation that had not ended."""
+
+
+class ClaimBusyError(JournalError):
+    """Another process has the lease of a claim. It expires if that process was killed."""
+
+    is_temporary = True
 
 
 def select_runs(

@@ -157,7 +157,8 @@ class ExitHooks:
 
 
 def _can_execute(path: Any = None, *_: object, **__: object) -> bool:
-    """Return True if the file can probably be executed. ``os.execvp`` tries each folder of PATH."""
+    """Return True if the file can probably be executed."""
+    # Why: os.execvp tries each folder of PATH, and continues after a failure.
     try:
         # A file descriptor has no folder that could be wrong.
         return isinstance(path, int) or (os.path.isfile(path) and os.access(path, os.X_OK))  # noqa: PTH113

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from otel_progress.diagnostics import log_warning, report_internal_error, report_unavailable
 from otel_progress.errors import JournalError, OperationRunningError, UnavailableError
+from otel_progress.journal.claims import ClaimBusyError
 from otel_progress.resumption import ResumableStorage, ResumedWork
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MAX_JOURNAL_WAIT_S: Final = 5.0
 
 MAX_OWNER_WAIT_S: Final = 20.0
 """Time that a start waits until a process of another host counts as dead, in seconds. Beyond it the
-start is rejected.
+start is rejected. A start that another process makes at the same time is awaited as long.
 """
 
 
@@ -136,7 +137,9 @@ class JournalResumer:
             except JournalError as error:
                 # Why not since the start: several processes may have waited for the same dead one.
                 busy_since = self._clock() if busy_since is None else busy_since
-                if not error.is_temporary or self._clock() - busy_since > MAX_JOURNAL_WAIT_S:
+                # Why longer: the lease of a process that was killed has to expire.
+                limit_s = MAX_OWNER_WAIT_S if isinstance(error, ClaimBusyError) else MAX_JOURNAL_WAIT_S
+                if not error.is_temporary or self._clock() - busy_since > limit_s:
                     raise
                 self._sleep(RETRY_S)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from otel_progress.errors import JournalError, OperationRunningError
 from otel_progress.journal.claims import (
+    ClaimBusyError,
     build_running_error,
     get_attempt,
     list_level_keys,
@@ -55,14 +56,9 @@ def claim_run(queries: Queries, claim: RunClaim, ttl_ms: int, now: str) -> Resum
     lease = Lease(queries.client, queries.keys.claim_lease(operation_id), CLAIM_LEASE_S)
     with lease as fence:
         if fence is None:
-            raise _build_busy_error(f"Another process starts operation {operation_id!r}.")
+            msg = f"Another process starts operation {operation_id!r}. It is tried again by itself."
+            raise ClaimBusyError(msg)
         return _Claim(queries, claim, ttl_ms, now, fence).run()
-
-
-def _build_busy_error(text: str) -> JournalError:
-    error = JournalError(f"{text} It is tried again by itself.")
-    error.is_temporary = True
-    return error
 
 
 class _Claim:
@@ -204,4 +200,10 @@ class _Claim:
         feed = build_feed_call(self._keys, entries, changed, self._now, (lease, self._fence))
         answer = self._client.execute([feed])[0]
         if to_text(answer[0]) != "ok":
-            raise _build_busy_error("The claim of a run took too long, or the journal has another schema.")
+            msg = (
+                "The claim of a run took too long, or the journal has another schema. "
+                "It is tried again by itself."
+            )
+            error = JournalError(msg)
+            error.is_temporary = True
+            raise error
