@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -36,6 +36,7 @@ from tqdm.std import tqdm
 
 from otel_progress.integrations import bars
 from otel_progress.integrations import tqdm as integration
+from otel_progress.tqdm import asyncio as drop_in_asyncio
 
 
 @pytest.fixture(autouse=True)
@@ -744,6 +745,65 @@ def test_async_loop_is_recorded_and_nests(recorder: Recorder) -> None:
     assert (operation.root.info.name, operation.root.current) == ("async", 3)
     assert operation.root.status is progress.Status.COMPLETED
     assert [level.info.name for level in operation.levels] == ["inner"] * 3
+
+
+def make_async_bar(iterable: Any, **keywords: Any) -> Any:
+    """Return a bar for async loops that draws on a text in memory."""
+    return tqdm_asyncio.tqdm(iterable, file=io.StringIO(), **keywords)
+
+
+def make_async_drop_in(iterable: Any, **keywords: Any) -> Any:
+    """Return a bar of the drop-in for async loops that draws on a text in memory."""
+    return drop_in_asyncio.tqdm(iterable, file=io.StringIO(), **keywords)
+
+
+async def generate_numbers() -> AsyncIterator[int]:
+    for number in range(3):
+        yield number
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("make_bar", [make_async_bar, make_async_drop_in])
+def test_async_loops_of_concurrent_tasks_are_siblings(
+    make_bar: Callable[..., Any], recorder: Recorder
+) -> None:
+    async def consume(shown: Any) -> None:
+        async for _ in shown:
+            work(recorder)
+
+    async def run() -> None:
+        await asyncio.gather(*(consume(make_bar(generate_numbers(), total=3)) for _ in range(2)))
+
+    asyncio.run(run())
+    assert [one.root.status.value for one in list_operations(recorder)] == ["completed"] * 2
+    assert [len(one.levels) for one in list_operations(recorder)] == [0, 0]
+
+
+@pytest.mark.parametrize("make_bar", [make_async_bar, make_async_drop_in])
+def test_bar_between_an_async_bar_and_its_loop_is_a_sibling(
+    make_bar: Callable[..., Any], recorder: Recorder
+) -> None:
+    async def run() -> None:
+        shown = make_bar(generate_numbers(), total=3, desc="async")
+        for _ in bar(range(2), desc="sync"):
+            work(recorder)
+        async for _ in shown:
+            work(recorder)
+
+    asyncio.run(run())
+    assert sorted(one.root.info.name for one in list_operations(recorder)) == ["async", "sync"]
+
+
+@pytest.mark.parametrize("make_bar", [make_async_bar, make_async_drop_in])
+def test_async_loop_over_a_sync_iterable_nests(make_bar: Callable[..., Any], recorder: Recorder) -> None:
+    async def run() -> None:
+        async for _ in make_bar(range(2), desc="async"):
+            for _ in progress.track(range(1), "inner"):
+                work(recorder)
+
+    asyncio.run(run())
+    operation = get_only(recorder)
+    assert (operation.root.info.name, len(operation.levels)) == ("async", 2)
 
 
 def test_disabled_async_loop_is_counted(recorder: Recorder) -> None:

@@ -37,6 +37,10 @@ _NO_EXCEPTION: Final = (GeneratorExit, StopIteration, StopAsyncIteration)
 _ONE: Final = 1
 
 
+_ASYNC_LOOP: Final = "async"
+"""Iterator of a bar in an ``async for`` loop. It is the bar, which must not be referenced."""
+
+
 class TqdmRecord(BarRecord):
     """A bar of tqdm."""
 
@@ -60,7 +64,9 @@ class TqdmRecord(BarRecord):
         self.counter = Counter() if bar.disable else None
         """Counts the units of a disabled bar."""
         self.iterator: Any = None
-        """Weak reference to the generator of the loop over the bar, or the iterator itself."""
+        """Weak reference to the generator of the loop over the bar, the iterator itself, or
+        ``_ASYNC_LOOP``.
+        """
         self.entered = 0
         """Number of active ``with`` blocks."""
         self.postfix: object = None
@@ -208,10 +214,6 @@ def record_bar(bar: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -
         _records[id(bar)] = record
         if record.counter is not None:
             _count_updates(bar, record)
-        if hasattr(getattr(bar, "iterable", None), "__aiter__"):
-            # Why: an ``async for`` loop calls no method of the base class.
-            record.entered += 1
-            bars.enter_bar(record)
     except Exception as error:
         _report(error)
 
@@ -316,6 +318,14 @@ def _iterate_disabled(bar: Any, record: TqdmRecord) -> Iterator[Any]:
     end_bar(bar, None)
 
 
+def enter_async_loop(bar: Any) -> None:
+    """Make the ``async for`` loop over a bar the innermost one of its task."""
+    record = _find_record(bar)
+    if record is not None:
+        record.iterator = _ASYNC_LOOP
+        bars.enter_bar(record)
+
+
 def enter_bar(bar: Any) -> None:
     """Record the start of a ``with`` block."""
     record = _find_record(bar)
@@ -379,6 +389,7 @@ def _wrap_init(stored: Any) -> Callable[..., None]:
     def init(self: Any, *arguments: Any, **keywords: Any) -> None:
         original(self, *arguments, **keywords)
         if _patches[0].is_active:
+            _patch_async_loops(self)
             record_bar(self, arguments, keywords)
 
     return init
@@ -388,6 +399,15 @@ def _wrap_iter(original: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iter
     @functools.wraps(original)
     def iterate(self: Any) -> Iterator[Any]:
         return iterate_bar(self, original)
+
+    return iterate
+
+
+def _wrap_aiter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(original)
+    def iterate(self: Any) -> Any:
+        enter_async_loop(self)
+        return original(self)
 
     return iterate
 
@@ -456,6 +476,22 @@ _WRAPPERS: Final[dict[str, Callable[[Any], Any]]] = {
 _patches: Final = [AttributePatch(_tqdm, name) for name in _WRAPPERS]
 
 
+_async_patches: Final[list[AttributePatch]] = []
+"""Patch of the class for ``async for`` loops. Empty before the first bar of that class."""
+
+
+def _patch_async_loops(bar: Any) -> None:
+    """Record ``async for`` loops if a bar supports them. They call no method of the base class."""
+    if not hasattr(type(bar), "__aiter__") or any(patch.is_active for patch in _async_patches):
+        return
+    # Why here: only programs with such bars import asyncio.
+    owner = getattr(sys.modules.get("tqdm.asyncio"), "tqdm_asyncio", None)
+    if owner is not None:
+        if not _async_patches:
+            _async_patches.append(AttributePatch(owner, "__aiter__"))
+        _async_patches[0].apply(_wrap_aiter)
+
+
 def instrument() -> None:
     """Record the bars of all classes of tqdm, also those that are open. Idempotent."""
     if _patches[0].is_active:
@@ -463,10 +499,11 @@ def instrument() -> None:
     for patch, wrap in zip(_patches, _WRAPPERS.values(), strict=True):
         patch.apply(wrap)
     for bar in list(getattr(_tqdm, "_instances", ())):
+        _patch_async_loops(bar)
         record_bar(bar, (), {})
 
 
 def uninstrument() -> None:
     """Stop recording new bars. Open bars are recorded until they end. Idempotent."""
-    for patch in _patches:
+    for patch in (*_patches, *_async_patches):
         patch.remove()
