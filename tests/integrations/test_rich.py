@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 import otel_progress as progress
+from otel_progress.instrument import pollers
 from otel_progress.instrument.pollers import has_active_poller
 from otel_progress.integrations import rich as integration
 from otel_progress.operations import OperationSnapshot
@@ -43,10 +44,13 @@ def work(recorder: Recorder, seconds: float = 2.0) -> None:
 
 
 def list_operations(recorder: Recorder) -> list[OperationSnapshot]:
-    """Return all operations, oldest first."""
+    """Return all operations with their levels, oldest first."""
     runtime = recorder.runtime
     found = [*runtime.get_history(), *runtime.get_active_operations()]
-    return sorted(found, key=lambda one: (one.root.info.started_at or 0, one.root.info.name or ""))
+    return [
+        recorder.operation(one.operation_id)
+        for one in sorted(found, key=lambda one: (one.root.info.started_at or 0, one.root.info.name or ""))
+    ]
 
 
 def get_only(recorder: Recorder) -> OperationSnapshot:
@@ -102,6 +106,29 @@ def test_task_in_a_track_loop_is_below_it(recorder: Recorder) -> None:
     operation = recorder.operation(get_only(recorder).operation_id)
     assert (operation.root.info.name, operation.root.current) == ("files", 2)
     assert [level.info.name for level in operation.levels] == ["rows", "rows"]
+
+
+@pytest.mark.parametrize("first", ["tqdm", "rich"])
+def test_task_in_a_loop_over_a_bar_of_tqdm_is_below_it(
+    first: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    std = pytest.importorskip("tqdm.std", reason="bars of another library")
+    tqdm_integration = pytest.importorskip("otel_progress.integrations.tqdm", reason="bars of tqdm")
+    recorders = {"rich": integration._recorder, "tqdm": tqdm_integration._recorder}
+    # The ticker polls the libraries in the order of their first bars.
+    order = sorted(recorders, key=lambda name: name != first)
+    monkeypatch.setattr(pollers._pollers, "registered", tuple(recorders[name] for name in order))
+    progress.instrument_tqdm()
+    try:
+        for _ in std.tqdm(range(2), desc="outer", file=io.StringIO()):
+            with make_display() as display:
+                display.add_task("inner", total=1)
+                work(recorder)
+    finally:
+        tqdm_integration.uninstrument()
+    operation = get_only(recorder)
+    assert operation.root.info.name == "outer"
+    assert [level.info.name for level in operation.levels] == ["inner"] * 2
 
 
 def test_track_that_is_left_early_is_cancelled(recorder: Recorder) -> None:

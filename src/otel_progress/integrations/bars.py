@@ -268,6 +268,10 @@ class BarRecorder:
         clock = backend.store.clock()
         for record in list(self._records):
             try:
+                outer = record.outer
+                if outer is not None and record.level is None and clock - record.created_at >= MIN_AGE_S:
+                    # Why: if the bar around is of another library, its recorder may poll it later.
+                    outer.start_level()
                 # Why per bar: the end of a bar never waits for more than one read.
                 self._lock.run(self._poll_locked, record, backend, clock)
                 self._end_levels()
