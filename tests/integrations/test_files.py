@@ -782,6 +782,28 @@ def test_wrap_file_collected_without_close_ends_the_level(path: Path, op: progre
     assert "garbage-collected" in (get_only_level().message or "")
 
 
+def test_wrap_file_collected_after_its_last_byte_completes(path: Path, op: progress.Level) -> None:
+    assert op.recording
+    with path.open("rb") as inner:
+        wrap_file(inner).read(SIZE)
+        level = get_only_level()
+    assert (level.status, level.current, level.message) == (Status.COMPLETED, SIZE, None)
+
+
+def test_zipfile_that_drops_the_wrapped_file_completes(tmp_path: Path, op: progress.Level) -> None:
+    assert op.recording
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", DATA)
+    with path.open("rb") as inner:
+        with zipfile.ZipFile(wrap_file(inner)) as archive:
+            assert archive.read("data") == DATA
+        del archive
+        gc.collect()
+        level = get_only_level()
+    assert (level.status, level.current) == (Status.COMPLETED, path.stat().st_size)
+
+
 def test_wrap_file_loop_without_reference_counts_all(path: Path, op: progress.Level) -> None:
     assert op.recording
     with path.open("rb") as inner:

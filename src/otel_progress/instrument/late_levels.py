@@ -12,7 +12,7 @@ from otel_progress.instrument.backend import RecordingBackend, backend_slot
 from otel_progress.instrument.callers import Caller, find_caller_outside
 from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.level import Level
-from otel_progress.live.node import Node
+from otel_progress.live.node import Node, TotalReference, add_orphan
 from otel_progress.live.rollup import exceeds_total
 from otel_progress.model import Number, Status
 from otel_progress.text import truncate
@@ -87,6 +87,16 @@ def _set_start(node: Node, age_s: float) -> None:
     start = clock - age_s if first is None else max(clock - age_s, min(first, clock))
     node.started_clock, node.started_at = start, started_at - (clock - start)
     node.info, node.dirty = None, True
+
+
+def complete_at_total(level: Level) -> None:
+    """Complete a level whose handle is collected after the count has reached the total.
+
+    Libraries drop files without closing them, for example. Otherwise such a level is cancelled.
+    """
+    node = level._node
+    reference = TotalReference(level, add_orphan)
+    reference.node, node.handle = node, reference
 
 
 def add_units(level: Level, n: int) -> None:

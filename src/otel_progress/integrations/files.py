@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from otel_progress.diagnostics import log_warning
+from otel_progress.instrument.late_levels import complete_at_total
 from otel_progress.integrations.transfer import Transfer, get_path_name, wrap_safely
 
 F = TypeVar("F")
@@ -64,7 +65,10 @@ def _wrap(
         name = get_path_name(getattr(file, "name", None))
     unit = "character" if isinstance(file, io.StringIO) else "B"
     transfer = Transfer(type, name, total=size, unit=unit, weight=weight, metadata=metadata)
-    return ProgressFile(file, make_meter(file, transfer)) if transfer.is_running else file
+    if not transfer.is_running:
+        return file
+    complete_at_total(transfer.level)
+    return ProgressFile(file, make_meter(file, transfer))
 
 
 FLUSH_S: Final = 0.05

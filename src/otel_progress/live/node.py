@@ -110,6 +110,10 @@ class HandleReference(weakref.ref[Any]):
     """Message of the level that ends."""
     node: Node | None
 
+    def is_complete(self, node: Node) -> bool:  # noqa: ARG002 - for subclasses
+        """Return True if the level has done its work when the handle is collected."""
+        return False
+
 
 class LoopReference(HandleReference):
     """Weak reference to the guard of a loop.
@@ -131,6 +135,24 @@ class SharedLoopReference(LoopReference):
 
     __slots__ = ()
 
+    def is_complete(self, node: Node) -> bool:
+        """Return True if the loop has received its last element."""
+        return has_received_all(node)
+
+
+class TotalReference(HandleReference):
+    """Weak reference to the handle of a level whose library may drop it without an end.
+
+    The level is complete if its count has reached its total.
+    """
+
+    __slots__ = ()
+
+    def is_complete(self, node: Node) -> bool:
+        """Return True if the count has reached the total."""
+        counter, total = node.counter, node.total
+        return counter is not None and total is not None and counter.value() >= total
+
 
 def has_received_all(node: Node) -> bool:
     """Return True if a loop has received as many elements as its total.
@@ -146,7 +168,7 @@ def find_loop_status(node: Node, reference: HandleReference | None) -> Status:
 
     Count the last element of a loop that is complete. A second call has no effect.
     """
-    if not isinstance(reference, SharedLoopReference) or not has_received_all(node):
+    if reference is None or not reference.is_complete(node):
         return Status.CANCELLED
     counter, total = node.counter, node.total
     if counter is not None and total is not None:
