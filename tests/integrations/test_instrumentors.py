@@ -202,6 +202,18 @@ def test_process_of_the_resource_tracker_is_not_instrumented(
     assert not backend_slot.is_deferred
 
 
+def test_unknown_options_are_ignored_and_logged(
+    instrumentor: ProgressInstrumentor, caplog: pytest.LogCaptureFixture
+) -> None:
+    instrumentor.instrument(tracer_provider=object(), tick=0.5)
+    assert list(progress.track([1], "work")) == [1]
+    runtime = config.current_runtime()
+    assert runtime is not None
+    assert runtime.settings.tick == 0.5
+    expected = "Invalid options of progress: tracer_provider. Expected settings of configure()."
+    assert expected in caplog.text
+
+
 # --- options of the configuration file ------------------------------------------------------------
 
 
@@ -263,10 +275,10 @@ class Probe(ModuleType):
         super().__init__("otel_progress.integrations.zero_probe")
         self.calls: list[object] = []
 
-    def instrument(self, **options: object) -> None:
+    def instrument(self, *, size: int = 0, fails: bool = False) -> None:
         """Note the call. It fails if an option says so."""
-        self.calls.append(options)
-        if options.get("fails"):
+        self.calls.append({"size": size} if size else {})
+        if fails:
             raise RuntimeError("broken")
 
     def uninstrument(self) -> None:
@@ -346,6 +358,16 @@ def test_module_is_instrumented_when_a_submodule_of_the_library_is_imported(
     importlib.import_module("zero_package.trainer")
     assert probe.calls == [{}]
     del sys.modules["zero_package"], sys.modules["zero_package.trainer"]
+
+
+def test_module_ignores_and_logs_unknown_options(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+    build().instrument(skip_dep_check=True, size=1, tracer_provider=object(), colour="red")
+    import zero_probe
+
+    assert zero_probe.loaded
+    assert probe.calls == [{"size": 1}]
+    expected = "Invalid options of progress-zero-probe: colour, tracer_provider. Expected size, fails."
+    assert expected in caplog.text
 
 
 @pytest.mark.usefixtures("probe")

@@ -59,6 +59,8 @@ class ProgressInstrumentor(GuardedInstrumentor):
     def _instrument(self, **options: Any) -> None:
         provider = trace.get_tracer_provider()
         defaults = {**_read_file_defaults(os.environ), **_read_service_defaults(provider)}
+        known = {setting.name for setting in SETTINGS}
+        options = self.drop_unknown(options, known, "settings of configure()")
         settings = configure_at_first_use(options, defaults)
         if settings is not None and _has_watchdog(settings):
             # Why: the service manager ends a service that does not report to its watchdog.

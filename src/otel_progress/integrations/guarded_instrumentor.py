@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final
 
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
@@ -67,6 +68,25 @@ class GuardedInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             report_internal_error(
                 "integration", f"The instrumentation {self._entry_point} is not active", error=error
             )
+
+    def drop_unknown(
+        self, options: Mapping[str, Any], known: Collection[str], expected: str
+    ) -> dict[str, Any]:
+        """Return the options with a known name. Log the others.
+
+        ``expected`` describes the known ones in the message.
+
+        Why not an error: programs pass ``tracer_provider`` to all instrumentors.
+        """
+        unknown = ", ".join(sorted(set(options).difference(known)))
+        if unknown:
+            log_warning(
+                "Invalid options of %s: %s. Expected %s. They are ignored.",
+                self._entry_point,
+                unknown,
+                expected,
+            )
+        return {name: value for name, value in options.items() if name in known}
 
     def uninstrument(self, **options: Any) -> None:
         """Undo :meth:`instrument`. Without an active integration it does nothing."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, ClassVar
 
 from otel_progress.diagnostics import report_internal_error
@@ -64,7 +65,9 @@ class _ModuleInstrumentor(GuardedInstrumentor):
         """Activate the integration. Never raises, because an import may call it."""
         self._waiting = None
         try:
-            import_module(f"otel_progress.integrations.{self._module}").instrument(**options)
+            instrument = import_module(f"otel_progress.integrations.{self._module}").instrument
+            known = signature(instrument).parameters
+            instrument(**self.drop_unknown(options, known, ", ".join(known) or "no options"))
         except Exception as error:
             report_internal_error(
                 "integration", f"The instrumentation {self._entry_point} is not active", error=error
