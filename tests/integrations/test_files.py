@@ -790,6 +790,15 @@ def test_wrap_file_collected_after_its_last_byte_completes(path: Path, op: progr
     assert (level.status, level.current, level.message) == (Status.COMPLETED, SIZE, None)
 
 
+def test_open_file_at_its_last_byte_completes_with_its_operation(path: Path, op: progress.Level) -> None:
+    with path.open("rb") as inner:
+        file = wrap_file(inner)
+        file.read(SIZE)
+        op.complete()
+        level = get_only_level()
+    assert (level.status, level.current, level.message) == (Status.COMPLETED, SIZE, None)
+
+
 def test_zipfile_that_drops_the_wrapped_file_completes(tmp_path: Path, op: progress.Level) -> None:
     assert op.recording
     path = tmp_path / "data.zip"

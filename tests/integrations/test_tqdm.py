@@ -849,6 +849,48 @@ def test_write_works_between_bars(recorder: Recorder, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "line\nline\n"
 
 
+# --- bars that the program does not close --------------------------------------------------------
+
+
+@pytest.mark.parametrize("disable", [False, True])
+def test_open_bar_at_its_total_completes_with_its_operation(disable: bool, recorder: Recorder) -> None:
+    with progress.operation("job", id="job"):
+        shown = bar(total=4, desc="rows", disable=disable)
+        work(recorder)
+        for _ in range(4):
+            shown.update()
+    level = get_level(recorder)
+    assert (level.status, level.current, level.message) == (progress.Status.COMPLETED, 4, None)
+
+
+def test_open_bar_below_its_total_is_cancelled_with_its_operation(recorder: Recorder) -> None:
+    with progress.operation("job", id="job"):
+        shown = bar(total=4, desc="rows")
+        work(recorder)
+        shown.update(3)
+    level = get_level(recorder)
+    assert (level.status, level.current) == (progress.Status.CANCELLED, 3)
+    assert level.message == "ended with its parent"
+
+
+def test_open_bar_at_its_total_completes_in_a_failed_operation(recorder: Recorder) -> None:
+    operation = progress.operation("job", id="job").start()
+    with operation:
+        shown = bar(total=4, desc="rows")
+        work(recorder)
+        shown.update(4)
+        operation.fail("a later step")
+    assert get_level(recorder).status is progress.Status.COMPLETED
+
+
+def test_open_bar_in_a_loop_over_a_bar_completes(recorder: Recorder) -> None:
+    for _ in bar(range(2), desc="outer"):
+        shown = bar(total=4, desc="inner")
+        work(recorder)
+        shown.update(4)
+    assert [level.status.value for level in get_only(recorder).levels] == ["completed"] * 2
+
+
 # --- bounds --------------------------------------------------------------------------------------
 
 

@@ -90,9 +90,9 @@ def _set_start(node: Node, age_s: float) -> None:
 
 
 def complete_at_total(level: Level) -> None:
-    """Complete a level whose handle is collected after the count has reached the total.
+    """Complete a level that has reached its total when its handle is collected or its parent ends.
 
-    Libraries drop files without closing them, for example. Otherwise such a level is cancelled.
+    Libraries drop files and bars without closing them. Otherwise such a level is cancelled.
     """
     node = level._node
     reference = TotalReference(level, add_orphan)

@@ -24,6 +24,7 @@ from otel_progress.instrument.context import get_current_level
 from otel_progress.instrument.late_levels import (
     Origin,
     capture_origin,
+    complete_at_total,
     get_active_backend,
     is_of_backend,
     start_late_level,
@@ -348,7 +349,10 @@ class BarRecorder:
             age_s=clock - record.created_at,
             resumed=_to_number(record.resumed) or 0,
         )
-        return record.level is not None
+        if record.level is None:
+            return False
+        complete_at_total(record.level)
+        return True
 
     def _write_locked(self, record: BarRecord, figures: BarFigures) -> None:
         level = record.level

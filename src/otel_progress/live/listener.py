@@ -36,6 +36,9 @@ class StoreListener(Protocol):
     def on_shared_level_ending(self, node: Node) -> None:
         """Receive a level that is about to end, and on which other processes may work."""
 
+    def on_parent_ending(self, node: Node) -> None:
+        """Receive a level that is about to end while levels below it run."""
+
     def on_level_ended(self, node: Node) -> None:
         """Receive a level that ended, an operation's root included."""
 
@@ -68,6 +71,9 @@ class NullListener:
         """Ignore it."""
 
     def on_shared_level_ending(self, node: Node) -> None:
+        """Ignore it."""
+
+    def on_parent_ending(self, node: Node) -> None:
         """Ignore it."""
 
     def on_level_ended(self, node: Node) -> None:

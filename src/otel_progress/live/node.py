@@ -141,9 +141,10 @@ class SharedLoopReference(LoopReference):
 
 
 class TotalReference(HandleReference):
-    """Weak reference to the handle of a level whose library may drop it without an end.
+    """Weak reference to the handle of a level whose library may not end it.
 
-    The level is complete if its count has reached its total.
+    If the handle is collected, or the parent ends, the level is complete if its count has reached
+    its total.
     """
 
     __slots__ = ()

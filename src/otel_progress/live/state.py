@@ -327,6 +327,8 @@ class StoreState:
             return False
         if guard.is_owned() and guard.is_interrupting():
             return not node.status.finished and guard.defer(self._end_deferred, node, status, error, message)
+        if node.children is not None and node.children.running and not node.status.finished:
+            self.listener.on_parent_ending(node)
         ended: list[Node] = []
         try:
             with self.lock:

@@ -26,6 +26,7 @@ from otel_progress.live.node import (
     Node,
     Operation,
     Spec,
+    TotalReference,
     UnitCount,
     find_loop_status,
 )
@@ -456,13 +457,15 @@ class Tree:
                     self._deactivate_locked(child, child.status, ended)
                     continue
                 handle = child.handle
-                if handle is None or handle() is not None:
-                    child.message = REASON_PARENT_ENDED
-                elif status is Status.COMPLETED and find_loop_status(child, handle) is status:
-                    self._deactivate_locked(child, status, ended)
+                is_dropped = handle is not None and handle() is None
+                may_complete = is_dropped and status is Status.COMPLETED
+                # Why with any status: such a level has done its work, but its library left it open.
+                if (may_complete or isinstance(handle, TotalReference)) and (
+                    find_loop_status(child, handle) is Status.COMPLETED
+                ):
+                    self._deactivate_locked(child, Status.COMPLETED, ended)
                     continue
-                else:
-                    child.message = handle.reason
+                child.message = handle.reason if handle is not None and is_dropped else REASON_PARENT_ENDED
                 self._deactivate_locked(child, Status.CANCELLED, ended)
         self._deactivate_locked(node, status, ended)
 

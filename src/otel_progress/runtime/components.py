@@ -220,6 +220,10 @@ class RuntimeComponents:
                 raise
             report_internal_error("journal", "The work of other processes could not be read", error=error)
 
+    def on_parent_ending(self, node: Node) -> None:  # noqa: ARG002 - all bars are read
+        """Read open bars, whose last figures decide how they end. Never raises."""
+        run_pollers()
+
     def on_level_ended(self, node: Node) -> None:
         """Finish the span and the previews of a level, and submit the end of an operation."""
         spans.finish_span(node)
