@@ -90,9 +90,10 @@ def _set_start(node: Node, age_s: float) -> None:
 
 
 def complete_at_total(level: Level) -> None:
-    """Complete a level that has reached its total when its handle is collected or its parent ends.
+    """Complete a level that is left open, if it has reached its total.
 
-    Libraries drop files and bars without closing them. Otherwise such a level is cancelled.
+    A level is left open if its handle is collected, or if its parent ends. Libraries drop files and
+    bars without closing them. Otherwise such a level is cancelled.
     """
     node = level._node
     reference = TotalReference(level, add_orphan)

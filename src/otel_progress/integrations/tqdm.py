@@ -481,7 +481,10 @@ _async_patches: Final[list[AttributePatch]] = []
 
 
 def _patch_async_loops(bar: Any) -> None:
-    """Record ``async for`` loops if a bar supports them. They call no method of the base class."""
+    """Record ``async for`` loops if a bar supports them.
+
+    They call no method of the base class.
+    """
     if not hasattr(type(bar), "__aiter__") or any(patch.is_active for patch in _async_patches):
         return
     # Why here: only programs with such bars import asyncio.
