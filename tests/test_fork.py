@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,7 +18,8 @@ import pytest
 import otel_progress
 from otel_progress import fork
 from otel_progress.diagnostics import internal_error_counts
-from otel_progress.fork import ForkPhase, ImportGuard, fork_safe_lock, on_fork
+from otel_progress.fork import ForkPhase, ImportGuard, OutputGuard, fork_safe_lock, on_fork
+from tests.support.forks import run_in_child
 
 PATIENCE_S = 60.0
 """How long to wait for what is to happen; reached only when it never does."""
@@ -115,6 +118,95 @@ def test_fork_during_an_endless_import_waits_a_limited_time() -> None:
     done.set()
     thread.join()
     assert fork_and_import(8, guard.defer_fork) == 8
+
+
+def test_fork_during_a_write_waits_for_its_end() -> None:
+    """Parent and child can write afterwards."""
+    guard = OutputGuard(max_wait_s=PATIENCE_S)
+    inside, done, order = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        with guard.defer_fork():
+            inside.set()
+            done.wait(PATIENCE_S)
+            order.append("written")
+
+    def write() -> None:
+        with guard.defer_fork():
+            order.append("again")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    threading.Timer(0.05, done.set).start()
+    assert run_in_child(write) == 0
+    order.append("forked")
+    thread.join()
+    assert order == ["written", "forked"]
+    write()
+
+
+def test_only_the_first_fork_waits_for_a_slow_reader() -> None:
+    """A later one does not wait for the same write."""
+    guard = OutputGuard(max_wait_s=0.01)
+    inside, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with guard.defer_fork():
+            inside.set()
+            done.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    assert run_in_child(lambda: None) == 0
+    guard._max_wait_s = PATIENCE_S * 10
+    assert run_in_child(lambda: None) == 0
+    done.set()
+    thread.join()
+
+
+STALLED_READER = """
+import multiprocessing, os, time
+import otel_progress as progress
+from otel_progress.console import streams
+
+os.set_blocking(2, False)
+for size in (4096, 1):
+    try:
+        while True:
+            os.write(2, b"x" * size)
+    except BlockingIOError:
+        pass
+os.set_blocking(2, True)
+find_descriptor, writes = streams._find_descriptor, []
+streams._find_descriptor = lambda stream: writes.append(1) or find_descriptor(stream)
+progress.configure(store="memory:", otlp=False, resources=False)
+with progress.operation("job"):
+    while not writes:
+        time.sleep(0.01)
+    time.sleep(0.1)  # the thread of the console now waits for the reader
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    os.write(1, f"{process.exitcode}".encode())
+    os._exit(0)
+"""
+
+
+def test_child_ends_while_the_console_of_its_parent_waits_for_a_slow_reader() -> None:
+    """The start and the end of the child flush stderr, so nobody may hold its lock."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", STALLED_READER], env=environ, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            waiting = threading.Timer(PATIENCE_S, process.kill)
+            waiting.start()
+            assert process.stdout.read(1) == b"0"
+        finally:
+            waiting.cancel()
+            process.kill()
 
 
 def test_fork_by_the_importing_thread_does_not_wait() -> None:

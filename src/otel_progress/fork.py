@@ -24,6 +24,10 @@ happens anyway.
 """
 
 
+OUTPUT_WAIT_S: Final = 0.1
+"""Maximum time that a fork waits for a write of the package to a stream, in seconds."""
+
+
 T = TypeVar("T")
 
 
@@ -166,6 +170,64 @@ def fork_safe_lock() -> Any:
         after_in_child=lock_type.release,
     )
     return lock
+
+
+# --- output --------------------------------------------------------------------------------------
+
+
+class OutputGuard:
+    """Delays forks while threads of the package write to streams, by at most ``max_wait_s``.
+
+    Why: a stream has a lock. A child that is forked during a write by another thread inherits it
+    locked, and waits forever when it flushes the stream, as children of multiprocessing do at
+    their end.
+    """
+
+    def __init__(self, max_wait_s: float = OUTPUT_WAIT_S) -> None:
+        self._max_wait_s = max_wait_s
+        self._writing = RLock()
+        self._number = 0
+        """Number of the last write."""
+        self._slow_number = 0
+        """Number of the last write that a fork did not wait for."""
+        self._locked: list[bool] = []
+        on_fork(
+            phase=ForkPhase.IMPORTS,
+            owner=self,
+            before=OutputGuard._wait,
+            after_in_parent=OutputGuard._release,
+            after_in_child=OutputGuard._reset,
+        )
+
+    @contextmanager
+    def defer_fork(self) -> Iterator[None]:
+        """Delay forks by other threads while writing to a stream and flushing it."""
+        with self._writing:
+            self._number += 1
+            yield
+
+    def _wait(self) -> None:
+        # Why: only the first fork waits for a reader that has stopped.
+        timeout_s = 0.0 if self._slow_number == self._number else self._max_wait_s
+        is_locked = self._writing.acquire(timeout=timeout_s)
+        if not is_locked:
+            self._slow_number = self._number
+        self._locked.append(is_locked)
+
+    def _release(self) -> None:
+        if self._locked.pop():
+            self._writing.release()
+
+    def _reset(self) -> None:
+        self._locked.clear()
+        self._writing = RLock()
+
+
+_output_guard: Final = OutputGuard()
+
+
+defer_fork_during_output: Final = _output_guard.defer_fork
+"""Delays forks by other threads by at most ``OUTPUT_WAIT_S`` during writes to a stream."""
 
 
 # --- imports -------------------------------------------------------------------------------------

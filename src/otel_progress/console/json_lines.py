@@ -12,7 +12,7 @@ from typing import Final, TextIO
 
 from otel_progress.codec import dumps
 from otel_progress.console.records import Document
-from otel_progress.console.streams import flush_stream, get_encoding
+from otel_progress.console.streams import get_encoding, write_stream
 from otel_progress.errors import UnavailableError
 from otel_progress.fork import ForkPhase, on_fork
 
@@ -39,8 +39,7 @@ class StreamJsonWriter:
         del severity, text
         line = dumps(document)
         encoding = get_encoding(self._stream) or "utf-8"
-        self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        flush_stream(self._stream)
+        write_stream(self._stream, line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
     def close(self) -> None:
         """Do nothing: the stream belongs to the program."""

@@ -18,7 +18,7 @@ from otel_progress.console.rows import (
     format_state_notes,
     format_title,
 )
-from otel_progress.console.streams import flush_stream, get_encoding
+from otel_progress.console.streams import get_encoding, write_stream
 from otel_progress.formats import format_duration, format_moment, format_time_left
 from otel_progress.model import LevelSnapshot, Status
 from otel_progress.operations import OperationSnapshot
@@ -176,8 +176,7 @@ class PlainConsole:
     def _write_line(self, line: str) -> None:
         line = line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
         encoding = get_encoding(self._stream) or "utf-8"
-        self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        flush_stream(self._stream)
+        write_stream(self._stream, line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def format_operation(operation: OperationSnapshot) -> str:

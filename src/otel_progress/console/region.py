@@ -28,7 +28,7 @@ from typing import Any, Final, TextIO
 
 from otel_progress.console.sharing import ProcessHooks, TerminalSharing, is_same_terminal
 from otel_progress.console.streams import flush_stream, get_encoding
-from otel_progress.fork import ForkPhase, on_fork
+from otel_progress.fork import ForkPhase, defer_fork_during_output, on_fork
 
 SHARED_S: Final = 2.0
 """Time for which a scroll region is kept after a process was started or has ended, in seconds.
@@ -355,11 +355,12 @@ class Region:
         encoding = get_encoding(self._stream) or "ascii"
         text = text.encode(encoding, "replace").decode(encoding)
         hook = next((hook for hook in self._hooks if hook.stream is self._stream), None)
-        (hook.write if hook else self._stream.write)(text)
-        if hook is None:
-            flush_stream(self._stream)
-        else:
-            hook.flush_original()
+        with defer_fork_during_output():
+            (hook.write if hook else self._stream.write)(text)
+            if hook is None:
+                flush_stream(self._stream)
+            else:
+                hook.flush_original()
 
 
 class _Hook:
