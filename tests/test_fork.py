@@ -195,7 +195,7 @@ with progress.operation("job"):
 
 
 def test_child_ends_while_the_console_of_its_parent_waits_for_a_slow_reader() -> None:
-    """The start and the end of the child flush stderr, so nobody may hold its lock."""
+    """The start and the end of the child flush stderr, so its lock must be free."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", STALLED_READER], env=environ, **pipes) as process:

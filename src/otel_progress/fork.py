@@ -176,16 +176,16 @@ def fork_safe_lock() -> Any:
 
 
 class OutputGuard:
-    """Delays forks while threads of the package write to streams, by at most ``max_wait_s``.
+    """Delays forks while threads of the package write to streams.
 
-    Why: a stream has a lock. A child that is forked during a write by another thread inherits it
-    locked, and waits forever when it flushes the stream, as children of multiprocessing do at
-    their end.
+    The delay is at most ``max_wait_s`` seconds. Why: a stream has a lock. A child that is forked
+    during a write by another thread inherits it locked. It would wait forever when it flushes the
+    stream, as children of multiprocessing do at their end.
     """
 
     def __init__(self, max_wait_s: float = OUTPUT_WAIT_S) -> None:
         self._max_wait_s = max_wait_s
-        self._writing = RLock()
+        self._writing_lock = RLock()
         self._number = 0
         """Number of the last write."""
         self._slow_number = 0
@@ -202,25 +202,25 @@ class OutputGuard:
     @contextmanager
     def defer_fork(self) -> Iterator[None]:
         """Delay forks by other threads while writing to a stream and flushing it."""
-        with self._writing:
+        with self._writing_lock:
             self._number += 1
             yield
 
     def _wait(self) -> None:
         # Why: only the first fork waits for a reader that has stopped.
         timeout_s = 0.0 if self._slow_number == self._number else self._max_wait_s
-        is_locked = self._writing.acquire(timeout=timeout_s)
+        is_locked = self._writing_lock.acquire(timeout=timeout_s)
         if not is_locked:
             self._slow_number = self._number
         self._locked.append(is_locked)
 
     def _release(self) -> None:
         if self._locked.pop():
-            self._writing.release()
+            self._writing_lock.release()
 
     def _reset(self) -> None:
         self._locked.clear()
-        self._writing = RLock()
+        self._writing_lock = RLock()
 
 
 _output_guard: Final = OutputGuard()

@@ -38,7 +38,7 @@ def write_stream(stream: TextIO, text: str) -> None:
 
 
 def _find_descriptor(stream: TextIO) -> int | None:
-    """Return the descriptor of a stream that writes to one directly. None for all others."""
+    """Return the descriptor that a stream writes to directly, or None."""
     if os.name != "posix" or not isinstance(stream, io.TextIOWrapper):
         return None
     buffer: object = stream.buffer
