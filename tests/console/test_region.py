@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_progress.console.region import Region
+from otel_progress.console.region import Region, _Hook
 from tests.support.examples import scale_examples
 from tests.support.terminal import Terminal
 
@@ -131,6 +133,49 @@ def test_later_hook_of_stream_is_not_removed(terminal: Terminal) -> None:
     assert written[-1] == "later\n"
 
 
+@contextmanager
+def replaced_write(terminal: Terminal, written: list[str]) -> Iterator[None]:
+    """Replace the method for the length of a block, as IPython does for each cell."""
+    before = terminal.write
+    terminal.write = lambda text: (written.append(text), before(text))[1]  # type: ignore[method-assign]
+    yield
+    terminal.write = before  # type: ignore[method-assign]
+
+
+def test_block_that_was_drawn_while_write_was_replaced_is_removed_by_output(terminal: Terminal) -> None:
+    """The hook is lost when the method is restored. The next frame adds it again."""
+    region, written = region_on(terminal), []
+    with replaced_write(terminal, written):
+        region.draw(block("bar"))
+        terminal.write("first\n")
+        region.draw(block("bar"))
+    region.draw(block("a long bar"))
+    terminal.write("second\n")
+    assert terminal.lines() == ["first", "second"]
+    assert written == ["first\n"], "frames are no output of the program"
+
+
+def test_write_that_is_replaced_often_calls_one_hook(terminal: Terminal) -> None:
+    """Output reaches the terminal once, and the hooks do not become more."""
+    region, written = region_on(terminal), []
+    for number in range(200):
+        if number % 3:
+            region.draw(block("bar"))
+        with replaced_write(terminal, written):
+            region.draw(block("bar"))
+            terminal.write("x\n")
+            if number % 2:
+                region.draw([])
+        terminal.write("y\n")
+    region.draw([])
+    depth, function = 0, terminal.write
+    while isinstance(hook := getattr(function, "hook", None), _Hook):
+        depth, function = depth + 1, hook.write  # type: ignore[method-assign]
+    assert depth <= 1
+    assert written == ["x\n"] * 200
+    assert [text for text in terminal.writes if text in ("x\n", "y\n")] == ["x\n", "y\n"] * 200
+
+
 # Wide characters and carriage returns are separate: the emulator cannot show an overwritten half.
 STEPS = st.sampled_from(["ab混 \n", "ab \n\r"]).flatmap(
     lambda alphabet: st.lists(st.one_of(st.text(alphabet, max_size=6), st.integers(0, 3)), max_size=12)
@@ -155,7 +200,7 @@ def test_any_output_is_unchanged_by_frames(steps: list[str | int]) -> None:
 
 FORKING = """
 import os, signal, sys, threading
-from otel_progress.console.region import Region
+from otel_progress.console.region import Region, _Hook
 region = Region(sys.stdout, size=lambda: (80, 24))
 region.draw([("bar", 3)])
 held = threading.Event()

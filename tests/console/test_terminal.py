@@ -107,13 +107,13 @@ def test_close_keeps_last_frame_and_removes_hooks() -> None:
     assert "write" not in vars(stage.terminal)
 
 
-def test_closed_terminal_raises_once() -> None:
+def test_closed_terminal_raises_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(running())
 
-    def fail(_: str) -> int:
+    def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    stage.terminal.write = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(type(stage.terminal), "write", fail)
     with pytest.raises(OSError, match="Input/output"):
         stage.console.write(tick())
     stage.clock.now += 10.0

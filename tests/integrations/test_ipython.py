@@ -43,7 +43,9 @@ def test_bars_leave_the_prompt_alone_and_configure_can_be_repeated(tmp_path: Pat
         text = "\n".join(line.rstrip() for line in screen.display)
     assert "━" in process.output.decode("utf-8", "replace")
     for number, cell in enumerate(CELLS, 1):
-        assert f"In [{number}]: {cell}" in text
+        # A permanent line may be shown between the prompt and the input, on a line of its own.
+        assert f"\nIn [{number}]:" in text
+        assert f"{cell}\n" in text
     assert "\nprinted 42\n" in text
     assert "Out[6]: False" in text
     assert "✓ track rows completed 8/8" in text

@@ -23,6 +23,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import RLock
 from typing import Any, Final, TextIO
 
@@ -158,7 +159,7 @@ class Region:
                 self._lines = []
                 self._remove_hooks()
                 return
-            if lines and not self._hooks:
+            if lines:
                 self._add_hooks()
             for hook in self._hooks:
                 hook.flush()
@@ -340,9 +341,23 @@ class Region:
         return "\r\n" if is_open else ""
 
     def _add_hooks(self) -> None:
-        self._hooks = [_Hook(self, stream) for stream in _find_terminal_streams(self._stream)]
+        """Hook the streams, also those whose ``write`` another library has replaced.
+
+        IPython does so for each cell, and restores the one before at the end of the cell.
+        """
+        if self._hooks:
+            self._hooks = [self._hook_stream(hook.stream) for hook in self._hooks]
+            return
+        self._hooks = [self._hook_stream(stream) for stream in _find_terminal_streams(self._stream)]
         if self._sharing.is_terminal:
             self._process_hooks.add()
+
+    def _hook_stream(self, stream: TextIO) -> _Hook:
+        hook = getattr(vars(stream).get("write"), "hook", None)
+        if isinstance(hook, _Hook) and hook.region is self:
+            hook.install()
+            return hook
+        return _Hook(self, stream)
 
     def _remove_hooks(self) -> None:
         self._process_hooks.remove()
@@ -356,7 +371,7 @@ class Region:
         text = text.encode(encoding, "replace").decode(encoding)
         hook = next((hook for hook in self._hooks if hook.stream is self._stream), None)
         with defer_fork_during_output():
-            (hook.write if hook else self._stream.write)(text)
+            (hook.write_directly if hook else self._stream.write)(text)
             if hook is None:
                 flush_stream(self._stream)
             else:
@@ -367,8 +382,16 @@ class _Hook:
     """Hooked ``write``, ``writelines`` and ``flush`` of one stream."""
 
     def __init__(self, region: Region, stream: TextIO) -> None:
+        self.region = region
         self.stream = stream
+        self._before = {name: vars(stream).get(name) for name in ("write", "writelines", "flush")}
+        """Attributes of the stream before the hook. None for a method of its class."""
         self.write: Callable[[str], int] = stream.write
+        # Why: frames are no output of the program, which another hook may store.
+        plain_write = getattr(type(stream), "write", None)
+        self.write_directly: Callable[[str], int] = (
+            partial(plain_write, stream) if plain_write else self.write
+        )
         self._original_flush: Callable[[], object] | None = getattr(stream, "flush", None)
 
         def write(text: str, /) -> int:
@@ -381,10 +404,15 @@ class _Hook:
         def flush() -> None:
             region.flush_above(self.flush_original)
 
+        write.hook = self  # type: ignore[attr-defined]
         self._functions: dict[str, Any] = {"write": write, "writelines": writelines}
         if self._original_flush is not None:
             self._functions["flush"] = flush
-        vars(stream).update(self._functions)
+        self.install()
+
+    def install(self) -> None:
+        """Replace the methods of the stream."""
+        vars(self.stream).update(self._functions)
 
     def flush_original(self) -> None:
         """Flush the stream without the hook.
@@ -407,6 +435,8 @@ class _Hook:
         for name, function in self._functions.items():
             if vars(self.stream).get(name) is function:
                 vars(self.stream).pop(name, None)
+                if self._before[name] is not None:
+                    vars(self.stream)[name] = self._before[name]
 
 
 def get_terminal_size(stream: TextIO) -> tuple[int, int]:
