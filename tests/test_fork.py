@@ -18,7 +18,7 @@ import pytest
 import otel_progress
 from otel_progress import fork
 from otel_progress.diagnostics import internal_error_counts
-from otel_progress.fork import ForkPhase, ImportGuard, OutputGuard, fork_safe_lock, on_fork
+from otel_progress.fork import ForkDelay, ForkPhase, fork_safe_lock, on_fork
 from tests.support.forks import run_in_child
 
 PATIENCE_S = 60.0
@@ -53,7 +53,7 @@ def fork_and_import(
 
 def test_fork_during_an_import_waits_for_its_end() -> None:
     """Parent and child can import afterwards."""
-    guard = ImportGuard(max_wait_s=PATIENCE_S)
+    guard = ForkDelay(max_wait_s=PATIENCE_S)
     inside, done, order = threading.Event(), threading.Event(), []
 
     def work() -> None:
@@ -75,8 +75,8 @@ def test_fork_during_an_import_waits_for_its_end() -> None:
 
 def test_fork_during_an_import_that_registers_hooks_waits_for_its_end() -> None:
     """The hooks of the imported module run at this fork, before it acquires locks."""
-    guard = ImportGuard(max_wait_s=PATIENCE_S)
-    owner = ImportGuard()
+    guard = ForkDelay(max_wait_s=PATIENCE_S)
+    owner = ForkDelay(PATIENCE_S)
     inside, forking, order = threading.Event(), threading.Event(), []
 
     def work() -> None:
@@ -103,7 +103,7 @@ def test_fork_during_an_import_that_registers_hooks_waits_for_its_end() -> None:
 
 def test_fork_during_an_endless_import_waits_a_limited_time() -> None:
     """The import may wait for the forking thread."""
-    guard = ImportGuard(max_wait_s=0.01)
+    guard = ForkDelay(max_wait_s=0.01)
     inside, done = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -120,35 +120,9 @@ def test_fork_during_an_endless_import_waits_a_limited_time() -> None:
     assert fork_and_import(8, guard.defer_fork) == 8
 
 
-def test_fork_during_a_write_waits_for_its_end() -> None:
-    """Parent and child can write afterwards."""
-    guard = OutputGuard(max_wait_s=PATIENCE_S)
-    inside, done, order = threading.Event(), threading.Event(), []
-
-    def work() -> None:
-        with guard.defer_fork():
-            inside.set()
-            done.wait(PATIENCE_S)
-            order.append("written")
-
-    def write() -> None:
-        with guard.defer_fork():
-            order.append("again")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert inside.wait(PATIENCE_S)
-    threading.Timer(0.05, done.set).start()
-    assert run_in_child(write) == 0
-    order.append("forked")
-    thread.join()
-    assert order == ["written", "forked"]
-    write()
-
-
 def test_only_the_first_fork_waits_for_a_slow_reader() -> None:
     """A later one does not wait for the same write."""
-    guard = OutputGuard(max_wait_s=0.01)
+    guard = ForkDelay(max_wait_s=0.01)
     inside, done = threading.Event(), threading.Event()
 
     def work() -> None:

@@ -172,111 +172,74 @@ def fork_safe_lock() -> Any:
     return lock
 
 
-# --- output --------------------------------------------------------------------------------------
+# --- imports and output --------------------------------------------------------------------------
 
 
-class OutputGuard:
-    """Delays forks while threads of the package write to streams.
+class ForkDelay:
+    """Delays forks while other threads are in a block, at most ``max_wait_s``."""
 
-    The delay is at most ``max_wait_s`` seconds. Why: a stream has a lock. A child that is forked
-    during a write by another thread inherits it locked. It would wait forever when it flushes the
-    stream, as children of multiprocessing do at their end.
-    """
-
-    def __init__(self, max_wait_s: float = OUTPUT_WAIT_S) -> None:
+    def __init__(self, max_wait_s: float) -> None:
         self._max_wait_s = max_wait_s
-        self._writing_lock = RLock()
+        self._block_lock = RLock()
         self._number = 0
-        """Number of the last write."""
+        """Number of the last block."""
         self._slow_number = 0
-        """Number of the last write that a fork did not wait for."""
+        """Number of the last block that a fork did not wait for."""
         self._locked: list[bool] = []
         on_fork(
             phase=ForkPhase.IMPORTS,
             owner=self,
-            before=OutputGuard._wait,
-            after_in_parent=OutputGuard._release,
-            after_in_child=OutputGuard._reset,
+            before=ForkDelay._wait,
+            after_in_parent=ForkDelay._release,
+            after_in_child=ForkDelay._reset,
         )
 
     @contextmanager
     def defer_fork(self) -> Iterator[None]:
-        """Delay forks by other threads while writing to a stream and flushing it."""
-        with self._writing_lock:
+        """Delay forks by other threads until the end of the block."""
+        with self._block_lock:
             self._number += 1
             yield
 
     def _wait(self) -> None:
-        # Why: only the first fork waits for a reader that has stopped.
+        # Why a limit: the block may wait for the forking thread, or for a reader that has stopped.
+        # Only the first fork waits for such a block.
         timeout_s = 0.0 if self._slow_number == self._number else self._max_wait_s
-        is_locked = self._writing_lock.acquire(timeout=timeout_s)
+        is_locked = self._block_lock.acquire(timeout=timeout_s)
         if not is_locked:
             self._slow_number = self._number
         self._locked.append(is_locked)
 
     def _release(self) -> None:
         if self._locked.pop():
-            self._writing_lock.release()
+            self._block_lock.release()
 
     def _reset(self) -> None:
         self._locked.clear()
-        self._writing_lock = RLock()
+        self._block_lock = RLock()
 
 
-_output_guard: Final = OutputGuard()
+# Why before that of imports: a fork waits for this one last, with no import under way.
+_output_delay: Final = ForkDelay(OUTPUT_WAIT_S)
 
 
-defer_fork_during_output: Final = _output_guard.defer_fork
-"""Delays forks by other threads by at most ``OUTPUT_WAIT_S`` during writes to a stream."""
+defer_fork_during_output: Final = _output_delay.defer_fork
+"""Delays forks by other threads while writing to a stream and flushing it.
+
+A stream has a lock. A child that is forked during a write by another thread inherits it locked. It
+would wait forever when it flushes the stream, as children of multiprocessing do at their end.
+"""
 
 
-# --- imports -------------------------------------------------------------------------------------
+_import_delay: Final = ForkDelay(IMPORT_WAIT_S)
 
 
-class ImportGuard:
-    """Delays forks while other threads import, by at most ``max_wait_s`` seconds."""
+defer_fork: Final = _import_delay.defer_fork
+"""Delays forks by other threads during imports of this package.
 
-    def __init__(self, max_wait_s: float = IMPORT_WAIT_S) -> None:
-        self._max_wait_s = max_wait_s
-        self._importing = RLock()
-        self._locked: list[bool] = []
-        on_fork(
-            phase=ForkPhase.IMPORTS,
-            owner=self,
-            before=ImportGuard._wait,
-            after_in_parent=ImportGuard._release,
-            after_in_child=ImportGuard._reset,
-        )
-
-    @contextmanager
-    def defer_fork(self) -> Iterator[None]:
-        """Delay forks by other threads while importing.
-
-        The block must contain only imports. A child that is forked during an import by another
-        thread inherits an incomplete module and its import lock.
-        """
-        lock = self._importing
-        with lock:
-            yield
-
-    def _wait(self) -> None:
-        # Why a limit: the forking thread may be importing a module that the other one waits for.
-        self._locked.append(self._importing.acquire(timeout=self._max_wait_s))
-
-    def _release(self) -> None:
-        if self._locked.pop():
-            self._importing.release()
-
-    def _reset(self) -> None:
-        self._locked.clear()
-        self._importing = RLock()
-
-
-_import_guard: Final = ImportGuard()
-
-
-defer_fork: Final = _import_guard.defer_fork
-"""Delays forks by other threads by at most ``IMPORT_WAIT_S`` during imports of this package."""
+The block must contain only imports. A child that is forked during an import by another thread
+inherits an incomplete module and its import lock.
+"""
 
 
 # --- running the hooks ---------------------------------------------------------------------------

@@ -370,3 +370,14 @@ def test_span_without_context_costs_the_span_only(lenient: Recorder, monkeypatch
 
     monkeypatch.setattr(lenient.runtime._recording, "tracer", lambda scope: OddTracer())
     assert_recorded(lenient, run_operation())
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_flush_and_shutdown_with_an_endless_timeout_are_complete(timeout: float) -> None:
+    """Functions of Python reject timeouts of some centuries."""
+    with recording(ticking=True, store="memory:") as recorder:
+        with progress.operation("job"):
+            pass
+        assert recorder.runtime.force_flush(timeout)
+        assert recorder.runtime.shutdown(timeout)
+    assert sum(internal_error_counts.values()) == 0

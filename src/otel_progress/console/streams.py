@@ -39,7 +39,8 @@ def write_stream(stream: TextIO, text: str) -> None:
 
 def _find_descriptor(stream: TextIO) -> int | None:
     """Return the descriptor that a stream writes to directly, or None."""
-    if os.name != "posix" or not isinstance(stream, io.TextIOWrapper):
+    # Why the exact type: a subclass, or a method that was replaced, may do more than write.
+    if os.name != "posix" or type(stream) is not io.TextIOWrapper or "write" in vars(stream):
         return None
     buffer: object = stream.buffer
     raw = buffer.raw if type(buffer) is io.BufferedWriter else buffer

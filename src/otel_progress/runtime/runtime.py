@@ -66,6 +66,10 @@ _MIN_CLOSE_S: Final = 0.1
 """Time that each component has to close after the time limit is used up, in seconds."""
 
 
+MAX_TIMEOUT_S: Final = 365 * 86_400.0
+"""Longest timeout of a flush or shutdown. A longer one, such as infinity, counts as this one."""
+
+
 class Runtime:
     """Running configuration, as :func:`otel_progress.configure` returns it.
 
@@ -246,6 +250,7 @@ class Runtime:
         # Why: each receiver may wait for a thread that waits for that change.
         if self._store.is_interrupting():
             return False
+        timeout = min(timeout, MAX_TIMEOUT_S)
         deadline = time.monotonic() + timeout
         is_complete = self._previews is None or self._previews.flush(timeout * PREVIEWS_SHARE)
         is_complete = self._ticker.drain(max(0.0, deadline - time.monotonic())) and is_complete
@@ -276,6 +281,7 @@ class Runtime:
             return False
         if self._pid != os.getpid() or not self._shutting_down.acquire(blocking=False):
             return True
+        timeout = min(timeout, MAX_TIMEOUT_S)
         self._is_shut_down = True
         self._exit_hooks.remove()
         withdraw_settings()
