@@ -219,7 +219,7 @@ class ForkDelay:
         self._block_lock = RLock()
 
 
-# Why before that of imports: a fork waits for this one last, with no import under way.
+# Why before that of imports: a fork waits for this one last, when no import is running.
 _output_delay: Final = ForkDelay(OUTPUT_WAIT_S)
 
 
